@@ -1,0 +1,170 @@
+"""The states of an experiment, the legal moves between them, and the outcomes of an attempt.
+
+Final states are those without a move: that is derived, not maintained.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fairlead.errors import IllegalMove
+from fairlead.spec import RetriesSpec
+
+
+class State(StrEnum):
+    """Where an experiment is. Every change carries a reason."""
+
+    ACCEPTED = "accepted"
+    QUEUED = "queued"
+    PLACED = "placed"
+    RUNNING = "running"
+    EVALUATING = "evaluating"
+    RETRYING = "retrying"
+    PAUSED = "paused"
+    HELD = "held"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing can follow."""
+        return not MOVES[self]
+
+
+class Desired(StrEnum):
+    """What the user wants; the only field of an experiment's life that users write."""
+
+    RUN = "run"
+    PAUSE = "pause"
+    CANCEL = "cancel"
+
+
+class Observation(StrEnum):
+    """What Ray is seen to have of an attempt. Unknown alone never kills, retries or ends anything."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    UNKNOWN = "unknown"
+
+
+class Outcome(StrEnum):
+    """How an attempt ended; it decides the retry budget and the next state."""
+
+    SUCCEEDED = "succeeded"
+    USER_ERROR = "user_error"
+    OOM = "oom"
+    STALLED = "stalled"
+    TIMEOUT = "timeout"
+    PREEMPTED = "preempted"
+    INFRA_ERROR = "infra_error"
+    LOST = "lost"
+    CANCELLED = "cancelled"
+
+
+MOVES: dict[State, frozenset[State]] = {
+    State.ACCEPTED: frozenset({State.QUEUED, State.FAILED, State.CANCELLED}),
+    State.QUEUED: frozenset({State.PLACED, State.PAUSED, State.CANCELLED}),
+    State.PLACED: frozenset(
+        {State.RUNNING, State.QUEUED, State.RETRYING, State.PAUSED, State.HELD, State.FAILED, State.CANCELLED}
+    ),
+    State.RUNNING: frozenset(
+        {State.EVALUATING, State.QUEUED, State.RETRYING, State.PAUSED, State.HELD, State.FAILED, State.CANCELLED}
+    ),
+    State.EVALUATING: frozenset({State.SUCCEEDED, State.HELD, State.FAILED}),
+    State.RETRYING: frozenset({State.QUEUED, State.PAUSED, State.HELD, State.CANCELLED}),
+    State.PAUSED: frozenset({State.QUEUED, State.CANCELLED}),
+    State.HELD: frozenset({State.QUEUED, State.FAILED, State.CANCELLED}),
+    State.SUCCEEDED: frozenset(),
+    State.FAILED: frozenset(),
+    State.CANCELLED: frozenset(),
+}
+
+
+def move(state: State, to: State) -> State:
+    """Return ``to``, or raise ``IllegalMove``."""
+    if to not in MOVES[state]:
+        raise IllegalMove(f"an experiment cannot go from {state} to {to}")
+    return to
+
+
+MAX_RETRY_DELAY_S = 600.0
+RETRY_BASE_S = 10.0
+POISON_AFTER = 3
+_POISONOUS_REASONS = frozenset({"worker_died", "runner_died"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EndedAttempt:
+    """What the retry decision needs to know of an attempt that has ended."""
+
+    outcome: Outcome
+    reason: str
+    made_progress: bool
+    """Whether it committed a checkpoint that no earlier attempt had."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Next:
+    """The state that follows an attempt's end, with its reason."""
+
+    state: State
+    reason: str
+    retry_no: int | None = None
+    """How many retries of this kind came before, counted from 1; sets the delay."""
+
+
+def after_attempt(ended: tuple[EndedAttempt, ...], *, desired: Desired, retries: RetriesSpec) -> Next:
+    """Decide what follows the last of ``ended``, oldest first. Pure: budgets are counts of attempts."""
+    last = ended[-1]
+    if last.outcome is Outcome.SUCCEEDED:
+        return Next(state=State.EVALUATING, reason="result committed")
+    if desired is Desired.CANCEL or last.outcome is Outcome.CANCELLED:
+        return Next(state=State.CANCELLED, reason="cancelled by the user")
+    if desired is Desired.PAUSE:
+        return Next(state=State.PAUSED, reason="paused by the user")
+    if last.outcome is Outcome.PREEMPTED:
+        return Next(state=State.QUEUED, reason=f"preempted: {last.reason}")
+    if last.outcome is Outcome.TIMEOUT:
+        return Next(state=State.FAILED, reason=f"timeout: {last.reason}")
+    if _is_poison(ended):
+        return Next(state=State.HELD, reason=f"poison: {POISON_AFTER} attempts in a row died without progress")
+    return _retry_or_fail(ended, retries)
+
+
+def _retry_or_fail(ended: tuple[EndedAttempt, ...], retries: RetriesSpec) -> Next:
+    last = ended[-1]
+    charged = _charged_to(last.outcome)
+    budget: int = getattr(retries, charged)
+    spent = sum(1 for attempt in _since_progress(ended, charged) if _charged_to(attempt.outcome) == charged)
+    if spent > budget:
+        used = f" after {budget} retries" if budget else ""
+        return Next(state=State.FAILED, reason=f"{last.outcome}: {last.reason}{used}")
+    return Next(state=State.RETRYING, reason=f"{last.outcome}: {last.reason}", retry_no=spent)
+
+
+def retry_delay_bound_s(retry_no: int) -> float:
+    """The upper end of the uniform delay before retry ``retry_no`` (1, 2, ...), in seconds: full jitter."""
+    return min(MAX_RETRY_DELAY_S, RETRY_BASE_S * 2.0 ** min(retry_no, 30))
+
+
+def _charged_to(outcome: Outcome) -> str:
+    if outcome in (Outcome.INFRA_ERROR, Outcome.LOST):
+        return "infra"
+    return outcome.value
+
+
+def _since_progress(ended: tuple[EndedAttempt, ...], charged: str) -> tuple[EndedAttempt, ...]:
+    """Progress forgives earlier infrastructure errors; other budgets count over the whole life."""
+    if charged != "infra":
+        return ended
+    last_progress = max((i for i, attempt in enumerate(ended) if attempt.made_progress), default=0)
+    return ended[last_progress:]
+
+
+def _is_poison(ended: tuple[EndedAttempt, ...]) -> bool:
+    tail = ended[-POISON_AFTER:]
+    return len(tail) == POISON_AFTER and all(
+        not attempt.made_progress
+        and (attempt.outcome in (Outcome.OOM, Outcome.STALLED) or attempt.reason.split(":")[0] in _POISONOUS_REASONS)
+        for attempt in tail
+    )

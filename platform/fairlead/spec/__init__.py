@@ -1,0 +1,43 @@
+"""Stage 0: what a user asks for. Frozen documents, closed to unknown keys, no input or output.
+
+Request body, stored JSON and the runner's input are these very models: there are no twins.
+"""
+
+from fairlead.spec.data import BinSpec, DataSpec, LabelNoiseSpec, SplitSpec
+from fairlead.spec.document import Document, explain, from_json, from_mapping, from_yaml
+from fairlead.spec.evaluation import EvaluationSpec, Evidence, GateSpec, Requirement
+from fairlead.spec.experiment import (
+    ExperimentSpec,
+    PolicySpec,
+    RegisterSpec,
+    ResourcesSpec,
+    RetriesSpec,
+    json_schema,
+    spec_hash,
+)
+from fairlead.spec.manifest import Manifest, Parameter
+
+__all__ = [
+    "BinSpec",
+    "DataSpec",
+    "Document",
+    "EvaluationSpec",
+    "Evidence",
+    "ExperimentSpec",
+    "GateSpec",
+    "LabelNoiseSpec",
+    "Manifest",
+    "Parameter",
+    "PolicySpec",
+    "RegisterSpec",
+    "Requirement",
+    "ResourcesSpec",
+    "RetriesSpec",
+    "SplitSpec",
+    "explain",
+    "from_json",
+    "from_mapping",
+    "from_yaml",
+    "json_schema",
+    "spec_hash",
+]

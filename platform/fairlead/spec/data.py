@@ -1,0 +1,78 @@
+"""Which data train, tune and test the model, who is in them, and how they are split."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from fairlead.spec.document import Document
+
+Column = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Split = Literal["train", "validation", "test"]
+
+
+class SplitSpec(Document):
+    """Shares of the rows, drawn once by ``seed`` from the record order; they must add up to 1."""
+
+    train: float = Field(default=0.6, gt=0, le=1)
+    validation: float = Field(default=0.1, ge=0, lt=1)
+    test: float = Field(default=0.3, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"train, validation and test add up to {total:g}, not to 1")
+        return self
+
+
+class BinSpec(Document):
+    """Turns a number into a group: ``edges`` [40, 60] give ``<40``, ``40-60`` and ``>=60``."""
+
+    column: Column
+    edges: tuple[float, ...] = Field(min_length=1, max_length=50)
+
+    @model_validator(mode="after")
+    def _ascends(self) -> Self:
+        if list(self.edges) != sorted(set(self.edges)):
+            raise ValueError("edges must ascend without repeats")
+        return self
+
+
+class LabelNoiseSpec(Document):
+    """Flips binary labels of a share of rows, to see whether the gates notice. Never in the test split."""
+
+    where: dict[Column, str]
+    """Group levels that a row must have, e.g. ``{sex: female}``."""
+    share: float = Field(gt=0, le=1)
+    flip_to: Annotated[str, StringConstraints(max_length=200)] | None = None
+    """Only rows with another label are changed, to this one; absent: the label is inverted."""
+    splits: tuple[Literal["train", "validation"], ...] = Field(default=("train",), min_length=1)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+
+class DataSpec(Document):
+    """One data set: where it lies, what is predicted, and whose outcomes are compared."""
+
+    uri: Annotated[str, StringConstraints(min_length=1, max_length=2000)]
+    """``builtin://name``, ``file:///path``, a plain path, or any address fsspec reads: CSV, Parquet, an
+    image folder with one directory a class."""
+    target: Column | None = None
+    """The column to predict. Image folders and built-in sets have one of their own."""
+    features: tuple[Column, ...] | None = None
+    """Columns the model sees. Absent: all but target, record id and sensitive ones."""
+    sensitive: tuple[Column, ...] = Field(default=(), max_length=8)
+    """Columns, or names in ``bins``, that are carried beside the features, never inside them unless listed."""
+    bins: dict[Column, BinSpec] = Field(default_factory=dict)
+    record_id: Column | None = None
+    """A column that names each row for ever; absent: the row's position in the data."""
+    split: SplitSpec = SplitSpec()
+    label_noise: LabelNoiseSpec | None = None
+
+    @model_validator(mode="after")
+    def _names_do_not_collide(self) -> Self:
+        if self.target and self.features and self.target in self.features:
+            raise ValueError(f"the target {self.target!r} is also listed as a feature")
+        if len(set(self.sensitive)) != len(self.sensitive):
+            raise ValueError("a sensitive column is listed twice")
+        return self

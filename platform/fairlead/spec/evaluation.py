@@ -1,0 +1,90 @@
+"""What is measured on the test split, for whom, and what the result must prove."""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from fairlead.spec.document import Document
+
+Evidence = Literal["point", "upper_bound", "lower_bound"]
+_REQUIRE = re.compile(r"^\s*(<=|>=|<|>)\s*([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*$")
+
+
+class EvaluationSpec(Document):
+    """Groups to compare, and how careful to be with small ones."""
+
+    groupings: tuple[tuple[str, ...], ...] | Literal["all"] = ()
+    """Subsets of the sensitive attributes; several in one are an intersection; ``all`` is every subset."""
+    min_support: int = Field(default=30, ge=1)
+    """Rows in a rate's denominator below which a group is of low support."""
+    min_display: int = Field(default=10, ge=0)
+    """Rows below which the page hides a group's values, to protect the few people in it."""
+    low_support: Literal["inconclusive", "exclude"] = "inconclusive"
+    on_inconclusive: Literal["block", "warn"] = "block"
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    threshold: float = Field(default=0.5, ge=0, le=1)
+    """Score at and above which a binary workload predicts the positive class."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Requirement:
+    """A comparison with an exact limit: ``0.30`` is three tenths, not the nearest float."""
+
+    operator: Literal["<=", "<", ">=", ">"]
+    limit: Fraction
+
+    @property
+    def is_upper(self) -> bool:
+        """Whether small values are good."""
+        return self.operator in ("<=", "<")
+
+    def admits(self, value: Fraction) -> bool:
+        """Whether ``value`` meets the limit."""
+        match self.operator:
+            case "<=":
+                return value <= self.limit
+            case "<":
+                return value < self.limit
+            case ">=":
+                return value >= self.limit
+            case ">":
+                return value > self.limit
+
+
+class GateSpec(Document):
+    """One requirement on the report. Without ``evidence`` the bound that must be proven decides."""
+
+    id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] | None = None
+    metric: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,100}$")]
+    by: tuple[str, ...] = ()
+    """A grouping of the evaluation; empty: the metric over all rows."""
+    require: Annotated[str, StringConstraints(max_length=60)]
+    """``<=``, ``<``, ``>=`` or ``>`` and a decimal, e.g. ``"<= 0.30"``."""
+    evidence: Evidence | None = None
+
+    @model_validator(mode="after")
+    def _reads(self) -> Self:
+        if _REQUIRE.match(self.require) is None:
+            raise ValueError(f"require must be <=, <, >= or > and a number, like '<= 0.30', not {self.require!r}")
+        return self
+
+    @property
+    def requirement(self) -> Requirement:
+        """``require``, parsed exactly."""
+        match = _REQUIRE.match(self.require)
+        assert match is not None, "validated above"
+        operator: Literal["<=", "<", ">=", ">"] = match[1]  # type: ignore[assignment]  # the pattern says so
+        return Requirement(operator=operator, limit=Fraction(match[2]))
+
+    @property
+    def evidence_used(self) -> Evidence:
+        """What is compared with the limit."""
+        return self.evidence or ("upper_bound" if self.requirement.is_upper else "lower_bound")
+
+    @property
+    def name(self) -> str:
+        """``id``, or one made of the metric and the grouping."""
+        return self.id or "-".join((self.metric, *self.by)).replace(" ", "_").lower()[:63]

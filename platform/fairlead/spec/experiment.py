@@ -1,0 +1,128 @@
+"""The document a user writes: one experiment."""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from fairlead.spec.data import DataSpec
+from fairlead.spec.document import Document
+from fairlead.spec.evaluation import EvaluationSpec, GateSpec
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+WorkloadName = Annotated[
+    str,
+    StringConstraints(max_length=300, pattern=r"^([a-z][a-z0-9_]*|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$"),
+]
+
+
+class ResourcesSpec(Document):
+    """How many workers train one model, and what each of them holds."""
+
+    workers: int = Field(default=1, ge=1, le=4096)
+    """Data-parallel ranks. ``batch_size`` of our workloads is the global one, shared among them."""
+    cpus_per_worker: float = Field(default=1, gt=0, le=1024)
+    gpus_per_worker: float = Field(default=0, ge=0, le=64)
+    strategy: Literal["ddp"] = "ddp"
+
+    @property
+    def cpus(self) -> float:
+        """All CPUs together."""
+        return self.workers * self.cpus_per_worker
+
+    @property
+    def gpus(self) -> float:
+        """All GPUs together."""
+        return self.workers * self.gpus_per_worker
+
+
+class RetriesSpec(Document):
+    """New attempts allowed, by what ended the last one."""
+
+    infra: int = Field(default=5, ge=0, le=100)
+    oom: int = Field(default=1, ge=0, le=100)
+    stalled: int = Field(default=1, ge=0, le=100)
+    user_error: int = Field(default=0, ge=0, le=100)
+
+
+class PolicySpec(Document):
+    """Limits, and what to do when something breaks."""
+
+    priority: int = Field(default=50, ge=0, le=100)
+    """Higher goes first."""
+    max_runtime_s: float = Field(default=86_400, gt=0)
+    """Run time over all attempts together."""
+    stall_timeout_s: float = Field(default=600, gt=0)
+    """Time without a reported step after which an attempt is stopped."""
+    retries: RetriesSpec = RetriesSpec()
+
+
+class RegisterSpec(Document):
+    """Where a model that passes its gates goes."""
+
+    name: Name
+    alias: Name = "candidate"
+
+
+class ExperimentSpec(Document):
+    """One experiment: what to train, on what, with what, and what the result must prove."""
+
+    name: Name
+    project: Name = "default"
+    workload: WorkloadName
+    """A built-in workload, or ``package.module:function`` of your own code."""
+    code: Annotated[str, StringConstraints(max_length=1000)] | None = None
+    """A directory beside the spec that is uploaded by content hash; stored as ``sha256:<hex>``."""
+    params: dict[Annotated[str, StringConstraints(max_length=100, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], Any] = Field(default_factory=dict)
+    data: DataSpec
+    resources: ResourcesSpec = ResourcesSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    gates: tuple[GateSpec, ...] = Field(default=(), max_length=100)
+    register_as: RegisterSpec | None = Field(default=None, alias="register")
+    policy: PolicySpec = PolicySpec()
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    labels: dict[Name, Annotated[str, StringConstraints(max_length=200)]] = Field(default_factory=dict)
+    """Free words for finding it again; they become tags."""
+
+    model_config = {"validate_by_name": True, "validate_by_alias": True, "serialize_by_alias": True}
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        known = set(self.data.sensitive)
+        groupings = () if self.evaluation.groupings == "all" else self.evaluation.groupings
+        for where, names in [("evaluation.groupings", g) for g in groupings] + [("gates", g.by) for g in self.gates]:
+            if strangers := set(names) - known:
+                raise ValueError(f"{where} names {sorted(strangers)}, which data.sensitive does not list")
+        gate_names = [gate.name for gate in self.gates]
+        if len(set(gate_names)) != len(gate_names):
+            raise ValueError("two gates have one name; give each an id")
+        return self
+
+    @property
+    def is_user_code(self) -> bool:
+        """Whether the workload is the user's own rather than a built-in one."""
+        return ":" in self.workload
+
+    @property
+    def groupings(self) -> tuple[tuple[str, ...], ...]:
+        """The evaluation's groupings and those that gates need, each once, in the order given."""
+        sensitive = self.data.sensitive
+        if self.evaluation.groupings == "all":
+            masks = range(1, 2 ** len(sensitive))
+            asked = [tuple(n for i, n in enumerate(sensitive) if mask >> i & 1) for mask in masks]
+        else:
+            asked = [grouping for grouping in self.evaluation.groupings if grouping]
+        return tuple(dict.fromkeys([*asked, *(gate.by for gate in self.gates if gate.by)]))
+
+
+def spec_hash(spec: ExperimentSpec) -> str:
+    """The spec's name by content: ``sha256:`` over its canonical JSON, defaults included."""
+    text = json.dumps(spec.model_dump(mode="json", by_alias=True), sort_keys=True, separators=(",", ":"))
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of the spec, for editors and other languages."""
+    schema = ExperimentSpec.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,0 +1,163 @@
+"""The contract with training code: ``train(params, context)`` and what it may ask of the platform.
+
+A workload is a module with ``train``; if its model is to be served it also has ``load``, which turns an exported
+directory into a function from rows to predictions. Nothing here needs Ray, torch or MLflow.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairlead.spec import DataSpec
+
+Params = Mapping[str, Any]
+Predictor = Callable[[Any], Any]
+"""From a DataFrame of feature columns (or an array of shape (n, ...)) to predictions, shape (n,) or (n, classes)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attribute:
+    """A sensitive attribute and its levels. Code ``len(levels)`` stands for an unknown value."""
+
+    name: str
+    levels: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeatureColumn:
+    """One input of the model, as its signature names it."""
+
+    name: str
+    dtype: str
+    """A numpy dtype name, ``float32`` unless the data say otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetInfo:
+    """What is known of a data set without its rows."""
+
+    uri: str
+    digest: str
+    """``sha256:`` over all rows, features, labels, groups and record ids."""
+    num_rows: int
+    num_by_split: Mapping[str, int]
+    record_sum_by_split: Mapping[str, int]
+    """Wrapping uint64 sum of record-id hashes a split: proves single counting."""
+    record_xor_by_split: Mapping[str, int]
+    features: tuple[FeatureColumn, ...]
+    """For tables one entry a column; for images a single entry named ``image``."""
+    feature_shape: tuple[int, ...]
+    """Shape of one row's features: ``(columns,)`` or ``(channels, height, width)``."""
+    classes: tuple[str, ...]
+    attributes: tuple[Attribute, ...]
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some rows of a split, in memory. All arrays have the same first dimension n."""
+
+    records: NDArray[np.int64]
+    """Row positions in the data set, shape (n,): hand them back to ``Context.evaluate``."""
+    features: NDArray[np.float32]
+    """Shape (n, columns) or (n, channels, height, width)."""
+    labels: NDArray[np.int64]
+    """Class indices, shape (n,)."""
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+class Context(Protocol):
+    """What a workload may ask of the platform while it trains. Every rank has one of its own.
+
+    ``should_stop`` is collective: every rank calls it at the same place, and all get the same answer.
+    """
+
+    rank: int
+    world_size: int
+    device: str
+    """``cpu`` or ``cuda:<n>``."""
+    seed: int
+    threshold: float
+    """Score from which a binary workload predicts class 1."""
+
+    @property
+    def dataset(self) -> DatasetInfo:
+        """The data set the spec names."""
+        ...
+
+    def all_rows(self, split: str) -> Rows:
+        """Every row of a split, the same on all ranks: training draws its batches from it by ``batches``."""
+        ...
+
+    def shard(self, split: str) -> Rows:
+        """This rank's rows of a split: contiguous, disjoint, together exactly the split, maybe unequal or empty."""
+        ...
+
+    @property
+    def resume_from(self) -> Path | None:
+        """A directory that an earlier attempt or worker group reported as checkpoint, verified; None: from the start."""
+        ...
+
+    def report(self, metrics: Mapping[str, float], *, step: int, checkpoint: Path | None = None) -> None:
+        """Record ``metrics`` at ``step``. ``checkpoint`` is a directory to keep; its files are copied before return.
+
+        Rank 0's metrics and checkpoint count; other ranks may call it too. Not a barrier. NaN is recorded as NaN.
+        """
+        ...
+
+    def should_stop(self) -> bool:
+        """Whether the platform asks to stop after the last checkpoint. Collective."""
+        ...
+
+    def evaluate(
+        self,
+        split: str,
+        *,
+        records: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        predictions: NDArray[np.int64],
+        scores: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Count predictions of this rank's rows of ``split``; call it as often as there are batches.
+
+        ``scores``: probability of class 1, shape (n,), for binary tasks; shape (n, classes) for multi-class ones.
+        Every row of the split must be counted exactly once over all ranks, or the attempt ends as a user error.
+        """
+        ...
+
+    def export(self, tensors: Mapping[str, Any], *, config: Mapping[str, Any]) -> None:
+        """Give the trained model: named tensors and what is needed to rebuild it. Rank 0 counts.
+
+        Written as ``weights.safetensors`` and ``model.json``; the workload's ``load`` reads them back.
+        """
+        ...
+
+
+class Workload(Protocol):
+    """A training program, found by manifest or as ``package.module:function``."""
+
+    def __call__(self, params: Params, context: Context) -> None: ...
+
+
+class Accumulator(Protocol):
+    """Mergeable evaluation state: merging is exact addition, in any order, for any sharding."""
+
+    def merge(self, other: "Accumulator") -> "Accumulator":
+        """The sum of both."""
+        ...
+
+    def to_bytes(self) -> bytes:
+        """A deterministic encoding without pickle."""
+        ...
+
+
+class DataOpener(Protocol):
+    """Opens the data set a spec names; lets a context be built without importing the data layer."""
+
+    def __call__(self, spec: DataSpec) -> Any: ...
