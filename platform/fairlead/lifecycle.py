@@ -68,7 +68,15 @@ MOVES: dict[State, frozenset[State]] = {
         {State.RUNNING, State.QUEUED, State.RETRYING, State.PAUSED, State.HELD, State.FAILED, State.CANCELLED}
     ),
     State.RUNNING: frozenset(
-        {State.EVALUATING, State.QUEUED, State.RETRYING, State.PAUSED, State.HELD, State.FAILED, State.CANCELLED}
+        {
+            State.EVALUATING,
+            State.QUEUED,
+            State.RETRYING,
+            State.PAUSED,
+            State.HELD,
+            State.FAILED,
+            State.CANCELLED,
+        }
     ),
     State.EVALUATING: frozenset({State.SUCCEEDED, State.HELD, State.FAILED}),
     State.RETRYING: frozenset({State.QUEUED, State.PAUSED, State.HELD, State.CANCELLED}),
@@ -127,7 +135,9 @@ def after_attempt(ended: tuple[EndedAttempt, ...], *, desired: Desired, retries:
     if last.outcome is Outcome.TIMEOUT:
         return Next(state=State.FAILED, reason=f"timeout: {last.reason}")
     if _is_poison(ended):
-        return Next(state=State.HELD, reason=f"poison: {POISON_AFTER} attempts in a row died without progress")
+        return Next(
+            state=State.HELD, reason=f"poison: {POISON_AFTER} attempts in a row died without progress"
+        )
     return _retry_or_fail(ended, retries)
 
 
@@ -165,6 +175,9 @@ def _is_poison(ended: tuple[EndedAttempt, ...]) -> bool:
     tail = ended[-POISON_AFTER:]
     return len(tail) == POISON_AFTER and all(
         not attempt.made_progress
-        and (attempt.outcome in (Outcome.OOM, Outcome.STALLED) or attempt.reason.split(":")[0] in _POISONOUS_REASONS)
+        and (
+            attempt.outcome in (Outcome.OOM, Outcome.STALLED)
+            or attempt.reason.split(":")[0] in _POISONOUS_REASONS
+        )
         for attempt in tail
     )

@@ -12,8 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fairlead.spec import DataSpec
-
 Params = Mapping[str, Any]
 Predictor = Callable[[Any], Any]
 """From a DataFrame of feature columns (or an array of shape (n, ...)) to predictions, shape (n,) or (n, classes)."""
@@ -120,12 +118,12 @@ class Context(Protocol):
         split: str,
         *,
         records: NDArray[np.int64],
-        labels: NDArray[np.int64],
         predictions: NDArray[np.int64],
         scores: NDArray[np.float64] | None = None,
     ) -> None:
         """Count predictions of this rank's rows of ``split``; call it as often as there are batches.
 
+        The platform looks up the labels and groups of ``records`` itself: a workload cannot get them wrong.
         ``scores``: probability of class 1, shape (n,), for binary tasks; shape (n, classes) for multi-class ones.
         Every row of the split must be counted exactly once over all ranks, or the attempt ends as a user error.
         """
@@ -155,9 +153,3 @@ class Accumulator(Protocol):
     def to_bytes(self) -> bytes:
         """A deterministic encoding without pickle."""
         ...
-
-
-class DataOpener(Protocol):
-    """Opens the data set a spec names; lets a context be built without importing the data layer."""
-
-    def __call__(self, spec: DataSpec) -> Any: ...

@@ -21,7 +21,11 @@ class Document(BaseModel):
     """A frozen document, closed to unknown keys. Infinity and NaN are not numbers a spec may hold."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, ser_json_inf_nan="null"
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        ser_json_inf_nan="null",
     )
 
     def amended(self, **changes: Any) -> Self:
