@@ -135,9 +135,7 @@ def after_attempt(ended: tuple[EndedAttempt, ...], *, desired: Desired, retries:
     if last.outcome is Outcome.TIMEOUT:
         return Next(state=State.FAILED, reason=f"timeout: {last.reason}")
     if _is_poison(ended):
-        return Next(
-            state=State.HELD, reason=f"poison: {POISON_AFTER} attempts in a row died without progress"
-        )
+        return Next(state=State.HELD, reason=f"poison: {POISON_AFTER} attempts in a row died without progress")
     return _retry_or_fail(ended, retries)
 
 
@@ -175,9 +173,6 @@ def _is_poison(ended: tuple[EndedAttempt, ...]) -> bool:
     tail = ended[-POISON_AFTER:]
     return len(tail) == POISON_AFTER and all(
         not attempt.made_progress
-        and (
-            attempt.outcome in (Outcome.OOM, Outcome.STALLED)
-            or attempt.reason.split(":")[0] in _POISONOUS_REASONS
-        )
+        and (attempt.outcome in (Outcome.OOM, Outcome.STALLED) or attempt.reason.split(":")[0] in _POISONOUS_REASONS)
         for attempt in tail
     )

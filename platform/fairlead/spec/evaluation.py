@@ -68,9 +68,7 @@ class GateSpec(Document):
     @model_validator(mode="after")
     def _reads(self) -> Self:
         if _REQUIRE.match(self.require) is None:
-            raise ValueError(
-                f"require must be <=, <, >= or > and a number, like '<= 0.30', not {self.require!r}"
-            )
+            raise ValueError(f"require must be <=, <, >= or > and a number, like '<= 0.30', not {self.require!r}")
         return self
 
     @property

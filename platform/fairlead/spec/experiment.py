@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from fairlead.spec.data import DataSpec
 from fairlead.spec.document import Document
@@ -13,9 +13,7 @@ from fairlead.spec.evaluation import EvaluationSpec, GateSpec
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 WorkloadName = Annotated[
     str,
-    StringConstraints(
-        max_length=300, pattern=r"^([a-z][a-z0-9_]*|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$"
-    ),
+    StringConstraints(max_length=300, pattern=r"^([a-z][a-z0-9_]*|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$"),
 ]
 
 
@@ -76,9 +74,9 @@ class ExperimentSpec(Document):
     """A built-in workload, or ``package.module:function`` of your own code."""
     code: Annotated[str, StringConstraints(max_length=1000)] | None = None
     """A directory beside the spec that is uploaded by content hash; stored as ``sha256:<hex>``."""
-    params: dict[
-        Annotated[str, StringConstraints(max_length=100, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], Any
-    ] = Field(default_factory=dict)
+    params: dict[Annotated[str, StringConstraints(max_length=100, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], Any] = Field(
+        default_factory=dict
+    )
     data: DataSpec
     resources: ResourcesSpec = ResourcesSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
@@ -89,15 +87,13 @@ class ExperimentSpec(Document):
     labels: dict[Name, Annotated[str, StringConstraints(max_length=200)]] = Field(default_factory=dict)
     """Free words for finding it again; they become tags."""
 
-    model_config = {"validate_by_name": True, "validate_by_alias": True, "serialize_by_alias": True}
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
         known = set(self.data.sensitive)
         groupings = () if self.evaluation.groupings == "all" else self.evaluation.groupings
-        for where, names in [("evaluation.groupings", g) for g in groupings] + [
-            ("gates", g.by) for g in self.gates
-        ]:
+        for where, names in [("evaluation.groupings", g) for g in groupings] + [("gates", g.by) for g in self.gates]:
             if strangers := set(names) - known:
                 raise ValueError(f"{where} names {sorted(strangers)}, which data.sensitive does not list")
         gate_names = [gate.name for gate in self.gates]

@@ -92,9 +92,7 @@ class Manifest(Document):
             parameter = self.parameters.get(name)
             if parameter is None:
                 known = f"known: {', '.join(self.parameters)}"
-                found.append(
-                    Problem(pointer=f"/params/{name}", message="unknown parameter", suggestion=known)
-                )
+                found.append(Problem(pointer=f"/params/{name}", message="unknown parameter", suggestion=known))
             elif message := parameter.problem_with(value):
                 found.append(Problem(pointer=f"/params/{name}", message=message))
         return tuple(found)

@@ -1,0 +1,326 @@
+"""What agents, runners and the control plane say to each other, and the files that an attempt leaves.
+
+Every document is closed and frozen like a spec. ``PROTOCOL`` is negotiated at ``attach``. Names of actors and paths
+follow from the experiment's id and the attempt's number, so that every step can be repeated.
+"""
+
+import math
+from datetime import datetime
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer
+
+from fairlead.lifecycle import Observation, Outcome
+from fairlead.spec import Document, ExperimentSpec
+
+PROTOCOL = 1
+MAX_BATCH_POINTS = 1000
+RESULT_FILE = "result.json"
+BEGUN_FILE = "BEGUN"
+MANIFEST_FILE = "MANIFEST.json"
+STATE_FILE = "evaluation.state"
+MODEL_DIRECTORY = "model"
+LOG_DIRECTORY = "logs"
+
+
+def runner_name(experiment_id: str, attempt_no: int) -> str:
+    """The name of an attempt's runner actor and of its Ray Train run; never reused."""
+    return f"fl-{experiment_id}-a{attempt_no}"
+
+
+def attempt_path(project: str, experiment_id: str, attempt_no: int) -> PurePosixPath:
+    """Where an attempt writes, below the root of the shared storage."""
+    return PurePosixPath(project) / experiment_id / f"a{attempt_no}"
+
+
+def _number_out(value: float) -> float | str:
+    return (
+        value if math.isfinite(value) else ("NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity"))
+    )
+
+
+Number = Annotated[
+    float, BeforeValidator(float), PlainSerializer(_number_out, when_used="json"), Field(allow_inf_nan=True)
+]
+"""A float whose NaN and infinities survive JSON, as the strings ``NaN``, ``Infinity`` and ``-Infinity``."""
+
+
+class StopMode(StrEnum):
+    """Why an attempt is asked to end."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
+    PREEMPT = "preempt"
+    TIMEOUT = "timeout"
+
+
+# ---- files below the attempt's path -------------------------------------------------------------------------------
+
+
+class FileEntry(Document):
+    """One file of a checkpoint or of a result: its path below the directory, size and digest."""
+
+    path: str
+    size: int = Field(ge=0)
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class CheckpointManifest(Document):
+    """``ckpt-<step>/MANIFEST.json``: its existence means that the checkpoint is complete."""
+
+    step: int = Field(ge=0)
+    world_size: int = Field(ge=1)
+    files: tuple[FileEntry, ...]
+
+
+class ModelDocument(Document):
+    """``model/model.json``: how to rebuild and feed the exported weights."""
+
+    workload: str
+    """``package.module:function``."""
+    params: dict[str, Any]
+    config: dict[str, Any]
+    """What the workload's ``load`` asks for: sizes, feature scaling."""
+    features: tuple[tuple[str, str], ...]
+    """Name and numpy dtype of each input column."""
+    feature_shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    task: Literal["binary", "multiclass"]
+    dataset_digest: str
+    code_sha256: str | None = None
+    files: tuple[FileEntry, ...] = ()
+
+
+class EvaluationSummary(Document):
+    """What the control plane needs beside the counted state to write the report."""
+
+    split: str = "test"
+    state_file: FileEntry
+    expected_rows: int
+    expected_sum: int
+    expected_xor: int
+
+
+class ResultDocument(Document):
+    """``result.json``: the durable word on how an attempt ended. Written once, before anyone is told."""
+
+    experiment_id: str
+    attempt_no: int
+    outcome: Outcome
+    reason: str
+    detail: str = ""
+    """For people: the workload's last words, a bounded traceback."""
+    last_step: int | None = None
+    metrics: dict[str, Number] = Field(default_factory=dict)
+    """Last value of each metric."""
+    evaluation: EvaluationSummary | None = None
+    model: ModelDocument | None = None
+    dataset: dict[str, Any] | None = None
+    """uri, digest, num_rows, num_by_split, target, classes, attributes."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Python, torch, Ray, platform, device names."""
+    started_at: datetime
+    ended_at: datetime
+
+
+# ---- agent to control plane ---------------------------------------------------------------------------------------
+
+
+class NodeInfo(Document):
+    """One node of a cluster, as Ray sees it."""
+
+    node_id: str
+    address: str
+    is_alive: bool
+    cpus: float
+    gpus: float
+    free_cpus: float
+    free_gpus: float
+
+
+class AttachRequest(Document):
+    """An agent's first words."""
+
+    protocol: int
+    agent_version: str
+    ray_version: str
+    ray_session: str
+    nodes: tuple[NodeInfo, ...] = ()
+
+
+class OpenAttempt(Document):
+    """An attempt of this cluster that has no outcome yet."""
+
+    attempt_id: str
+    experiment_id: str
+    attempt_no: int
+    runner_name: str
+    attempt_token: str | None = None
+    """Fresh where the attempt was leased before: the old one stops working."""
+    is_leased: bool
+    storage_path: str
+    batch_offsets: dict[str, int] = Field(default_factory=dict)
+    """Next expected offset of each stream."""
+
+
+class AttachAnswer(Document):
+    """The epoch that fences every later call of this agent."""
+
+    cluster: str
+    agent_epoch: int
+    attempts: tuple[OpenAttempt, ...]
+
+
+class AttemptObservation(Document):
+    """What the agent sees of one attempt."""
+
+    attempt_id: str
+    observation: Observation
+    detail: str = ""
+    last_step: int | None = None
+    progress_age_s: float | None = Field(default=None, ge=0)
+    """Seconds since the last new step, on the runner's monotonic clock."""
+    has_evidence_of_death: bool = False
+    """Absent with every part asked, twice (see ARCHITECTURE.md, proof of death)."""
+    death_reason: str = ""
+
+
+class SyncRequest(Document):
+    """The agent's regular report; the answer may be held back for ``wait_s`` until there is something to do."""
+
+    agent_epoch: int
+    ray_session: str
+    nodes: tuple[NodeInfo, ...] = ()
+    observations: tuple[AttemptObservation, ...] = ()
+    stray_runners: tuple[str, ...] = ()
+    """Runner actors that belong to no attempt this agent was given."""
+    wait_s: float = Field(default=0, ge=0, le=30)
+
+
+class Offer(Document):
+    """An attempt that this cluster may lease."""
+
+    attempt_id: str
+    runner_name: str
+
+
+class StopCommand(Document):
+    """An attempt that must end. Repeated until it has."""
+
+    attempt_id: str
+    mode: StopMode
+    grace_s: float
+    detail: str = ""
+
+
+class SyncAnswer(Document):
+    """What the agent is to do."""
+
+    offers: tuple[Offer, ...] = ()
+    stops: tuple[StopCommand, ...] = ()
+    ended: tuple[str, ...] = ()
+    """Attempt ids, among those observed, that have an outcome: forget them, remove leftovers."""
+    strays_to_stop: tuple[str, ...] = ()
+
+
+class LeaseRequest(Document):
+    """Take an offered attempt."""
+
+    agent_epoch: int
+
+
+class CheckpointRef(Document):
+    """A committed checkpoint that an attempt may resume from."""
+
+    step: int
+    path: str
+    """Below the root of the shared storage."""
+    manifest_sha256: str
+
+
+class LaunchDocument(Document):
+    """Everything a runner needs; handed over once per lease."""
+
+    attempt_id: str
+    experiment_id: str
+    attempt_no: int
+    lease_epoch: int
+    runner_name: str
+    attempt_token: str
+    spec: ExperimentSpec
+    spec_hash: str
+    workload_module: str
+    """``package.module:function``."""
+    task: Literal["binary", "multiclass"] | None = None
+    """From the manifest; absent for user code, where the data decide."""
+    params: dict[str, Any]
+    """The spec's parameters over the manifest's defaults."""
+    code_sha256: str | None = None
+    storage_path: str
+    """The attempt's path below the root of the shared storage."""
+    resume: tuple[CheckpointRef, ...] = ()
+    """Committed checkpoints, newest first."""
+    runtime_left_s: float
+
+
+class StartedReport(Document):
+    """A runner has begun its work."""
+
+    node_id: str
+    pid: int
+    ray_session: str
+
+
+class MetricPoint(Document):
+    """One value of one metric. ``at_ms``: milliseconds since 1970, UTC."""
+
+    key: Annotated[str, Field(min_length=1, max_length=250)]
+    value: Number
+    step: int
+    at_ms: int
+
+
+class NoteRecord(Document):
+    """Something that happened inside an attempt and belongs into the experiment's events."""
+
+    kind: Annotated[str, Field(pattern=r"^[a-z_]{1,60}$")]
+    detail: str = ""
+    payload: dict[str, Any] = Field(default_factory=dict)
+    at_ms: int
+
+
+class Batch(Document):
+    """Consecutive records of one stream, from ``first_offset``. Refused unless it starts where the last ended."""
+
+    stream: Literal["metrics", "notes"]
+    first_offset: int = Field(ge=0)
+    points: tuple[MetricPoint, ...] = Field(default=(), max_length=MAX_BATCH_POINTS)
+    notes: tuple[NoteRecord, ...] = Field(default=(), max_length=MAX_BATCH_POINTS)
+
+    @property
+    def next_offset(self) -> int:
+        """Where the following batch must start."""
+        return self.first_offset + len(self.points) + len(self.notes)
+
+
+class BatchAnswer(Document):
+    """The stream's next expected offset."""
+
+    next_offset: int
+
+
+class CheckpointCommit(Document):
+    """A complete checkpoint, to be made visible."""
+
+    step: int
+    path: str
+    manifest_sha256: str
+
+
+class ResultClaim(Document):
+    """The content of ``result.json`` and its digest."""
+
+    result: ResultDocument
+    result_sha256: str
