@@ -99,7 +99,7 @@ class Context(Protocol):
 
     @property
     def resume_from(self) -> Path | None:
-        """A directory that an earlier attempt or worker group reported as checkpoint, verified; None: from the start."""
+        """A verified checkpoint directory of an earlier attempt or worker group; None: start from the beginning."""
         ...
 
     def report(self, metrics: Mapping[str, float], *, step: int, checkpoint: Path | None = None) -> None:

@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import types
 import typing
 from collections.abc import Mapping
 from typing import Any, Self, TypeVar
@@ -71,8 +70,8 @@ def load_yaml(text: str) -> Any:
     try:
         for event in yaml.parse(text, Loader=yaml.CSafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                line = event.start_mark.line + 1
-                raise BadSpec(f"line {line}: YAML aliases (*{event.anchor}) are not accepted; write it out")
+                line = f"line {event.start_mark.line + 1}: " if event.start_mark else ""
+                raise BadSpec(f"{line}YAML aliases (*{event.anchor}) are not accepted; write it out")
         return yaml.load(text, Loader=yaml.CSafeLoader)
     except yaml.YAMLError as error:
         raise BadSpec(f"this is not YAML: {error}") from error
@@ -116,7 +115,7 @@ def _keys_at(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
     """The first document type inside ``annotation``, however it is wrapped."""
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+    if isinstance(annotation, type) and typing.get_origin(annotation) is None:
         return annotation if issubclass(annotation, BaseModel) else None
     inner = (_model_in(argument) for argument in typing.get_args(annotation))
     return next((found for found in inner if found), None)

@@ -1,0 +1,81 @@
+"""Settings of every process, from environment variables ``FAIRLEAD_*``; nothing is read from user input.
+
+``data_directory()`` is where the embedded stack and a client on the same machine meet.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from platformdirs import user_data_path
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_CONFIG = SettingsConfigDict(env_prefix="FAIRLEAD_", extra="ignore", frozen=True, use_attribute_docstrings=True)
+
+
+class ClientSettings(BaseSettings):
+    """Where a client finds the API."""
+
+    model_config = _CONFIG
+
+    url: str | None = None
+    """Address of the API; absent: the embedded stack of ``home``."""
+    token: SecretStr | None = None
+    home: Path | None = None
+    """Data directory of the embedded stack."""
+
+
+class ControlSettings(BaseSettings):
+    """The api process and the control loops."""
+
+    model_config = _CONFIG
+
+    database_url: str
+    """``sqlite:////path/to/file`` or ``postgresql+psycopg://user@host/name``."""
+    storage: Path
+    """The shared storage: attempts, checkpoints, models, logs, code bundles."""
+    mlflow_url: str
+    """Where the recorder writes."""
+    mlflow_public_url: str | None = None
+    """The same server as a browser sees it; absent: ``mlflow_url``."""
+    public_url: str = "http://127.0.0.1:8170"
+    host: str = "127.0.0.1"
+    port: int = 8170
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ("127.0.0.1", "localhost")
+    secret_key_file: Path
+    """32 random bytes or more: signs links and cursors. The server refuses to start without it."""
+    tokens_file: Path | None = None
+    """JSON made by ``fairlead up``: token hashes to accept from the first start (user, agent)."""
+    agent_ttl_s: float = 30
+    """An agent silent for this long is stale."""
+    offer_ttl_s: float = 60
+    evidence_grace_s: float = 10
+    """Time between the two sightings that make an absence evidence."""
+    ray_session_grace_s: float = 75
+    """After another Ray session was seen: Ray's reconnect time-out (60 s) and 15 s."""
+    launches_per_cluster: int = 2
+    idle_s: float = 1.0
+    """How long a loop rests when a tick found nothing to do."""
+    max_queued: int = Field(default=10_000, ge=1)
+
+
+class AgentSettings(BaseSettings):
+    """The agent of one Ray cluster."""
+
+    model_config = _CONFIG
+
+    control_url: str
+    agent_token_file: Path
+    cluster: str = "local"
+    ray_address: str
+    """Explicit ``host:port`` of the head; never ``auto``, which may find a stranger's cluster."""
+    storage: Path
+    cache: Path
+    """Code bundles, unpacked by content hash."""
+    sync_wait_s: float = 2.0
+    worker_start_timeout_s: float = 120
+
+
+def data_directory(home: Path | None = None) -> Path:
+    """The embedded stack's directory: ``home``, else ``FAIRLEAD_HOME``, else the user's data directory."""
+    return (home or ClientSettings().home or user_data_path("fairlead")).expanduser().absolute()
