@@ -59,6 +59,8 @@ class DataSpec(Document):
     image folder with one directory a class."""
     target: Column | None = None
     """The column to predict. Image folders and built-in sets have one of their own."""
+    positive: Annotated[str, StringConstraints(max_length=200)] | None = None
+    """Label that counts as class 1 of a binary target. Absent: the one that sorts last (1, yes, True)."""
     features: tuple[Column, ...] | None = None
     """Columns the model sees. Absent: all but target, record id and sensitive ones."""
     sensitive: tuple[Column, ...] = Field(default=(), max_length=8)

@@ -73,6 +73,8 @@ class Manifest(Document):
     module: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")]
     """``package.module:function``."""
     parameters: dict[str, Parameter] = Field(default_factory=dict)
+    steps: str | None = None
+    """The parameter that says how many steps will be reported, such as ``epochs``; lets progress have an end."""
 
     @model_validator(mode="after")
     def _defaults_are_legal(self) -> Self:

@@ -1,0 +1,204 @@
+"""What the REST API answers: the API writes these documents, the SDK and the CLI read them.
+
+Enums are open to additions and unknown keys are ignored when reading, so an older client survives a newer server.
+"""
+
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fairlead.lifecycle import Desired, Observation, Outcome, State
+from fairlead.protocol import Number
+from fairlead.spec import ExperimentSpec, Manifest
+
+T = TypeVar("T")
+
+
+class Representation(BaseModel):
+    """A frozen answer; unknown keys are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+
+class ProblemView(Representation):
+    """One offending field of a refused document."""
+
+    pointer: str
+    message: str
+    suggestion: str | None = None
+
+
+class GateView(Representation):
+    """A gate and what became of it."""
+
+    id: str
+    metric: str
+    by: tuple[str, ...] = ()
+    require: str
+    evidence: str
+    outcome: str
+    """``pass``, ``fail`` or ``inconclusive``."""
+    value: float | None = None
+    bound: float | None = None
+    why: str = ""
+    rows_needed_per_group: int | None = None
+
+
+class RegistrationView(Representation):
+    """Whether a model version was registered, and if not, why."""
+
+    is_registered: bool
+    name: str | None = None
+    version: str | None = None
+    alias: str | None = None
+    reason: str = ""
+
+
+class AttemptView(Representation):
+    """One try at running an experiment."""
+
+    attempt_no: int
+    cluster: str
+    observation: Observation
+    outcome: Outcome | None = None
+    reason: str = ""
+    detail: str = ""
+    last_step: int | None = None
+    created_at: datetime
+    leased_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+class ExperimentView(Representation):
+    """An experiment as it is now. ``version`` is also its ETag."""
+
+    id: str
+    name: str
+    project: str
+    workload: str
+    state: State
+    desired: Desired
+    reason: str
+    """Why it is in this state."""
+    waiting: str | None = None
+    """While it waits: what for."""
+    version: int
+    priority: int
+    spec_hash: str
+    created_at: datetime
+    updated_at: datetime
+    attempt_no: int = 0
+    last_step: int | None = None
+    total_steps: int | None = None
+    metrics: dict[str, Number | None] = Field(default_factory=dict)
+    """Last value of each metric; null where it is NaN or infinite (named in ``non_finite``)."""
+    non_finite: dict[str, str] = Field(default_factory=dict)
+    labels: dict[str, str] = Field(default_factory=dict)
+    report_outcome: str | None = None
+    gates: tuple[GateView, ...] = ()
+    registration: RegistrationView | None = None
+    links: dict[str, str] = Field(default_factory=dict)
+
+
+class ExperimentDetail(ExperimentView):
+    """An experiment with its spec and its attempts."""
+
+    spec: ExperimentSpec
+    attempts: tuple[AttemptView, ...] = ()
+
+
+class EventView(Representation):
+    """One entry of an experiment's log; ``seq`` counts from 1 without gaps."""
+
+    seq: int
+    kind: str
+    from_state: State | None = None
+    to_state: State | None = None
+    attempt_no: int | None = None
+    actor: str
+    reason: str = ""
+    payload: dict[str, Any] = Field(default_factory=dict)
+    at: datetime
+
+
+class Page(Representation, Generic[T]):
+    """Some of many: ``next`` is the address of what follows."""
+
+    items: tuple[T, ...]
+    next: str | None = None
+
+
+class MetricPointView(Representation):
+    """One value of one metric; null where it is NaN or infinite, which ``flag`` then names."""
+
+    step: int
+    at_ms: int
+    value: float | None
+    flag: str | None = None
+
+
+class MetricsView(Representation):
+    """Last values, or the down-sampled series of some metrics."""
+
+    last: dict[str, Number | None] = Field(default_factory=dict)
+    non_finite: dict[str, str] = Field(default_factory=dict)
+    series: dict[str, tuple[MetricPointView, ...]] = Field(default_factory=dict)
+
+
+class PlanView(Representation):
+    """What would become of a spec. Nothing is stored."""
+
+    is_valid: bool
+    problems: tuple[ProblemView, ...] = ()
+    warnings: tuple[str, ...] = ()
+    fits: bool = False
+    why: str = ""
+    """Where it would run, or what it would wait for."""
+    ahead: int = 0
+    """Experiments that would go first."""
+    cpus: float = 0
+    gpus: float = 0
+    spec: ExperimentSpec | None = None
+    """The spec with all defaults written out."""
+    spec_hash: str | None = None
+
+
+class LinkView(Representation):
+    """An address that opens one page without a token until it expires."""
+
+    url: str
+    expires_at: datetime
+
+
+class WorkloadView(Representation):
+    """A workload and its manifest."""
+
+    name: str
+    title: str
+    manifest: Manifest
+
+
+class VersionView(Representation):
+    """What is running."""
+
+    version: str
+    protocol: int
+    schema_revision: str
+    mlflow_url: str
+
+
+class BundleView(Representation):
+    """A stored code bundle."""
+
+    sha256: str
+    size: int
+    is_new: bool
+
+
+class WhoAmI(Representation):
+    """The bearer of the token."""
+
+    kind: str
+    name: str
