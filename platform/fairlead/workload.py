@@ -31,7 +31,9 @@ class FeatureColumn:
 
     name: str
     dtype: str
-    """A numpy dtype name, ``float32`` unless the data say otherwise."""
+    """A numpy dtype name, ``float32`` unless the data say otherwise; ``str`` for a column of texts."""
+    levels: tuple[str, ...] = ()
+    """Texts a ``str`` column may hold: each becomes one 0/1 input of the model, in this order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +51,7 @@ class DatasetInfo:
     features: tuple[FeatureColumn, ...]
     """For tables one entry a column; for images a single entry named ``image``."""
     feature_shape: tuple[int, ...]
-    """Shape of one row's features: ``(columns,)`` or ``(channels, height, width)``."""
+    """Shape of one row's features: ``(inputs,)``, texts counted once a level, or ``(channels, height, width)``."""
     classes: tuple[str, ...]
     attributes: tuple[Attribute, ...]
     target: str
