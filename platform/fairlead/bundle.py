@@ -40,6 +40,8 @@ _CHUNK = 2**20
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _END = struct.Struct("<4s4H2LH")
 _ZIP64_LOCATOR = b"PK\x06\x07"
+_UNSOUND = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, ValueError, RuntimeError, OSError)
+"""All that ``zipfile`` raises for bytes it cannot make sense of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -230,7 +232,7 @@ def _chunks(content: bytes) -> Iterator[tuple[zipfile.ZipInfo, bytes]]:
                     for chunk in _read(archive, member, limit):
                         limit -= len(chunk)
                         yield member, chunk
-    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, UnicodeError, ValueError, OSError) as error:
+    except _UNSOUND as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's trouble, not the bundle's
         raise BadBundle(f"this is not a sound zip archive: {error}") from error
