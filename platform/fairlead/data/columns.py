@@ -1,0 +1,65 @@
+"""What a URI holds before a spec chooses from it: named columns, pictures perhaps, and who they are about.
+
+A column is an array of shape (rows,): bool, int64, float64 (NaN is missing), or objects that are texts or None.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Column = NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """All rows of one place, in memory."""
+
+    uri: str
+    num_rows: int
+    columns: Mapping[str, Column] = field(default_factory=dict)
+    pictures: NDArray[np.float32] | None = None
+    """Shape (rows, channels, height, width), in the units of the source."""
+    ids: Column | None = None
+    """Record ids of its own, such as file names."""
+    target: str | None = None
+    positive: str | None = None
+    level_order: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Levels of columns whose natural order is not that of their texts."""
+    features: tuple[str, ...] | None = None
+    """What a model sees when the spec does not say; None: all columns without another role."""
+
+
+def as_texts(column: Column) -> Column:
+    """The column as texts, None where missing; whole numbers are written without a point."""
+    if column.dtype == object:
+        return column
+    if column.dtype.kind == "f":
+        return _objects([None if np.isnan(value) else number_text(value) for value in column.tolist()])
+    return _objects([str(value) for value in column.tolist()])
+
+
+def number_text(value: float) -> str:
+    """A number as people write it: 40.0 is ``40``."""
+    return str(int(value)) if value.is_integer() else repr(value)
+
+
+def _objects(values: list[str | None]) -> Column:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def is_text(column: Column) -> bool:
+    """Whether the column holds texts rather than numbers."""
+    return column.dtype == object
+
+
+def first_missing(column: Column) -> int | None:
+    """Position of the first missing value, or None."""
+    if column.dtype.kind not in "fO":
+        return None
+    missing = np.isnan(column) if column.dtype.kind == "f" else np.array([value is None for value in column])
+    return int(np.argmax(missing)) if missing.any() else None

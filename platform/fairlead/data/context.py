@@ -1,0 +1,194 @@
+"""The part of a workload's context that needs neither Ray nor torch: rows, counting, export.
+
+``LocalContext`` is complete for one process. On a cluster each rank has one too: its reports go to another
+``Outlet``, and ``agree`` asks the other ranks. Counting happens here, so that it cannot differ between the two.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairlead.data.dataset import Dataset
+from fairlead.data.export import Origin, write_model
+from fairlead.errors import BadInput
+from fairlead.evaluation.state import CountState, Incomplete
+from fairlead.workload import DatasetInfo, Rows
+
+
+class Outlet(Protocol):
+    """Where one rank's reports go and where the wish to stop comes from. Called from one thread, at most once a step.
+
+    ``report`` has kept the checkpoint's files when it returns: the directory may be overwritten afterwards.
+    """
+
+    def report(self, metrics: Mapping[str, float], *, step: int, checkpoint: Path | None) -> None:
+        """Take ``metrics`` as they are, NaN included."""
+        ...
+
+    def should_stop(self) -> bool:
+        """What this rank has heard; the ranks then agree."""
+        ...
+
+
+@dataclass(slots=True)
+class KeepingOutlet:
+    """Keeps reports in memory, and the latest checkpoint in ``directory`` if there is one. The null outlet."""
+
+    directory: Path | None = None
+    reports: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    stop_after: int | None = None
+    """Ask to stop once so many reports have come in."""
+
+    def report(self, metrics: Mapping[str, float], *, step: int, checkpoint: Path | None) -> None:
+        """Append; copy the checkpoint."""
+        self.reports.append((step, dict(metrics)))
+        if checkpoint is not None and self.directory is not None:
+            replace_directory(checkpoint, self.directory)
+
+    def should_stop(self) -> bool:
+        """Whether ``stop_after`` is reached."""
+        return self.stop_after is not None and len(self.reports) >= self.stop_after
+
+
+def replace_directory(source: Path, target: Path) -> None:
+    """Copy ``source`` to ``target`` so that a reader of ``target`` never sees half of it."""
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(source, unfinished)
+    shutil.rmtree(target, ignore_errors=True)
+    unfinished.rename(target)
+
+
+def alone(flag: bool) -> bool:
+    """The agreement of a single rank."""
+    return flag
+
+
+class LocalContext:
+    """Satisfies ``fairlead.workload.Context`` for one rank.
+
+    ``agree`` turns this rank's wish to stop into that of all (``fairlead.data.torch.any_rank`` on several ranks).
+    ``export_to``: where rank 0 writes the model; None: nowhere. ``resume_from``: a checkpoint directory.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset: Dataset,
+        origin: Origin,
+        outlet: Outlet,
+        seed: int = 0,
+        threshold: float = 0.5,
+        rank: int = 0,
+        world_size: int = 1,
+        device: str = "cpu",
+        resume_from: Path | None = None,
+        export_to: Path | None = None,
+        agree: Callable[[bool], bool] = alone,
+    ) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self.device = device
+        self.seed = seed
+        self.threshold = threshold
+        self.states: dict[str, CountState] = {}
+        """Counts of this rank by split; a split never evaluated here is absent and adds nothing."""
+        self.has_exported = False
+        self._dataset = dataset
+        self._origin = origin
+        self._outlet = outlet
+        self._resume_from = resume_from
+        self._export_to = export_to
+        self._agree = agree
+
+    @property
+    def dataset(self) -> DatasetInfo:
+        """The data set the spec names."""
+        return self._dataset.info
+
+    @property
+    def resume_from(self) -> Path | None:
+        """A checkpoint to go on from, or None."""
+        return self._resume_from
+
+    def all_rows(self, split: str) -> Rows:
+        """Every row of a split."""
+        return self._dataset.rows(split)
+
+    def shard(self, split: str) -> Rows:
+        """This rank's rows of a split."""
+        return self._dataset.shard(split, rank=self.rank, world_size=self.world_size)
+
+    def report(self, metrics: Mapping[str, float], *, step: int, checkpoint: Path | None = None) -> None:
+        """Hand ``metrics`` and ``checkpoint`` to the outlet. Raises ``BadInput`` for what is not a number."""
+        plain = {name: _as_number(name, value) for name, value in metrics.items()}
+        if checkpoint is not None and not checkpoint.is_dir():
+            raise BadInput(f"checkpoint must be a directory, and {checkpoint} is none")
+        self._outlet.report(plain, step=int(step), checkpoint=checkpoint)
+
+    def should_stop(self) -> bool:
+        """Whether any rank was asked to stop. Collective."""
+        return self._agree(self._outlet.should_stop())
+
+    def evaluate(
+        self,
+        split: str,
+        *,
+        records: NDArray[np.int64],
+        predictions: NDArray[np.int64],
+        scores: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Count predictions of this rank's rows. Raises ``BadInput`` for shapes or values that cannot be counted."""
+        try:
+            state = self.states.setdefault(split, self._empty_state(has_scores=scores is not None))
+            state.update(
+                self._dataset.groups(records),
+                self._dataset.labels(records),
+                predictions,
+                record_hashes=self._dataset.record_hashes(records),
+                scores=scores,
+            )
+        except ValueError as error:
+            raise BadInput(f"evaluate({split!r}) cannot count this: {error}") from error
+
+    def _empty_state(self, *, has_scores: bool) -> CountState:
+        info = self._dataset.info
+        return CountState(attributes=info.attributes, classes=info.classes, has_scores=has_scores)
+
+    def export(self, tensors: Mapping[str, Any], *, config: Mapping[str, Any]) -> None:
+        """Write the model where the platform wants it; ranks other than 0 do nothing."""
+        self.has_exported = True
+        if self.rank == 0 and self._export_to is not None:
+            write_model(
+                self._export_to,
+                tensors,
+                config=config,
+                origin=self._origin,
+                dataset=self._dataset.info,
+                seed=self.seed,
+                threshold=self.threshold,
+            )
+
+
+def _as_number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadInput(f"metric {name!r} must be a number, not {type(value).__name__}") from error
+
+
+def check_complete(dataset: DatasetInfo, split: str, state: CountState | None) -> Incomplete | None:
+    """Whether the merged ``state`` of all ranks holds every row of ``split`` exactly once."""
+    if state is None:
+        detail = f"the workload never called evaluate({split!r})"
+        return Incomplete(reason="rows counted twice or not at all", detail=detail)
+    return state.check_complete(
+        expected_n=dataset.num_by_split[split],
+        expected_sum=dataset.record_sum_by_split[split],
+        expected_xor=dataset.record_xor_by_split[split],
+    )
