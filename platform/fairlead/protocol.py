@@ -42,7 +42,7 @@ def _number_out(value: float) -> float | str:
 
 
 Number = Annotated[
-    float, BeforeValidator(float), PlainSerializer(_number_out, when_used="json"), Field(allow_inf_nan=True)
+    float, Field(allow_inf_nan=True), BeforeValidator(float), PlainSerializer(_number_out, when_used="json")
 ]
 """A float whose NaN and infinities survive JSON, as the strings ``NaN``, ``Infinity`` and ``-Infinity``."""
 
