@@ -1,0 +1,6 @@
+"""The only door to the database. One module of questions per table; each takes a session first and never commits."""
+
+from fairlead.store.engine import Store, open_store, ping
+from fairlead.store.schema import check_revision, migrate, schema_revision
+
+__all__ = ["Store", "check_revision", "migrate", "open_store", "ping", "schema_revision"]

@@ -1,0 +1,157 @@
+"""Questions about attempts, each write fenced by what makes it legitimate."""
+
+import hashlib
+import hmac
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from fairlead.errors import NotFound, StaleAttempt, Unauthorized
+from fairlead.lifecycle import Observation, Outcome
+from fairlead.protocol import attempt_path, runner_name
+from fairlead.store.experiments import Candidate
+from fairlead.store.tables import AttemptRow, ExperimentRow
+
+
+def attempt_id(experiment_id: str, attempt_no: int) -> str:
+    """The attempt's key."""
+    return f"{experiment_id}-a{attempt_no}"
+
+
+def insert(session: Session, *, candidate: Candidate, attempt_no: int, cluster: str, now: datetime) -> AttemptRow:
+    """Offer a new attempt of a placed experiment to ``cluster``."""
+    row = AttemptRow(
+        id=attempt_id(candidate.id, attempt_no),
+        experiment_id=candidate.id,
+        attempt_no=attempt_no,
+        cluster=cluster,
+        runner_name=runner_name(candidate.id, attempt_no),
+        storage_path=str(attempt_path(candidate.project, candidate.id, attempt_no)),
+        workers=candidate.workers,
+        cpus=candidate.cpus,
+        gpus=candidate.gpus,
+        created_at=now,
+        lease_epoch=0,
+        observation=Observation.ABSENT,
+        observed_detail="",
+        death_reason="",
+        reason="",
+        detail="",
+        is_settled=False,
+    )
+    session.add(row)
+    session.flush()
+    return row
+
+
+def get(session: Session, key: str) -> AttemptRow:
+    """The attempt. Raises ``NotFound``."""
+    row = session.get(AttemptRow, key)
+    if row is None:
+        raise NotFound(f"there is no attempt {key!r}")
+    return row
+
+
+def of_experiment(session: Session, experiment_id: str) -> list[AttemptRow]:
+    """All attempts, oldest first."""
+    query = select(AttemptRow).where(AttemptRow.experiment_id == experiment_id).order_by(AttemptRow.attempt_no)
+    return list(session.scalars(query))
+
+
+def open_on(session: Session, cluster: str) -> list[AttemptRow]:
+    """Attempts of ``cluster`` without an outcome."""
+    query = select(AttemptRow).where(AttemptRow.cluster == cluster, AttemptRow.outcome.is_(None))
+    return list(session.scalars(query.order_by(AttemptRow.created_at)))
+
+
+def open_everywhere(session: Session) -> list[AttemptRow]:
+    """All attempts without an outcome."""
+    return list(session.scalars(select(AttemptRow).where(AttemptRow.outcome.is_(None))))
+
+
+def unsettled(session: Session, *, limit: int = 200) -> list[AttemptRow]:
+    """Attempts that ended and whose experiment has not moved on yet."""
+    query = select(AttemptRow).where(AttemptRow.outcome.is_not(None), AttemptRow.is_settled.is_(False))
+    return list(session.scalars(query.order_by(AttemptRow.ended_at).limit(limit)))
+
+
+def hash_token(token: str) -> str:
+    """What is stored of a token."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def lease(session: Session, key: str, *, cluster: str, token: str, now: datetime) -> AttemptRow:
+    """Hand the attempt to its cluster's agent under a fresh token. Raises ``StaleAttempt`` if it is no longer open."""
+    changed = session.execute(
+        update(AttemptRow)
+        .where(AttemptRow.id == key, AttemptRow.cluster == cluster, AttemptRow.outcome.is_(None))
+        .values(
+            leased_at=now,
+            lease_epoch=AttemptRow.lease_epoch + 1,
+            token_sha256=hash_token(token),
+            observed_at=now,
+        )
+        .execution_options(synchronize_session=False)
+    )
+    if changed.rowcount == 0:  # type: ignore[attr-defined]  # an UPDATE's result has it
+        raise StaleAttempt(f"attempt {key} is not open on cluster {cluster}")
+    session.expire_all()
+    return get(session, key)
+
+
+def renew_token(session: Session, key: str, token: str) -> None:
+    """Replace the token of a leased attempt, for an agent that has just attached."""
+    session.execute(update(AttemptRow).where(AttemptRow.id == key).values(token_sha256=hash_token(token)))
+
+
+def authenticate(session: Session, key: str, token: str) -> AttemptRow:
+    """The attempt that ``token`` may write to.
+
+    Raises ``Unauthorized`` for a wrong token, ``StaleAttempt`` once the attempt has ended or is not the current one.
+    """
+    row = session.get(AttemptRow, key)
+    if row is None or row.token_sha256 is None or not hmac.compare_digest(row.token_sha256, hash_token(token)):
+        raise Unauthorized("this token does not belong to this attempt")
+    if row.outcome is not None:
+        raise StaleAttempt(f"attempt {key} has ended: {row.outcome}")
+    if _current_attempt_no(session, row.experiment_id) != row.attempt_no:
+        raise StaleAttempt(f"attempt {key} was superseded")
+    return row
+
+
+def _current_attempt_no(session: Session, experiment_id: str) -> int | None:
+    return session.scalar(select(ExperimentRow.current_attempt_no).where(ExperimentRow.id == experiment_id))
+
+
+def write_if_open(session: Session, key: str, **columns: Any) -> bool:
+    """Write columns of an attempt that has no outcome yet; False if it has one."""
+    changed = session.execute(
+        update(AttemptRow)
+        .where(AttemptRow.id == key, AttemptRow.outcome.is_(None))
+        .values(columns)
+        .execution_options(synchronize_session=False)
+    )
+    return bool(changed.rowcount)  # type: ignore[attr-defined]  # an UPDATE's result has it
+
+
+def end(
+    session: Session,
+    key: str,
+    *,
+    outcome: Outcome,
+    reason: str,
+    now: datetime,
+    detail: str = "",
+    result: dict[str, Any] | None = None,
+    result_sha256: str | None = None,
+) -> bool:
+    """Write how the attempt ended, once; False if it had already."""
+    columns = {"outcome": outcome, "reason": reason, "detail": detail, "ended_at": now}
+    return write_if_open(session, key, **columns, result=result, result_sha256=result_sha256)
+
+
+def settle(session: Session, key: str) -> None:
+    """Mark that the experiment has moved on."""
+    session.execute(update(AttemptRow).where(AttemptRow.id == key).values(is_settled=True))

@@ -1,0 +1,21 @@
+"""Questions about code bundles."""
+
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from fairlead.store.tables import BundleRow
+
+
+def find(session: Session, sha256: str) -> BundleRow | None:
+    """The bundle, or None."""
+    return session.get(BundleRow, sha256)
+
+
+def ensure(session: Session, *, sha256: str, size: int, actor: str, now: datetime) -> bool:
+    """Note a bundle whose bytes are on the storage; False if it was known."""
+    if session.get(BundleRow, sha256) is not None:
+        return False
+    session.add(BundleRow(sha256=sha256, size=size, created_by=actor, created_at=now))
+    session.flush()
+    return True

@@ -1,0 +1,78 @@
+"""Questions about clusters and the epochs of their agents."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from fairlead.errors import NotFound, StaleAgent
+from fairlead.protocol import AttachRequest, NodeInfo
+from fairlead.store.tables import ClusterRow
+
+
+def ensure(session: Session, name: str) -> ClusterRow:
+    """The cluster, made active if it is new."""
+    row = session.get(ClusterRow, name)
+    if row is None:
+        row = ClusterRow(name=name, state="active", agent_epoch=0, agent_version="", ray_version="", nodes=[])
+        session.add(row)
+        session.flush()
+    return row
+
+
+def get(session: Session, name: str) -> ClusterRow:
+    """The cluster. Raises ``NotFound``."""
+    row = session.get(ClusterRow, name)
+    if row is None:
+        raise NotFound(f"there is no cluster {name!r}")
+    return row
+
+
+def every(session: Session) -> list[ClusterRow]:
+    """All clusters, by name."""
+    return list(session.scalars(select(ClusterRow).order_by(ClusterRow.name)))
+
+
+def attach(session: Session, name: str, request: AttachRequest, *, now: datetime) -> int:
+    """Make the caller this cluster's agent; returns the new epoch, which fences all older agents out."""
+    row = ensure(session, name)
+    columns: dict[str, Any] = {
+        "agent_epoch": ClusterRow.agent_epoch + 1,
+        "agent_version": request.agent_version,
+        "ray_version": request.ray_version,
+        "nodes": [node.model_dump(mode="json") for node in request.nodes],
+        "last_sync_at": now,
+    }
+    if row.ray_session != request.ray_session:
+        columns |= {"ray_session": request.ray_session, "ray_session_since": now}
+    epoch = session.scalar(
+        update(ClusterRow)
+        .where(ClusterRow.name == name)
+        .values(columns)
+        .returning(ClusterRow.agent_epoch)
+        .execution_options(synchronize_session=False)
+    )
+    session.expire_all()
+    assert epoch is not None, "ensured above"
+    return epoch
+
+
+def sync(
+    session: Session, name: str, *, agent_epoch: int, ray_session: str, nodes: tuple[NodeInfo, ...], now: datetime
+) -> None:
+    """Note an agent's sign of life. Raises ``StaleAgent`` for any but the newest."""
+    row = get(session, name)
+    columns: dict[str, Any] = {"last_sync_at": now}
+    if nodes:
+        columns["nodes"] = [node.model_dump(mode="json") for node in nodes]
+    if ray_session and row.ray_session != ray_session:
+        columns |= {"ray_session": ray_session, "ray_session_since": now}
+    changed = session.execute(
+        update(ClusterRow)
+        .where(ClusterRow.name == name, ClusterRow.agent_epoch == agent_epoch)
+        .values(columns)
+        .execution_options(synchronize_session=False)
+    )
+    if changed.rowcount == 0:  # type: ignore[attr-defined]  # an UPDATE's result has it
+        raise StaleAgent(f"another agent has attached to cluster {name} since epoch {agent_epoch}")

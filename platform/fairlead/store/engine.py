@@ -1,0 +1,112 @@
+"""Opens the database: SQLite for one server, PostgreSQL for many. Short transactions, committed at the edge, once."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session, sessionmaker
+
+from fairlead.errors import Unavailable
+
+_POOL_WAIT_S = 2.0
+_SQLITE_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON")
+
+
+class Store:
+    """A database with sessions for reading and for writing."""
+
+    def __init__(self, reader: Engine, writer: Engine) -> None:
+        self.engine = writer
+        self._reader = reader
+        self._read = sessionmaker(reader, expire_on_commit=False)
+        self._write = sessionmaker(writer, expire_on_commit=False)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether exactly one server may use it."""
+        return self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session that only reads. Raises ``Unavailable`` when the database does not answer."""
+        with _answering(), self._read.begin() as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """Commit on success, roll back on any exception. Raises ``Unavailable`` when the database does not answer."""
+        with _answering(), self._write.begin() as session:
+            yield session
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self._reader.dispose()
+        self.engine.dispose()
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, PoolTimeout) as error:
+        raise Unavailable(f"the database does not answer: {_first_line(error)}") from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise Unavailable(f"the database closed the connection: {_first_line(error)}") from error
+        raise
+
+
+def _first_line(error: Exception) -> str:
+    return re.sub(r"\s+", " ", str(getattr(error, "orig", error)))[:200]
+
+
+def open_store(url: str) -> Store:
+    """Open ``sqlite:///...`` or ``postgresql+psycopg://...``; tables are ``migrate``'s business."""
+    if make_url(url).get_backend_name() == "sqlite":
+        return _open_sqlite(url)
+    return _open_postgresql(url)
+
+
+def _open_sqlite(url: str) -> Store:
+    path = make_url(url).database
+    if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # One writer at a time is SQLite's rule: waiting in our pool is fair, waiting in its busy loop is not.
+    writer = create_engine(url, pool_size=1, max_overflow=0, pool_timeout=10, connect_args={"check_same_thread": False})
+    reader = create_engine(url, pool_size=8, max_overflow=8, pool_timeout=_POOL_WAIT_S)
+    for engine, begin in ((writer, "BEGIN IMMEDIATE"), (reader, "BEGIN")):
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", lambda connection, begin=begin: connection.exec_driver_sql(begin))
+    return Store(reader, writer)
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # the driver must not open transactions of its own
+    for pragma in _SQLITE_PRAGMAS:
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _open_postgresql(url: str) -> Store:
+    options = "-c statement_timeout=30000 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=10000"
+    engine = create_engine(
+        url,
+        pool_size=10,
+        max_overflow=10,
+        pool_timeout=_POOL_WAIT_S,
+        pool_pre_ping=True,
+        isolation_level="READ COMMITTED",
+        connect_args={"options": options, "connect_timeout": 5},
+    )
+    return Store(engine, engine)
+
+
+def ping(store: Store) -> None:
+    """Raise ``Unavailable`` unless the database answers."""
+    with store.read() as session:
+        session.execute(text("select 1"))

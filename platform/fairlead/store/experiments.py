@@ -1,0 +1,295 @@
+"""Questions about experiments, and the one way their state changes: compare-and-set with an event, together."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, and_, func, or_, select, update
+from sqlalchemy.orm import Session, load_only
+
+from fairlead.errors import NotFound
+from fairlead.lifecycle import Desired, State, move
+from fairlead.spec import ExperimentSpec, spec_hash
+from fairlead.store.tables import EventRow, ExperimentRow
+
+WAITING_STATES = (State.QUEUED, State.RETRYING)
+HOLDING_STATES = (State.PLACED, State.RUNNING)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """An experiment that waits for its turn, with the columns that queueing and placement look at."""
+
+    id: str
+    version: int
+    state: State
+    project: str
+    priority: int
+    workers: int
+    cpus: float
+    gpus: float
+    cpus_per_worker: float
+    gpus_per_worker: float
+    current_attempt_no: int
+    enqueued_at: datetime
+    waiting: str | None
+
+
+def insert(
+    session: Session, *, experiment_id: str, spec: ExperimentSpec, actor: str, now: datetime, total_steps: int | None
+) -> ExperimentRow:
+    """Store a new experiment as ``accepted``, with its first event."""
+    row = ExperimentRow(
+        id=experiment_id,
+        project=spec.project,
+        name=spec.name,
+        workload=spec.workload,
+        spec=spec.model_dump(mode="json", by_alias=True),
+        spec_hash=spec_hash(spec),
+        labels=dict(spec.labels),
+        created_by=actor,
+        created_at=now,
+        updated_at=now,
+        desired=Desired.RUN,
+        state=State.ACCEPTED,
+        reason="accepted",
+        version=1,
+        current_attempt_no=0,
+        priority=spec.policy.priority,
+        workers=spec.resources.workers,
+        cpus=spec.resources.cpus,
+        gpus=spec.resources.gpus,
+        total_steps=total_steps,
+        metrics={},
+        mlflow_version=0,
+        gates=[],
+    )
+    session.add(row)
+    session.flush()
+    session.add(_event(row, kind="accepted", actor=actor, now=now, to_state=State.ACCEPTED, reason="accepted"))
+    session.flush()
+    return row
+
+
+def get(session: Session, experiment_id: str) -> ExperimentRow:
+    """The experiment. Raises ``NotFound``."""
+    row = session.get(ExperimentRow, experiment_id)
+    if row is None:
+        raise NotFound(f"there is no experiment {experiment_id!r}")
+    return row
+
+
+def find(session: Session, experiment_id: str) -> ExperimentRow | None:
+    """The experiment, or None."""
+    return session.get(ExperimentRow, experiment_id)
+
+
+def spec_of(row: ExperimentRow) -> ExperimentSpec:
+    """The stored spec as a document."""
+    return ExperimentSpec.model_validate(row.spec)
+
+
+def page(
+    session: Session,
+    *,
+    limit: int,
+    after: tuple[datetime, str] | None = None,
+    states: tuple[str, ...] = (),
+    projects: tuple[str, ...] = (),
+    names: tuple[str, ...] = (),
+) -> list[ExperimentRow]:
+    """Newest first, starting below ``after`` (created_at, id)."""
+    query: Select[tuple[ExperimentRow]] = select(ExperimentRow)
+    if states:
+        query = query.where(ExperimentRow.state.in_(states))
+    if projects:
+        query = query.where(ExperimentRow.project.in_(projects))
+    if names:
+        query = query.where(ExperimentRow.name.in_(names))
+    if after is not None:
+        created, last_id = after
+        older = ExperimentRow.created_at < created
+        query = query.where(or_(older, and_(ExperimentRow.created_at == created, ExperimentRow.id < last_id)))
+    query = query.order_by(ExperimentRow.created_at.desc(), ExperimentRow.id.desc()).limit(limit)
+    return list(session.scalars(query))
+
+
+def in_states(session: Session, states: tuple[State, ...], *, limit: int = 500) -> list[ExperimentRow]:
+    """Experiments in one of ``states``, longest unchanged first."""
+    query = select(ExperimentRow).where(ExperimentRow.state.in_(states)).order_by(ExperimentRow.updated_at)
+    return list(session.scalars(query.limit(limit)))
+
+
+def wanting(session: Session, desired: tuple[Desired, ...], states: tuple[State, ...]) -> list[ExperimentRow]:
+    """Experiments in one of ``states`` whose user wants one of ``desired``."""
+    query = select(ExperimentRow).where(ExperimentRow.state.in_(states), ExperimentRow.desired.in_(desired))
+    return list(session.scalars(query.limit(500)))
+
+
+def due_retries(session: Session, now: datetime) -> list[ExperimentRow]:
+    """Experiments whose delay before the next attempt is over."""
+    query = select(ExperimentRow).where(
+        ExperimentRow.state == State.RETRYING, ExperimentRow.desired == Desired.RUN, ExperimentRow.due_at <= now
+    )
+    return list(session.scalars(query.limit(500)))
+
+
+def candidates(session: Session, *, limit: int = 10_000) -> list[Candidate]:
+    """All that are queued, by the columns that decide; specs are not parsed."""
+    columns = load_only(
+        ExperimentRow.id,
+        ExperimentRow.version,
+        ExperimentRow.state,
+        ExperimentRow.project,
+        ExperimentRow.priority,
+        ExperimentRow.workers,
+        ExperimentRow.cpus,
+        ExperimentRow.gpus,
+        ExperimentRow.current_attempt_no,
+        ExperimentRow.enqueued_at,
+        ExperimentRow.waiting,
+    )
+    query = select(ExperimentRow).where(ExperimentRow.state == State.QUEUED, ExperimentRow.desired == Desired.RUN)
+    query = query.options(columns).order_by(ExperimentRow.enqueued_at, ExperimentRow.id).limit(limit)
+    return [_candidate(row) for row in session.scalars(query)]
+
+
+def _candidate(row: ExperimentRow) -> Candidate:
+    assert row.enqueued_at is not None, "queued rows have a place in the queue"
+    return Candidate(
+        id=row.id,
+        version=row.version,
+        state=State(row.state),
+        project=row.project,
+        priority=row.priority,
+        workers=row.workers,
+        cpus=row.cpus,
+        gpus=row.gpus,
+        cpus_per_worker=row.cpus / row.workers,
+        gpus_per_worker=row.gpus / row.workers,
+        current_attempt_no=row.current_attempt_no,
+        enqueued_at=row.enqueued_at,
+        waiting=row.waiting,
+    )
+
+
+def count_in(session: Session, states: tuple[State, ...]) -> int:
+    """How many experiments are in one of ``states``."""
+    return session.scalar(select(func.count()).select_from(ExperimentRow).where(ExperimentRow.state.in_(states))) or 0
+
+
+def move_if_current(
+    session: Session,
+    row: ExperimentRow | Candidate,
+    to: State,
+    *,
+    reason: str,
+    actor: str,
+    now: datetime,
+    kind: str = "state",
+    attempt_no: int | None = None,
+    payload: dict[str, Any] | None = None,
+    columns: dict[str, Any] | None = None,
+) -> bool:
+    """Move ``row`` to ``to`` with one event, unless someone changed it meanwhile (then False, and nothing is written).
+
+    Raises ``IllegalMove`` if the table of states does not know the move.
+    """
+    source = State(row.state)
+    move(source, to)
+    changed = session.execute(
+        update(ExperimentRow)
+        .where(ExperimentRow.id == row.id, ExperimentRow.version == row.version)
+        .values(
+            {
+                "state": to,
+                "reason": reason,
+                "waiting": None,
+                "version": row.version + 1,
+                "updated_at": now,
+                **(columns or {}),
+            }
+        )
+        .execution_options(synchronize_session=False)
+    )
+    if changed.rowcount == 0:  # type: ignore[attr-defined]  # an UPDATE's result has it
+        return False
+    session.add(
+        EventRow(
+            experiment_id=row.id,
+            seq=row.version + 1,
+            kind=kind,
+            from_state=source,
+            to_state=to,
+            attempt_no=attempt_no,
+            actor=actor,
+            reason=reason,
+            payload=payload or {},
+            at=now,
+        )
+    )
+    session.flush()
+    return True
+
+
+def note(
+    session: Session,
+    experiment_id: str,
+    *,
+    kind: str,
+    actor: str,
+    now: datetime,
+    reason: str = "",
+    attempt_no: int | None = None,
+    payload: dict[str, Any] | None = None,
+    columns: dict[str, Any] | None = None,
+) -> int:
+    """Append an event that changes no state; returns its ``seq``. Raises ``NotFound``."""
+    seq = session.scalar(
+        update(ExperimentRow)
+        .where(ExperimentRow.id == experiment_id)
+        .values({"version": ExperimentRow.version + 1, "updated_at": now, **(columns or {})})
+        .returning(ExperimentRow.version)
+        .execution_options(synchronize_session=False)
+    )
+    if seq is None:
+        raise NotFound(f"there is no experiment {experiment_id!r}")
+    session.add(
+        EventRow(
+            experiment_id=experiment_id,
+            seq=seq,
+            kind=kind,
+            attempt_no=attempt_no,
+            actor=actor,
+            reason=reason,
+            payload=payload or {},
+            at=now,
+        )
+    )
+    session.flush()
+    return int(seq)
+
+
+def set_columns(session: Session, experiment_id: str, **columns: Any) -> None:
+    """Write columns that are no part of the life: waiting, last metrics, MLflow's ids. No event, no new version."""
+    session.execute(
+        update(ExperimentRow)
+        .where(ExperimentRow.id == experiment_id)
+        .values(columns)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _event(
+    row: ExperimentRow, *, kind: str, actor: str, now: datetime, to_state: State | None, reason: str
+) -> EventRow:
+    return EventRow(
+        experiment_id=row.id,
+        seq=row.version,
+        kind=kind,
+        to_state=to_state,
+        actor=actor,
+        reason=reason,
+        payload={},
+        at=now,
+    )

@@ -1,0 +1,44 @@
+"""Brings a database to the schema of this release; the migrations ship in the wheel."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from fairlead.errors import Unavailable
+from fairlead.store.engine import Store
+
+_VERSION_TABLE = "fairlead_schema"
+
+
+def _config(store: Store) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["engine"] = store.engine
+    config.attributes["version_table"] = _VERSION_TABLE
+    return config
+
+
+def migrate(store: Store, revision: str = "head") -> None:
+    """Upgrade to ``revision``; does nothing when it is there already."""
+    command.upgrade(_config(store), revision)
+
+
+def downgrade(store: Store, revision: str) -> None:
+    """Go back to ``revision``, for tests and for a release that must be taken back."""
+    command.downgrade(_config(store), revision)
+
+
+def schema_revision(store: Store) -> str | None:
+    """The revision that the database has."""
+    with store.engine.connect() as connection:
+        return MigrationContext.configure(connection, opts={"version_table": _VERSION_TABLE}).get_current_revision()
+
+
+def check_revision(store: Store) -> None:
+    """Raise ``Unavailable`` unless the database has the schema of this release."""
+    head = ScriptDirectory.from_config(_config(store)).get_current_head()
+    if (found := schema_revision(store)) != head:
+        raise Unavailable(f"the database has schema {found}, this release needs {head}: run `fairlead migrate` first")

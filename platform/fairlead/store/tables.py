@@ -1,0 +1,296 @@
+"""The tables. ARCHITECTURE.md says who may write which column, and under which fence."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine.interfaces import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+Json = JSON().with_variant(JSONB(), "postgresql")
+BigId = BigInteger().with_variant(Integer(), "sqlite")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware time in UTC on every database; SQLite itself forgets the zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse naive times: they would mean something else elsewhere."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a zone cannot be stored")
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give the zone back."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Table(DeclarativeBase):
+    """The root of all tables; constraints have fixed names so that migrations can speak of them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: Json, list[Any]: Json}  # noqa: RUF012 - SQLAlchemy's
+
+
+class ExperimentRow(Table):
+    """A spec and its life. ``version`` equals the number of its events."""
+
+    __tablename__ = "experiment"
+    __table_args__ = (
+        Index("ix_experiment_state_due_at", "state", "due_at"),
+        Index("ix_experiment_created_at_id", "created_at", "id"),
+        Index("ix_experiment_project_created_at", "project", "created_at"),
+    )
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project: Mapped[str] = mapped_column(String(64))
+    name: Mapped[str] = mapped_column(String(64))
+    workload: Mapped[str] = mapped_column(String(300))
+    spec: Mapped[dict[str, Any]]
+    spec_hash: Mapped[str] = mapped_column(String(80))
+    labels: Mapped[dict[str, Any]]
+    created_by: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+    desired: Mapped[str] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str] = mapped_column(Text)
+    waiting: Mapped[str | None] = mapped_column(Text)
+    version: Mapped[int]
+    current_attempt_no: Mapped[int]
+
+    priority: Mapped[int]
+    workers: Mapped[int]
+    cpus: Mapped[float]
+    gpus: Mapped[float]
+    enqueued_at: Mapped[datetime | None]
+    due_at: Mapped[datetime | None]
+
+    total_steps: Mapped[int | None]
+    last_step: Mapped[int | None]
+    metrics: Mapped[dict[str, Any]]
+
+    mlflow_run_id: Mapped[str | None] = mapped_column(String(64))
+    mlflow_version: Mapped[int]
+    """The version of this row that MLflow has seen."""
+    report_sha256: Mapped[str | None] = mapped_column(String(80))
+    report_outcome: Mapped[str | None] = mapped_column(String(16))
+    gates: Mapped[list[Any]]
+    registration: Mapped[dict[str, Any] | None]
+
+
+class AttemptRow(Table):
+    """One try at running an experiment. Open while ``outcome`` is null."""
+
+    __tablename__ = "attempt"
+    __table_args__ = (
+        UniqueConstraint("experiment_id", "attempt_no"),
+        Index("ix_attempt_cluster_outcome", "cluster", "outcome"),
+    )
+
+    id: Mapped[str] = mapped_column(String(80), primary_key=True)
+    experiment_id: Mapped[str] = mapped_column(ForeignKey("experiment.id"))
+    attempt_no: Mapped[int]
+    cluster: Mapped[str] = mapped_column(ForeignKey("cluster.name"))
+    runner_name: Mapped[str] = mapped_column(String(100), unique=True)
+    storage_path: Mapped[str] = mapped_column(Text)
+    workers: Mapped[int]
+    cpus: Mapped[float]
+    gpus: Mapped[float]
+    created_at: Mapped[datetime]
+    leased_at: Mapped[datetime | None]
+    lease_epoch: Mapped[int]
+    token_sha256: Mapped[str | None] = mapped_column(String(64))
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    ray_session: Mapped[str | None] = mapped_column(String(100))
+    node_id: Mapped[str | None] = mapped_column(String(100))
+
+    observation: Mapped[str] = mapped_column(String(16))
+    observed_at: Mapped[datetime | None]
+    observed_detail: Mapped[str] = mapped_column(Text)
+    death_since: Mapped[datetime | None]
+    """First of the sightings that make an absence evidence of death."""
+    death_reason: Mapped[str] = mapped_column(Text)
+    last_step: Mapped[int | None]
+
+    outcome: Mapped[str | None] = mapped_column(String(16))
+    reason: Mapped[str] = mapped_column(Text)
+    detail: Mapped[str] = mapped_column(Text)
+    result: Mapped[dict[str, Any] | None]
+    result_sha256: Mapped[str | None] = mapped_column(String(80))
+    is_settled: Mapped[bool]
+    """Whether the experiment has moved on because of the outcome."""
+
+
+class EventRow(Table):
+    """What happened to an experiment; ``seq`` counts from 1 without gaps and never changes."""
+
+    __tablename__ = "event"
+
+    experiment_id: Mapped[str] = mapped_column(ForeignKey("experiment.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    kind: Mapped[str] = mapped_column(String(64))
+    from_state: Mapped[str | None] = mapped_column(String(16))
+    to_state: Mapped[str | None] = mapped_column(String(16))
+    attempt_no: Mapped[int | None]
+    actor: Mapped[str] = mapped_column(String(100))
+    reason: Mapped[str] = mapped_column(Text)
+    payload: Mapped[dict[str, Any]]
+    at: Mapped[datetime]
+
+
+class CheckpointRow(Table):
+    """A complete checkpoint that was made visible."""
+
+    __tablename__ = "checkpoint"
+    __table_args__ = (UniqueConstraint("experiment_id", "attempt_no", "step"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    experiment_id: Mapped[str] = mapped_column(ForeignKey("experiment.id"))
+    attempt_no: Mapped[int]
+    step: Mapped[int]
+    path: Mapped[str] = mapped_column(Text)
+    manifest_sha256: Mapped[str] = mapped_column(String(64))
+    committed_at: Mapped[datetime]
+
+
+class BatchRow(Table):
+    """Metric points that wait for the recorder; offsets of a stream are contiguous."""
+
+    __tablename__ = "batch"
+    __table_args__ = (
+        UniqueConstraint("attempt_id", "stream", "first_offset"),
+        Index("ix_batch_recorded_at_id", "recorded_at", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    attempt_id: Mapped[str] = mapped_column(ForeignKey("attempt.id"))
+    experiment_id: Mapped[str] = mapped_column(ForeignKey("experiment.id"), index=True)
+    stream: Mapped[str] = mapped_column(String(16))
+    first_offset: Mapped[int] = mapped_column(BigInteger)
+    next_offset: Mapped[int] = mapped_column(BigInteger)
+    payload: Mapped[list[Any]]
+    received_at: Mapped[datetime]
+    recorded_at: Mapped[datetime | None]
+
+
+class StreamRow(Table):
+    """Where the next batch of a stream must start."""
+
+    __tablename__ = "stream"
+
+    attempt_id: Mapped[str] = mapped_column(ForeignKey("attempt.id"), primary_key=True)
+    stream: Mapped[str] = mapped_column(String(16), primary_key=True)
+    next_offset: Mapped[int] = mapped_column(BigInteger)
+
+
+class SeriesRow(Table):
+    """A down-sampled series of one metric: at most ``series.MAX_POINTS``, every ``stride``-th of all."""
+
+    __tablename__ = "series"
+
+    experiment_id: Mapped[str] = mapped_column(ForeignKey("experiment.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(250), primary_key=True)
+    stride: Mapped[int]
+    seen: Mapped[int]
+    points: Mapped[list[Any]]
+    """[step, at_ms, value] each; a value that is not finite is its name."""
+
+
+class ClusterRow(Table):
+    """A Ray cluster, as its agent last described it."""
+
+    __tablename__ = "cluster"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    state: Mapped[str] = mapped_column(String(16))
+    agent_epoch: Mapped[int]
+    agent_version: Mapped[str] = mapped_column(String(64))
+    ray_version: Mapped[str] = mapped_column(String(64))
+    ray_session: Mapped[str | None] = mapped_column(String(100))
+    ray_session_since: Mapped[datetime | None]
+    nodes: Mapped[list[Any]]
+    last_sync_at: Mapped[datetime | None]
+
+
+class TokenRow(Table):
+    """A bearer token, of which only the hash is kept."""
+
+    __tablename__ = "token"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    name: Mapped[str] = mapped_column(String(100))
+    sha256: Mapped[str] = mapped_column(String(64))
+    cluster: Mapped[str | None] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class IdempotencyRow(Table):
+    """The stored answer to a POST, replayed when its key comes back with the same body."""
+
+    __tablename__ = "idempotency"
+
+    principal: Mapped[str] = mapped_column(String(100), primary_key=True)
+    route: Mapped[str] = mapped_column(String(200), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    body_sha256: Mapped[str] = mapped_column(String(64))
+    status: Mapped[int]
+    headers: Mapped[dict[str, Any]]
+    body: Mapped[str] = mapped_column(Text)
+    expires_at: Mapped[datetime]
+
+
+class BundleRow(Table):
+    """An uploaded code bundle; its bytes lie on the shared storage."""
+
+    __tablename__ = "bundle"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    created_by: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime]
+
+
+class LeaseRow(Table):
+    """Who runs the control loops. ``epoch`` grows with every change of hands."""
+
+    __tablename__ = "lease"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    holder: Mapped[str] = mapped_column(String(100))
+    epoch: Mapped[int]
+    expires_at: Mapped[datetime]
+    renewals: Mapped[int] = mapped_column(BigInteger)
