@@ -1,0 +1,58 @@
+"""How good a model is, for whom, and how certain that is: counts, then intervals, gates and a report.
+
+Everything is a pure function of the counts that workers keep (``CountState``); numpy and scipy do the arithmetic.
+The page lives in ``fairlead.evaluation.page`` and is imported by whoever renders it.
+"""
+
+from fairlead.evaluation.disparities import Disparity, Extreme, disparity
+from fairlead.evaluation.gates import (
+    GateOutcome,
+    Outcome,
+    evaluate_gates,
+    overall_outcome,
+    problem_with_gate,
+)
+from fairlead.evaluation.groups import Grouping, grouping
+from fairlead.evaluation.intervals import (
+    Bounds,
+    Limits,
+    koopman_interval,
+    newcombe_interval,
+    wilson_interval,
+)
+from fairlead.evaluation.metrics import (
+    aggregate_names,
+    is_over_groups,
+    known_metric,
+    metric_names,
+    nearest_metric,
+)
+from fairlead.evaluation.state import ABSTAINED, UNKNOWN, CountState, Incomplete, state_size_bytes
+
+__all__ = [
+    "ABSTAINED",
+    "UNKNOWN",
+    "Bounds",
+    "CountState",
+    "Disparity",
+    "Extreme",
+    "GateOutcome",
+    "Grouping",
+    "Incomplete",
+    "Limits",
+    "Outcome",
+    "aggregate_names",
+    "disparity",
+    "evaluate_gates",
+    "grouping",
+    "is_over_groups",
+    "known_metric",
+    "koopman_interval",
+    "metric_names",
+    "nearest_metric",
+    "newcombe_interval",
+    "overall_outcome",
+    "problem_with_gate",
+    "state_size_bytes",
+    "wilson_interval",
+]

@@ -1,0 +1,382 @@
+"""A statistic of several groups: its values, their exact fractions, their limits, and the rows behind them.
+
+*Support* is the number of rows in a statistic's denominator, the smallest one where it has several. A value that
+has no meaning is NaN in ``values``, None in ``exact``, and has a reason.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairlead.evaluation.intervals import FloatArray, Limits, normal_quantile, wilson_limits
+
+IntArray = NDArray[np.int64]
+Groups = IntArray | Sequence[int]
+
+
+class Estimates(Protocol):
+    """One statistic for each of several groups."""
+
+    @property
+    def method(self) -> str | None:
+        """How the limits are made; None: there are none."""
+        ...
+
+    @property
+    def values(self) -> FloatArray:
+        """Shape (groups,), NaN where undefined."""
+        ...
+
+    @property
+    def support(self) -> IntArray:
+        """Rows behind each value, shape (groups,)."""
+        ...
+
+    def exact(self, group: int) -> Fraction | None:
+        """The value without rounding; None where undefined or irrational."""
+        ...
+
+    def reason(self, group: int) -> str | None:
+        """Why the value is undefined; None where it is defined."""
+        ...
+
+    def limits(self, tail: float) -> Limits:
+        """Limits of all groups, shape (groups,) each. Only where ``method`` is given and values are defined."""
+        ...
+
+    def take(self, groups: Groups) -> Self:
+        """The same statistic of some of the groups."""
+        ...
+
+
+def is_defined(estimates: Estimates) -> NDArray[np.bool_]:
+    """Which groups have a value."""
+    return ~np.isnan(estimates.values)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rates:
+    """Counts over counts: binomial proportions with Wilson limits."""
+
+    numerators: FloatArray
+    denominators: FloatArray
+    undefined: str
+    """Reason for a denominator of 0 in a group that has rows."""
+    is_empty: NDArray[np.bool_]
+    """Groups without any row."""
+
+    @property
+    def method(self) -> str | None:
+        return "wilson"
+
+    @property
+    def values(self) -> FloatArray:
+        return _quotient(self.numerators, self.denominators)
+
+    @property
+    def support(self) -> IntArray:
+        return self.denominators.astype(np.int64)
+
+    def exact(self, group: int) -> Fraction | None:
+        return _fraction(self.numerators[group], self.denominators[group])
+
+    def reason(self, group: int) -> str | None:
+        if self.denominators[group] > 0:
+            return None
+        return "empty" if self.is_empty[group] else self.undefined
+
+    def limits(self, tail: float) -> Limits:
+        return wilson_limits(self.numerators, self.denominators, tail=tail)
+
+    def take(self, groups: Groups) -> "Rates":
+        return Rates(
+            numerators=self.numerators[groups],
+            denominators=self.denominators[groups],
+            undefined=self.undefined,
+            is_empty=self.is_empty[groups],
+        )
+
+    def scaled(self, rows: float) -> "Rates":
+        """The same rates, each with a denominator of ``rows``; groups without a value keep 0."""
+        has_value = self.denominators > 0
+        return Rates(
+            numerators=np.where(has_value, self.values, 0.0) * rows,
+            denominators=np.where(has_value, rows, 0.0),
+            undefined=self.undefined,
+            is_empty=self.is_empty,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quotients:
+    """Counts over counts that are no proportions (errors of one kind per error of the other): no limits."""
+
+    numerators: FloatArray
+    denominators: FloatArray
+    rows: FloatArray
+    undefined: str
+
+    @property
+    def method(self) -> str | None:
+        return None
+
+    @property
+    def values(self) -> FloatArray:
+        return _quotient(self.numerators, self.denominators)
+
+    @property
+    def support(self) -> IntArray:
+        return self.denominators.astype(np.int64)
+
+    def exact(self, group: int) -> Fraction | None:
+        return _fraction(self.numerators[group], self.denominators[group])
+
+    def reason(self, group: int) -> str | None:
+        if self.denominators[group] > 0:
+            return None
+        return self.undefined if self.rows[group] else "empty"
+
+    def limits(self, tail: float) -> Limits:
+        raise ValueError("this statistic has no limits in closed form")
+
+    def take(self, groups: Groups) -> "Quotients":
+        return Quotients(
+            numerators=self.numerators[groups],
+            denominators=self.denominators[groups],
+            rows=self.rows[groups],
+            undefined=self.undefined,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FScores:
+    """F1, as a rising function of the share of hits among all rows that are hit, missed or wrongly chosen.
+
+    That share is a binomial proportion given their number, so its Wilson limits give F1's: f = 2s / (1 + s).
+    """
+
+    hits: FloatArray
+    errors: FloatArray
+    rows: FloatArray
+
+    @property
+    def method(self) -> str | None:
+        return "wilson-transformed"
+
+    @property
+    def values(self) -> FloatArray:
+        return _quotient(2 * self.hits, 2 * self.hits + self.errors)
+
+    @property
+    def support(self) -> IntArray:
+        return (self.hits + self.errors).astype(np.int64)
+
+    def exact(self, group: int) -> Fraction | None:
+        return _fraction(2 * self.hits[group], 2 * self.hits[group] + self.errors[group])
+
+    def reason(self, group: int) -> str | None:
+        if self.support[group]:
+            return None
+        return "no_positives_at_all" if self.rows[group] else "empty"
+
+    def limits(self, tail: float) -> Limits:
+        lower, upper = wilson_limits(self.hits, self.hits + self.errors, tail=tail)
+        return Limits(2 * lower / (1 + lower), 2 * upper / (1 + upper))
+
+    def take(self, groups: Groups) -> "FScores":
+        return FScores(hits=self.hits[groups], errors=self.errors[groups], rows=self.rows[groups])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Means:
+    """The plain mean of several statistics of each group.
+
+    With ``skips_undefined`` parts without a value are left out (classes without rows); otherwise one undefined part
+    makes the mean undefined. Limits combine those of the parts as Newcombe's method does, which asks that the parts
+    be independent; where they are not, ``is_independent`` is False and there are none.
+    """
+
+    parts: tuple[Estimates, ...]
+    skips_undefined: bool
+    is_independent: bool
+
+    @property
+    def method(self) -> str | None:
+        has_limits = self.is_independent and all(part.method for part in self.parts)
+        return "newcombe-mean" if has_limits else None
+
+    @property
+    def values(self) -> FloatArray:
+        stacked = np.stack([part.values for part in self.parts])
+        is_there = ~np.isnan(stacked)
+        used = is_there.sum(axis=0)
+        enough = used > 0 if self.skips_undefined else used == len(self.parts)
+        total = np.where(is_there, stacked, 0.0).sum(axis=0)
+        return np.where(enough, total / np.maximum(used, 1), np.nan)
+
+    @property
+    def support(self) -> IntArray:
+        stacked = np.stack([part.support for part in self.parts])
+        if not self.skips_undefined:
+            return np.asarray(stacked.min(axis=0), dtype=np.int64)
+        smallest = np.where(stacked > 0, stacked, np.iinfo(np.int64).max).min(axis=0)
+        return np.where(stacked.max(axis=0) > 0, smallest, 0)
+
+    def exact(self, group: int) -> Fraction | None:
+        found = [part.exact(group) for part in self.parts]
+        there = [fraction for fraction in found if fraction is not None]
+        if not there or (len(there) < len(found) and not self.skips_undefined):
+            return None
+        return sum(there, Fraction(0)) / len(there)
+
+    def reason(self, group: int) -> str | None:
+        reasons = [reason for part in self.parts if (reason := part.reason(group))]
+        if not reasons or (self.skips_undefined and len(reasons) < len(self.parts)):
+            return None
+        return reasons[0]
+
+    def limits(self, tail: float) -> Limits:
+        values = np.stack([part.values for part in self.parts])
+        is_there = ~np.isnan(values)
+        used = np.maximum(is_there.sum(axis=0), 1)
+        each = [part.limits(tail) for part in self.parts]
+        below = np.where(is_there, values - np.stack([limits.lower for limits in each]), 0.0)
+        above = np.where(is_there, np.stack([limits.upper for limits in each]) - values, 0.0)
+        centre = self.values
+        lower = centre - np.sqrt((below**2).sum(axis=0)) / used
+        upper = centre + np.sqrt((above**2).sum(axis=0)) / used
+        return Limits(np.clip(lower, 0.0, centre), np.clip(upper, centre, 1.0))
+
+    def num_undefined_parts(self, group: int) -> int:
+        """Parts without a value in this group."""
+        return sum(part.reason(group) is not None for part in self.parts)
+
+    def take(self, groups: Groups) -> "Means":
+        return Means(
+            parts=tuple(part.take(groups) for part in self.parts),
+            skips_undefined=self.skips_undefined,
+            is_independent=self.is_independent,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plain:
+    """Values alone, such as correlation coefficients: irrational, and without limits in closed form."""
+
+    values: FloatArray
+    support: IntArray
+    undefined: str
+
+    @property
+    def method(self) -> str | None:
+        return None
+
+    def exact(self, group: int) -> Fraction | None:
+        return None
+
+    def reason(self, group: int) -> str | None:
+        if not np.isnan(self.values[group]):
+            return None
+        return self.undefined if self.support[group] else "empty"
+
+    def limits(self, tail: float) -> Limits:
+        raise ValueError("this statistic has no limits in closed form")
+
+    def take(self, groups: Groups) -> "Plain":
+        return Plain(values=self.values[groups], support=self.support[groups], undefined=self.undefined)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankAreas:
+    """Areas under the ROC curve from binned scores, with limits on the logit scale.
+
+    ``positives`` and ``negatives``: rows by score bin, shape (groups, bins). Standard errors: DeLong 1988 from the
+    bins; Hanley and McNeil 1982 where a class has fewer than ten rows or the order is perfect. ``bin_errors`` bounds
+    what binning may have changed: half the share of pairs that lie in one bin.
+    """
+
+    positives: IntArray
+    negatives: IntArray
+
+    @property
+    def method(self) -> str | None:
+        return "delong-logit"
+
+    @property
+    def values(self) -> FloatArray:
+        return _quotient(self._twice_won(), 2.0 * self._pairs())
+
+    @property
+    def support(self) -> IntArray:
+        return np.asarray(np.minimum(self.positives.sum(axis=1), self.negatives.sum(axis=1)), dtype=np.int64)
+
+    @property
+    def bin_errors(self) -> FloatArray:
+        """Largest possible distance to the area of unbinned scores, shape (groups,), NaN where undefined."""
+        return _quotient((self.positives * self.negatives).sum(axis=1).astype(np.float64), 2.0 * self._pairs())
+
+    def exact(self, group: int) -> Fraction | None:
+        one = self.take([group])
+        return _fraction(one._twice_won()[0], 2.0 * one._pairs()[0])
+
+    def reason(self, group: int) -> str | None:
+        has_positives, has_negatives = self.positives[group].any(), self.negatives[group].any()
+        if has_positives and has_negatives:
+            return None
+        if not has_positives and not has_negatives:
+            return "empty"
+        return "no_negative_labels" if has_positives else "no_positive_labels"
+
+    def limits(self, tail: float) -> Limits:
+        centre = np.nan_to_num(self.values, nan=0.5)
+        pairs = np.maximum(self._pairs(), 1.0)
+        inner = (centre * pairs + 0.5) / (pairs + 1)  # a perfect order has a logit too, then
+        few = (self.support < 10) | (centre <= 0) | (centre >= 1)
+        error = np.where(few, self._hanley_mcneil_error(inner), self._delong_error(centre))
+        start = np.where(few, inner, np.clip(centre, 1e-12, 1 - 1e-12))
+        logit, step = np.log(start / (1 - start)), normal_quantile(tail) * error / (start * (1 - start))
+        lower, upper = 1 / (1 + np.exp(step - logit)), 1 / (1 + np.exp(-step - logit))
+        return Limits(np.minimum(lower, centre), np.maximum(upper, centre))
+
+    def take(self, groups: Groups) -> "RankAreas":
+        return RankAreas(positives=self.positives[groups], negatives=self.negatives[groups])
+
+    def _pairs(self) -> FloatArray:
+        pairs = self.positives.sum(axis=1).astype(np.float64) * self.negatives.sum(axis=1)
+        return np.asarray(pairs, dtype=np.float64)
+
+    def _twice_won(self) -> FloatArray:
+        below = np.cumsum(self.negatives, axis=1) - self.negatives
+        return np.asarray((self.positives * (2 * below + self.negatives)).sum(axis=1), dtype=np.float64)
+
+    def _delong_error(self, area: FloatArray) -> FloatArray:
+        num_positives = np.maximum(self.positives.sum(axis=1), 2).astype(np.float64)
+        num_negatives = np.maximum(self.negatives.sum(axis=1), 2).astype(np.float64)
+        below = np.cumsum(self.negatives, axis=1) - self.negatives / 2
+        above = self.positives.sum(axis=1, keepdims=True) - np.cumsum(self.positives, axis=1) + self.positives / 2
+        wins = below / num_negatives[:, None] - area[:, None]
+        losses = above / num_positives[:, None] - area[:, None]
+        of_positives = (self.positives * wins**2).sum(axis=1) / (num_positives - 1) / num_positives
+        of_negatives = (self.negatives * losses**2).sum(axis=1) / (num_negatives - 1) / num_negatives
+        return np.asarray(np.sqrt(of_positives + of_negatives), dtype=np.float64)
+
+    def _hanley_mcneil_error(self, area: FloatArray) -> FloatArray:
+        num_positives = np.maximum(self.positives.sum(axis=1), 1)
+        num_negatives = np.maximum(self.negatives.sum(axis=1), 1)
+        first, second = area / (2 - area), 2 * area**2 / (1 + area)
+        of_positives = (num_positives - 1) * (first - area**2)
+        of_negatives = (num_negatives - 1) * (second - area**2)
+        variance = (area * (1 - area) + of_positives + of_negatives) / (num_positives * num_negatives)
+        return np.asarray(np.sqrt(np.maximum(variance, 0.0)), dtype=np.float64)
+
+
+def _quotient(numerators: FloatArray, denominators: FloatArray) -> FloatArray:
+    return np.where(denominators > 0, numerators / np.where(denominators > 0, denominators, 1.0), np.nan)
+
+
+def _fraction(numerator: float, denominator: float) -> Fraction | None:
+    return Fraction(int(numerator), int(denominator)) if denominator > 0 else None
