@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import torch
 import torch.distributed
 
@@ -14,8 +15,13 @@ def choose_device(local_rank: int = 0) -> str:
 
 
 def share_cores(ranks_here: int) -> int:
-    """Give this process its share of the cores it may run on, at least one thread; returns how many."""
-    threads = max(1, len(os.sched_getaffinity(0)) // max(1, ranks_here))
+    """Give this process its share of the cores it may run on, at least one thread; returns how many.
+
+    ``OMP_NUM_THREADS``, which Ray sets to what a worker was given, decides if it is set.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(given) if given.isdigit() else len(os.sched_getaffinity(0)) // max(1, ranks_here)
+    threads = max(1, threads)
     torch.set_num_threads(threads)
     return threads
 
@@ -28,3 +34,18 @@ def any_rank(flag: bool) -> bool:
     total = torch.tensor([int(flag)], device=device)
     torch.distributed.all_reduce(total, op=torch.distributed.ReduceOp.MAX)
     return bool(total.item())
+
+
+def sum_over_ranks(*values: float) -> tuple[float, ...]:
+    """Each value summed over all ranks, the same on all of them. Collective; alone: the values themselves."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(total)
+    return tuple(total.tolist())
+
+
+def seed_epoch(seed: int, *, epoch: int, rank: int) -> None:
+    """Seed torch for one epoch of one rank: a resumed epoch draws what it would have drawn, with no state to keep."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1)[0]))
