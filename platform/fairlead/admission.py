@@ -1,0 +1,138 @@
+"""Stage 1: may this spec enter at all? Whether there is room now is placement's question."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from fairlead.errors import Problem
+from fairlead.evaluation import problem_with_gate
+from fairlead.spec import ExperimentSpec, Manifest
+from fairlead.spec.manifest import Task
+
+CODE_PREFIX = "sha256:"
+
+
+class RejectionReason(StrEnum):
+    """Why a spec may never enter as it is."""
+
+    UNKNOWN_WORKLOAD = "unknown_workload"
+    BAD_PARAMETERS = "bad_parameters"
+    UNKNOWN_CODE = "unknown_code"
+    BAD_GATE = "bad_gate"
+    BAD_DATA = "bad_data"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Admitted:
+    """The spec may wait for its turn; what follows from it is written out."""
+
+    spec: ExperimentSpec
+    workload_module: str
+    """``package.module:function``."""
+    task: Task | None
+    """None for user code: the data decide."""
+    params: Mapping[str, Any]
+    """The spec's parameters over the manifest's defaults."""
+    total_steps: int | None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rejected:
+    """Never, as it stands; each problem names its field."""
+
+    reason: RejectionReason
+    problems: tuple[Problem, ...]
+
+    @property
+    def detail(self) -> str:
+        """The first problem in one line."""
+        first = self.problems[0]
+        return f"{first.pointer}: {first.message}" + (f"; {first.suggestion}" if first.suggestion else "")
+
+
+def admit(
+    spec: ExperimentSpec, *, manifests: Mapping[str, Manifest], has_bundle: Callable[[str], bool]
+) -> Admitted | Rejected:
+    """Decide whether ``spec`` may wait for its turn. ``has_bundle`` answers for a code bundle's sha256."""
+    manifest = None if spec.is_user_code else manifests.get(spec.workload)
+    checks = (
+        (RejectionReason.UNKNOWN_WORKLOAD, _workload_problems(spec, manifests)),
+        (RejectionReason.UNKNOWN_CODE, _code_problems(spec, has_bundle)),
+        (RejectionReason.BAD_PARAMETERS, manifest.problems_with(spec.params) if manifest else ()),
+        (RejectionReason.BAD_DATA, _data_problems(spec)),
+        (RejectionReason.BAD_GATE, _gate_problems(spec, manifest)),
+    )
+    problems = tuple(problem for _, found in checks for problem in found)
+    if problems:
+        return Rejected(reason=next(reason for reason, found in checks if found), problems=problems)
+    return _admitted(spec, manifest)
+
+
+def _admitted(spec: ExperimentSpec, manifest: Manifest | None) -> Admitted:
+    params = manifest.with_defaults(spec.params) if manifest else dict(spec.params)
+    steps = params.get(manifest.steps) if manifest and manifest.steps else params.get("epochs")
+    return Admitted(
+        spec=spec,
+        workload_module=manifest.module if manifest else spec.workload,
+        task=manifest.task if manifest else None,
+        params=params,
+        total_steps=steps if isinstance(steps, int) and not isinstance(steps, bool) and steps > 0 else None,
+        warnings=_warnings(spec, manifest),
+    )
+
+
+def _workload_problems(spec: ExperimentSpec, manifests: Mapping[str, Manifest]) -> tuple[Problem, ...]:
+    if spec.is_user_code or spec.workload in manifests:
+        return ()
+    known = ", ".join(manifests) or "none is installed"
+    hint = f"known: {known}; or name your own as package.module:function with `code: .`"
+    return (Problem(pointer="/workload", message=f"there is no workload {spec.workload!r}", suggestion=hint),)
+
+
+def _code_problems(spec: ExperimentSpec, has_bundle: Callable[[str], bool]) -> tuple[Problem, ...]:
+    if spec.code is None:
+        return ()
+    if not spec.code.startswith(CODE_PREFIX):
+        hint = "the CLI and the SDK upload the directory and write `sha256:<hex>` here"
+        return (Problem(pointer="/code", message="code must be an uploaded bundle's sha256", suggestion=hint),)
+    if not spec.is_user_code:
+        message = f"{spec.workload!r} is built in and uses no code of yours"
+        hint = "name the function as package.module:function, or leave code out"
+        return (Problem(pointer="/code", message=message, suggestion=hint),)
+    if not has_bundle(spec.code.removeprefix(CODE_PREFIX)):
+        hint = "upload it first: POST /v1/code-bundles"
+        return (Problem(pointer="/code", message="this bundle was never uploaded", suggestion=hint),)
+    return ()
+
+
+def _data_problems(spec: ExperimentSpec) -> tuple[Problem, ...]:
+    if spec.data.split.test == 0 and (spec.gates or spec.register_as):
+        message = "there is no test split, so gates and registration have nothing to look at"
+        return (Problem(pointer="/data/split/test", message=message, suggestion="give it 0.2 or more"),)
+    return ()
+
+
+def _gate_problems(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[Problem, ...]:
+    """Gates on metrics that no report will have. For user code the task is unknown: either will do."""
+    tasks: tuple[Task, ...] = (manifest.task,) if manifest else ("binary", "multiclass")
+    found = []
+    for index, gate in enumerate(spec.gates):
+        messages = [problem_with_gate(gate, task=task, attributes=spec.data.sensitive) for task in tasks]
+        if all(messages):
+            found.append(Problem(pointer=f"/gates/{index}", message=str(messages[0])))
+    return tuple(found)
+
+
+def _warnings(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[str, ...]:
+    found = []
+    if manifest is None:
+        found.append("this workload has no manifest: its parameters are passed on unchecked")
+    if spec.is_user_code and spec.code is None:
+        found.append("no code is uploaded: the module must be installed on the cluster")
+    if spec.register_as and not spec.gates:
+        found.append("there are no gates: the model will be registered whatever the report says")
+    if spec.data.sensitive and not spec.groupings:
+        found.append("evaluation.groupings is empty: the report will compare no groups")
+    return tuple(found)

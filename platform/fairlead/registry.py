@@ -1,0 +1,56 @@
+"""Stage 5: may the model be registered, and under which name? Promotion only through gates."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fairlead.spec import RegisterSpec
+
+
+class WithheldReason(StrEnum):
+    """Why no version is registered."""
+
+    NOT_ASKED = "not_asked"
+    GATE_FAILED = "gate_failed"
+    GATE_INCONCLUSIVE = "gate_inconclusive"
+    NO_REPORT = "no_report"
+    NO_MODEL = "no_model"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Promoted:
+    """Register a version and point the alias at it."""
+
+    name: str
+    alias: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Withheld:
+    """Register nothing."""
+
+    reason: WithheldReason
+    detail: str
+
+
+def promote(
+    *,
+    report_outcome: str | None,
+    undecided_gates: tuple[str, ...],
+    on_inconclusive: str,
+    register: RegisterSpec | None,
+    has_model: bool,
+) -> Promoted | Withheld:
+    """Decide from the report's outcome (``pass``, ``fail``, ``inconclusive``; None without a report)."""
+    if register is None:
+        return Withheld(reason=WithheldReason.NOT_ASKED, detail="the spec asks for no registration")
+    if not has_model:
+        detail = "the workload exported no model: call context.export"
+        return Withheld(reason=WithheldReason.NO_MODEL, detail=detail)
+    if report_outcome is None:
+        return Withheld(reason=WithheldReason.NO_REPORT, detail="nothing was evaluated")
+    named = ", ".join(undecided_gates)
+    if report_outcome == "fail":
+        return Withheld(reason=WithheldReason.GATE_FAILED, detail=f"gates failed: {named}")
+    if report_outcome == "inconclusive" and on_inconclusive == "block":
+        return Withheld(reason=WithheldReason.GATE_INCONCLUSIVE, detail=f"gates without a conclusion: {named}")
+    return Promoted(name=register.name, alias=register.alias)
