@@ -27,23 +27,38 @@ from fairlead.evaluation.metrics import (
     metric_names,
     nearest_metric,
 )
+from fairlead.evaluation.report import (
+    HEADLINES,
+    FlatMetrics,
+    Provenance,
+    build_report,
+    flat_metrics,
+    report_bytes,
+    report_schema,
+    report_sha256,
+)
 from fairlead.evaluation.state import ABSTAINED, UNKNOWN, CountState, Incomplete, state_size_bytes
 
 __all__ = [
     "ABSTAINED",
+    "HEADLINES",
     "UNKNOWN",
     "Bounds",
     "CountState",
     "Disparity",
     "Extreme",
+    "FlatMetrics",
     "GateOutcome",
     "Grouping",
     "Incomplete",
     "Limits",
     "Outcome",
+    "Provenance",
     "aggregate_names",
+    "build_report",
     "disparity",
     "evaluate_gates",
+    "flat_metrics",
     "grouping",
     "is_over_groups",
     "known_metric",
@@ -53,6 +68,9 @@ __all__ = [
     "newcombe_interval",
     "overall_outcome",
     "problem_with_gate",
+    "report_bytes",
+    "report_schema",
+    "report_sha256",
     "state_size_bytes",
     "wilson_interval",
 ]

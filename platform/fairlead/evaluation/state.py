@@ -147,7 +147,14 @@ class CountState:
             self._count(batch.part(start, start + CHUNK_ROWS))
 
     def merge(self, other: "CountState") -> "CountState":
-        """The sum of both, as a new state. Raises ``ValueError`` when they count different things."""
+        """The sum of both, as a new state. Raises ``ValueError`` when they count different things.
+
+        A state without rows merges with any kind of scores: a worker without rows may not know the kind.
+        """
+        if self.n == 0 or other.n == 0:
+            fuller = max(self, other, key=lambda state: (state.n, state.has_scores))
+            if self.attributes == other.attributes and self.classes == other.classes:
+                return fuller._copy()
         if self._identity() != other._identity():
             raise ValueError("only states over the same attributes, classes and kind of scores can be merged")
         merged = CountState(attributes=self.attributes, classes=self.classes, has_scores=self.has_scores)
@@ -207,6 +214,11 @@ class CountState:
             what = f"{self.n} rows were counted, as many as the split has, but they are not the same rows"
         advice = "evaluate each row of the split once, without padding or dropping the last batch"
         return Incomplete(reason="rows counted twice or not at all", detail=f"{what}; {advice}")
+
+    def _copy(self) -> "CountState":
+        twin = CountState(attributes=self.attributes, classes=self.classes, has_scores=self.has_scores)
+        twin._arrays = {name: array.copy() for name, array in self._arrays.items()}
+        return twin
 
     def _identity(self) -> dict[str, Any]:
         attributes = [[attribute.name, list(attribute.levels)] for attribute in self.attributes]

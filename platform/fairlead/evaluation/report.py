@@ -1,0 +1,502 @@
+"""The report: everything measured, as one JSON document of schema ``rai-report/1``.
+
+A pure function of the counts, the spec and where both come from. Full precision, sorted keys, never NaN: a value
+that does not exist is null and has a reason. Rounding is the page's business.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fractions import Fraction
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from fairlead.evaluation.disparities import Disparity, Extreme, disparity
+from fairlead.evaluation.estimates import Estimates, FScores, IntArray, Means, Quotients, RankAreas, Rates
+from fairlead.evaluation.gates import GateOutcome, evaluate_gates, overall_outcome
+from fairlead.evaluation.groups import Grouping, grouping, requested_groupings
+from fairlead.evaluation.intervals import Bounds, gap_bounds, single_bounds
+from fairlead.evaluation.metrics import (
+    PUBLISHED,
+    Counts,
+    aggregate_names,
+    benefit_counts,
+    between_group_entropy,
+    class_estimates,
+    differential_fairness,
+    generalized_entropy,
+    group_estimates,
+    metric_names,
+    one_against_rest,
+    theil_index,
+)
+from fairlead.evaluation.scores import calibration, roc_points, sweep
+from fairlead.evaluation.state import CountState
+from fairlead.spec import EvaluationSpec, GateSpec
+
+SCHEMA = "rai-report/1"
+OVERALL = "overall"
+HEADLINES = (
+    "accuracy_score",
+    "balanced_accuracy_score",
+    "f1_score",
+    "roc_auc_score",
+    "selection_rate",
+    "true_positive_rate",
+    "false_positive_rate",
+    "precision_score",
+    "demographic_parity_difference",
+    "demographic_parity_ratio",
+    "equal_opportunity_difference",
+    "equalized_odds_difference",
+    "predictive_parity_difference",
+    "accuracy_score_difference",
+    "accuracy_score_group_min",
+    "roc_auc_score_difference",
+    "total_variation_distance",
+)
+"""Metrics that are sent to tracking unless others are asked for; those of gates always are."""
+
+_PER_CLASS = ("selection_rate", "base_rate", "true_positive_rate", "false_positive_rate", "precision_score")
+_MOST_CLASSES_SHOWN = 50
+_LARGEST_EXACT = 2**53
+_KEY_LIMIT = 250
+_NOT_YET = ("energy", "explanations", "privacy", "robustness")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Provenance:
+    """Where counts come from: what the report needs beside them."""
+
+    experiment: str
+    attempt: int
+    created: datetime
+    data_uri: str
+    data_digest: str
+    n_expected: int
+    """Rows the split has."""
+    split: str = "test"
+    target: str | None = None
+    model_digest: str | None = None
+    code_digest: str | None = None
+
+
+def build_report(
+    state: CountState, *, provenance: Provenance, evaluation: EvaluationSpec, gates: Sequence[GateSpec] = ()
+) -> dict[str, Any]:
+    """Measure everything and write it down; equal arguments give equal reports."""
+    alpha = 1 - evaluation.confidence
+    overall = grouping(state)
+    names = [attribute.name for attribute in state.attributes]
+    groupings = [grouping(state, by) for by in requested_groupings(evaluation, gates, names)]
+    outcomes = evaluate_gates(state, gates, evaluation)
+    has_scores = state.histogram is not None
+    disparities = [
+        _disparity(disparity(metric, groups, overall.counts, alpha=alpha, min_support=evaluation.min_support), groups)
+        for groups in groupings
+        for metric in aggregate_names(overall.counts.task, has_scores=has_scores)
+    ]
+    simple = [overall, *(groups for groups in groupings if len(groups.by) == 1)]
+    report = {
+        "schema": SCHEMA,
+        "created": provenance.created.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        "experiment": provenance.experiment,
+        "attempt": provenance.attempt,
+        "confidence": evaluation.confidence,
+        "outcome": overall_outcome(outcomes).value,
+        "gates": [_gate(outcome) for outcome in outcomes],
+        "model": {"digest": provenance.model_digest},
+        "code": {"digest": provenance.code_digest},
+        "state": {"digest": state.digest()},
+        "data": _data(state, provenance),
+        "task": overall.counts.task,
+        "classes": list(state.classes),
+        "positive_class": state.classes[1] if len(state.classes) == 2 else None,
+        "threshold": {"value": evaluation.threshold, "origin": "spec"} if len(state.classes) == 2 else None,
+        "settings": evaluation.model_dump(mode="json", include={"min_support", "min_display", "low_support"}),
+        "attributes": [
+            {"name": attribute.name, "levels": list(attribute.levels), "role": "sensitive"}
+            for attribute in state.attributes
+        ],
+        "groups": [
+            _group(groups, index, evaluation) for groups in (overall, *groupings) for index in range(len(groups.keys))
+        ],
+        "disparities": disparities,
+        "resolution": [_resolution(groups, overall, evaluation) for groups in groupings],
+        "inequality": _inequality(overall, groupings),
+        "calibration": [entry for groups in simple for entry in _calibrations(groups)],
+        "curves": [entry for groups in simple for entry in _curves(groups)],
+        "thresholds": [entry for groups in groupings for entry in _sweep(groups, overall)],
+        "names": {slug: list(groups.by) for slug, groups in zip(_slugs(groupings), groupings, strict=True)},
+        "not_measured": _not_measured(state),
+        "limitations": _limitations(state, evaluation, overall, groupings),
+    }
+    return dict(sorted(report.items()))
+
+
+def report_bytes(report: Mapping[str, Any]) -> bytes:
+    """The one way a report is written: UTF-8, sorted keys, a line feed at the end. Raises ``ValueError`` for NaN."""
+    return (json.dumps(report, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def report_sha256(report: Mapping[str, Any]) -> str:
+    """Hexadecimal digest of ``report_bytes``."""
+    return hashlib.sha256(report_bytes(report)).hexdigest()
+
+
+def report_schema() -> dict[str, Any]:
+    """JSON Schema of the report, as shipped with the package."""
+    text = resources.files("fairlead.evaluation").joinpath("report.schema.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlatMetrics:
+    """A report as named numbers, for tracking."""
+
+    values: dict[str, float]
+    """``rai/<metric>/<grouping>``, with suffixes ``.lower95`` and ``.upper95`` for bounds."""
+    undefined: tuple[str, ...]
+    """Names of metrics without a value."""
+
+
+def flat_metrics(report: Mapping[str, Any], *, metrics: Collection[str] | None = HEADLINES) -> FlatMetrics:
+    """The report's numbers for tracking: ``metrics`` and those that gates name; None: all."""
+    wanted = None if metrics is None else {*metrics, *(gate["metric"] for gate in report["gates"])}
+    slug_of = {tuple(by): slug for slug, by in report["names"].items()}
+    overall = next(group for group in report["groups"] if not group["by"])
+    found = [(metric, OVERALL, entry) for metric, entry in overall["metrics"].items()]
+    found += [(entry["metric"], slug_of[tuple(entry["by"])], entry) for entry in report["disparities"]]
+    values: dict[str, float] = {}
+    undefined = []
+    for metric, place, entry in found:
+        if wanted is not None and metric not in wanted:
+            continue
+        key = f"rai/{metric}/{place}"
+        if entry["value"] is None:
+            undefined.append(key)
+            continue
+        values[key] = float(entry["value"])
+        values |= {f"{key}.{bound}": entry[bound] for bound in ("lower95", "upper95") if entry[bound] is not None}
+    return FlatMetrics(values=values, undefined=tuple(undefined))
+
+
+def _gate(outcome: GateOutcome) -> dict[str, Any]:
+    return {
+        "id": outcome.id,
+        "metric": outcome.metric,
+        "by": list(outcome.by),
+        "require": outcome.require,
+        "evidence": outcome.evidence,
+        "limit": outcome.require.lstrip("<>= "),
+        "outcome": outcome.outcome.value,
+        "why": outcome.why,
+        "value": outcome.value,
+        "bound": outcome.bound,
+        "lower95": outcome.lower95,
+        "upper95": outcome.upper95,
+        "rows_needed_per_group": outcome.rows_needed_per_group,
+        "excluded": list(outcome.excluded),
+    }
+
+
+def _data(state: CountState, provenance: Provenance) -> dict[str, Any]:
+    abstained = state.counts[:, :, -1].sum()
+    unknown = {}
+    for attribute in state.attributes:
+        groups = grouping(state, (attribute.name,))
+        unknown[attribute.name] = int(groups.sizes[groups.is_unknown].sum())
+    return {
+        "uri": provenance.data_uri,
+        "digest": provenance.data_digest,
+        "split": provenance.split,
+        "target": provenance.target,
+        "n": state.n,
+        "n_expected": provenance.n_expected,
+        "n_unknown": unknown,
+        "n_nan_labels": state.n_nan_labels,
+        "n_nan_scores": state.n_nan_scores,
+        "n_abstained": int(abstained),
+    }
+
+
+def _group(groups: Grouping, index: int, evaluation: EvaluationSpec) -> dict[str, Any]:
+    one = groups.counts.take([index])
+    metrics = metric_names(one.task, has_scores=one.histogram is not None)
+    entry: dict[str, Any] = {
+        "by": list(groups.by),
+        "key": groups.key(index),
+        "n": int(groups.sizes[index]),
+        "unknown": bool(groups.is_unknown[index]),
+        "metrics": {metric: _value(group_estimates(metric, one), evaluation) for metric in metrics},
+    }
+    if one.task == "binary":
+        entry["counts"] = _confusion_counts(one.table)
+    elif len(one.classes) <= _MOST_CLASSES_SHOWN:
+        entry["confusion"] = one.table[0].tolist()
+        entry["classes"] = {name: _class_metrics(one, at, evaluation) for at, name in enumerate(one.classes)}
+    return entry
+
+
+def _confusion_counts(table: IntArray) -> dict[str, int]:
+    confusion = one_against_rest(table, 1)
+    abstained = int(confusion.abstained_negative[0] + confusion.abstained_positive[0])
+    counts = {name: int(getattr(confusion, name)[0]) for name in ("tn", "fp", "fn", "tp")}
+    return counts | ({"abstained": abstained} if abstained else {})
+
+
+def _class_metrics(one: Counts, positive: int, evaluation: EvaluationSpec) -> dict[str, Any]:
+    return {metric: _value(class_estimates(metric, one, positive), evaluation) for metric in (*_PER_CLASS, "f1_score")}
+
+
+def _value(estimates: Estimates, evaluation: EvaluationSpec) -> dict[str, Any]:
+    """One value of one group, with what it is made of; ``estimates`` holds exactly that group."""
+    reason = estimates.reason(0)
+    support = int(estimates.support[0])
+    numerator, denominator = _made_of(estimates)
+    bounds = None
+    if reason is None and estimates.method is not None:
+        bounds = single_bounds(estimates, alpha=1 - evaluation.confidence)
+    entry = {
+        "value": None if reason else float(estimates.values[0]),
+        "num": numerator,
+        "den": denominator,
+        "method": estimates.method,
+        "support": "none" if support == 0 else "ok" if support >= evaluation.min_support else "low",
+        **_bounds(bounds),
+    }
+    if reason:
+        entry["reason"] = reason
+    if isinstance(estimates, RankAreas) and reason is None:
+        entry["bin_error"] = float(estimates.bin_errors[0])
+    if isinstance(estimates, Means) and estimates.skips_undefined:
+        entry["n_classes_undefined"] = estimates.num_undefined_parts(0)
+    return entry
+
+
+def _made_of(estimates: Estimates) -> tuple[int | None, int | None]:
+    if isinstance(estimates, Rates | Quotients):
+        return int(estimates.numerators[0]), int(estimates.denominators[0])
+    if isinstance(estimates, FScores):
+        return int(2 * estimates.hits[0]), int(2 * estimates.hits[0] + estimates.errors[0])
+    return _exact(estimates.exact(0))
+
+
+def _exact(fraction: Fraction | None) -> tuple[int | None, int | None]:
+    """Numerator and denominator where readers of JSON can hold them exactly."""
+    if fraction is None or fraction.denominator > _LARGEST_EXACT:
+        return None, None
+    return fraction.numerator, fraction.denominator
+
+
+def _bounds(bounds: Bounds | None) -> dict[str, Any]:
+    if bounds is None:
+        return {"lower95": None, "upper95": None, "interval": None}
+    return {"lower95": bounds.lower, "upper95": bounds.upper, "interval": list(bounds.interval)}
+
+
+def _disparity(found: Disparity, groups: Grouping) -> dict[str, Any]:
+    entry = {
+        "metric": found.metric,
+        "by": list(found.by),
+        "aggregate": found.aggregate,
+        "n_undefined": len(found.undefined),
+        "n_low_support": len(found.low_support),
+        "undefined": [groups.key(index) for index in found.undefined],
+        "low_support": [groups.key(index) for index in found.low_support],
+        "complete": found.of_all.is_complete,
+        "supported": _extreme(found.of_supported, groups),
+        **_extreme(found.of_all, groups),
+    }
+    if found.metric in PUBLISHED:
+        entry["same_as"] = PUBLISHED[found.metric]
+    return entry
+
+
+def _extreme(extreme: Extreme, groups: Grouping) -> dict[str, Any]:
+    numerator, denominator = _exact(extreme.exact)
+    entry = {
+        "value": extreme.value,
+        "num": numerator,
+        "den": denominator,
+        "max": None if extreme.highest is None else groups.key(extreme.highest),
+        "min": None if extreme.lowest is None else groups.key(extreme.lowest),
+        "method": extreme.method,
+        "n_groups": extreme.num_groups,
+        **_bounds(extreme.bounds if extreme.value is not None else None),
+    }
+    if extreme.reason:
+        entry["reason"] = extreme.reason
+    if extreme.class_name is not None:
+        entry["class"] = extreme.class_name
+    return entry
+
+
+def _resolution(groups: Grouping, overall: Grouping, evaluation: EvaluationSpec) -> dict[str, Any]:
+    """The smallest gap this sample could prove to be absent: the upper bound if all groups had the overall rate.
+
+    For selection rates in binary tasks and for accuracy in multi-class ones.
+    """
+    metric = "selection_rate" if groups.counts.task == "binary" else "accuracy_score"
+    whole = group_estimates(metric, overall.counts)
+    sizes = groups.sizes[~groups.is_unknown].astype(np.float64)
+    sizes = sizes[sizes > 0]
+    smallest = None
+    if len(sizes) >= 2:
+        alike = Rates(
+            numerators=sizes * whole.values[0],
+            denominators=sizes,
+            undefined="empty",
+            is_empty=np.zeros(len(sizes), dtype=bool),
+        )
+        smallest = gap_bounds([alike], alpha=1 - evaluation.confidence).upper
+    return {"by": list(groups.by), "metric": f"{metric}_difference", "smallest_provable_gap": smallest}
+
+
+def _inequality(overall: Grouping, groupings: Sequence[Grouping]) -> dict[str, Any]:
+    """How unequally errors fall on single rows, and between groups; benefit = prediction - label + 1."""
+    between = []
+    for groups in groupings:
+        known = groups.counts.table[~groups.is_unknown]
+        is_binary = groups.counts.task == "binary"
+        between.append(
+            {
+                "by": list(groups.by),
+                "generalized_entropy_index": between_group_entropy(one_against_rest(known, 1)) if is_binary else None,
+                "differential_fairness": differential_fairness(known),
+            }
+        )
+    if overall.counts.task != "binary":
+        return {"generalized_entropy_index": None, "theil_index": None, "between_groups": between}
+    weights = benefit_counts(one_against_rest(overall.counts.table, 1))[0].tolist()
+    return {
+        "generalized_entropy_index": generalized_entropy((0, 1, 2), weights),
+        "theil_index": theil_index((0, 1, 2), weights),
+        "between_groups": between,
+    }
+
+
+def _calibrations(groups: Grouping) -> list[dict[str, Any]]:
+    if groups.calibration is None or groups.score_sums is None:
+        return []
+    return [
+        _calibration(groups, index, groups.calibration[index], groups.score_sums[index])
+        for index in range(len(groups.keys))
+        if groups.calibration[index].any()
+    ]
+
+
+def _calibration(groups: Grouping, index: int, counts: IntArray, score_sums: IntArray) -> dict[str, Any]:
+    found = calibration(counts, score_sums)
+    width = 1 / len(found.rows)
+    return {
+        "by": list(groups.by),
+        "key": groups.key(index),
+        "n": found.n,
+        "expected_calibration_error": found.error,
+        "maximum_calibration_error": found.largest_error,
+        "squared_calibration_error_debiased": found.squared_error_debiased,
+        "calibration_in_the_large": found.in_the_large,
+        "bins": [
+            {
+                "from": at * width,
+                "to": (at + 1) * width,
+                "n": int(rows),
+                "num": int(counts[1, at]),
+                "mean_score": float(found.mean_score[at]),
+                "rate": float(found.hit_rate[at]),
+            }
+            for at, rows in enumerate(found.rows)
+            if rows
+        ],
+    }
+
+
+def _curves(groups: Grouping) -> list[dict[str, Any]]:
+    if groups.counts.histogram is None:
+        return []
+    curves = [(index, roc_points(histogram)) for index, histogram in enumerate(groups.counts.histogram)]
+    return [
+        {"by": list(groups.by), "key": groups.key(index), "roc": [list(point) for point in points]}
+        for index, points in curves
+        if points is not None
+    ]
+
+
+def _sweep(groups: Grouping, overall: Grouping) -> list[dict[str, Any]]:
+    """Accuracy of all rows and the gap in selection rates, had the threshold been another."""
+    if groups.counts.histogram is None or overall.counts.histogram is None:
+        return []
+    thresholds, whole = sweep(overall.counts.histogram)
+    _, tables = sweep(groups.counts.histogram[~groups.is_unknown])
+    rows = tables.sum(axis=2)
+    there = rows[:, 0] > 0
+    if there.sum() < 2 or not whole[0].any():
+        return []
+    selected = (tables[there, :, 1] + tables[there, :, 3]) / rows[there]
+    accuracy = (whole[0, :, 0] + whole[0, :, 3]) / whole[0].sum(axis=1)
+    gaps = selected.max(axis=0) - selected.min(axis=0)
+    points = zip(thresholds, accuracy, gaps, strict=True)
+    return [
+        {
+            "by": list(groups.by),
+            "points": [
+                {"threshold": float(at), "accuracy_score": float(hit), "selection_rate_difference": float(gap)}
+                for at, hit, gap in points
+            ],
+        }
+    ]
+
+
+def _not_measured(state: CountState) -> list[str]:
+    scores = [] if state.has_scores else ["calibration", "roc_auc_score"]
+    if state.has_scores and len(state.classes) > 2:
+        scores = ["roc_auc_score"]
+    return sorted([*scores, *_NOT_YET])
+
+
+def _limitations(
+    state: CountState, evaluation: EvaluationSpec, overall: Grouping, groupings: Sequence[Grouping]
+) -> list[str]:
+    found = [
+        "Bounds and intervals hold for one statistic at a time; among many, some will miss the truth by chance.",
+        "Counts describe this split of these data; they say nothing about people who are not in it.",
+    ]
+    if state.n < 1000:
+        found.append(f"The split has {state.n} rows: small gaps can be neither proven nor excluded.")
+    if not groupings:
+        found.append("No groups were compared: the spec names no grouping.")
+    if abs(evaluation.confidence - 0.95) > 1e-12:
+        found.append(f"Bounds named lower95 and upper95 were computed at confidence {evaluation.confidence:g}.")
+    if state.n_unknown:
+        found.append(f"{state.n_unknown} rows lack a sensitive value; they are shown but take no part in gaps.")
+    if state.n_nan_labels:
+        found.append(f"{state.n_nan_labels} rows have no label and are in no metric.")
+    if state.n_nan_scores:
+        found.append(f"{state.n_nan_scores} rows have a score that is not a number; they count as abstained.")
+    if abstained := int(overall.counts.table[:, :, -1].sum()):
+        found.append(f"{abstained} rows have no prediction; they count as neither selected nor right.")
+    for groups in groupings:
+        few = int(((groups.sizes < evaluation.min_support) & ~groups.is_unknown).sum())
+        if few:
+            by = " and ".join(groups.by)
+            found.append(f"{few} groups by {by} have fewer than {evaluation.min_support} rows.")
+    return found
+
+
+def _slugs(groupings: Sequence[Grouping]) -> list[str]:
+    """Names of groupings that tracking accepts, different for different groupings."""
+    found: list[str] = []
+    for groups in groupings:
+        slug = "__".join(re.sub(r"[^A-Za-z0-9_.-]", "_", name) for name in groups.by)
+        if len(slug) > _KEY_LIMIT // 2 or slug in {*found, OVERALL}:
+            digest = hashlib.sha256("\0".join(groups.by).encode()).hexdigest()[:8]
+            slug = f"{slug[: _KEY_LIMIT // 2]}-{digest}"
+        found.append(slug)
+    return found
