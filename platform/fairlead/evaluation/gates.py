@@ -160,11 +160,15 @@ def _over_groups(gate: GateSpec, evaluation: EvaluationSpec, groups: Grouping, o
     alpha = 1 - evaluation.confidence
     found = disparity(gate.metric, groups, overall, alpha=alpha, min_support=evaluation.min_support)
     left_out = sorted({*found.low_support, *found.undefined})
-    evidence = _evidence(found.of_supported if left_out else found.of_all)
-    outcome = _decide(gate, evidence)
     names = tuple(group_name(groups, group) for group in left_out)
-    if left_out and outcome.outcome is Outcome.PASS:
-        outcome = _despite_low_support(gate, evaluation, evidence, outcome, names)
+    if left_out and found.of_supported.value is None:
+        why = f"fewer than two groups have {evaluation.min_support} rows that count; too few or none: {_listed(names)}"
+        outcome = _outcome(gate, Outcome.INCONCLUSIVE, why, _evidence(found.of_all))
+    else:
+        evidence = _evidence(found.of_supported)  # the same as of all, where no group is left out
+        outcome = _decide(gate, evidence)
+        if left_out and outcome.outcome is Outcome.PASS:
+            outcome = _despite_low_support(gate, evaluation, evidence, outcome, names)
     if outcome.outcome is not Outcome.INCONCLUSIVE:
         return outcome
     name = PUBLISHED.get(canonical(gate.metric), canonical(gate.metric))

@@ -9,13 +9,14 @@ N/(N-1). Extremes of many groups: an upper bound of the largest pair needs no co
 since the truly largest pair is one fixed pair; a lower bound does, and gets Bonferroni's.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
+from scipy import optimize, special
 
 FloatArray = NDArray[np.float64]
 
@@ -279,25 +280,18 @@ def _koopman_limit(pairs: FloatArray, critical: float) -> FloatArray:
 
 
 def _smallest_ratio_limit(rate: Counted, critical: float) -> float:
-    """The smallest limit over ordered pairs, at most 1.
-
-    One bisection serves all pairs: at a trial ratio the pairs that are still above ``critical`` have larger limits
-    than the smallest, and drop out as soon as some pair is not.
-    """
+    """The smallest limit over ordered pairs, at most 1: where the lowest score of all pairs falls to ``critical``."""
     pairs = _pairs(rate)
-    low, high = _SMALLEST_LOG_RATIO, 0.0
-    if np.all(_koopman_score(1.0, pairs) > critical):
+
+    def excess(log_ratio: float) -> float:
+        lowest = float(_koopman_score(math.exp(log_ratio), pairs).min())
+        return math.atan(lowest) - math.atan(critical)  # bounded, so that the root finder steps well
+
+    if excess(0.0) >= 0:
         return 1.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        is_above = _koopman_score(float(np.exp(middle)), pairs) > critical
-        if is_above.all():
-            low = middle
-        else:
-            high, pairs = middle, pairs[:, ~is_above]
-        if high < _SMALLEST_LOG_RATIO + 1:
-            return 0.0
-    return float(np.exp((low + high) / 2))
+    if excess(_SMALLEST_LOG_RATIO) <= 0:
+        return 0.0
+    return math.exp(optimize.brentq(excess, _SMALLEST_LOG_RATIO, 0.0, xtol=1e-13))
 
 
 def _pairs(rate: Counted) -> FloatArray:

@@ -311,7 +311,7 @@ def _disparity(found: Disparity, groups: Grouping) -> dict[str, Any]:
         "undefined": [groups.key(index) for index in found.undefined],
         "low_support": [groups.key(index) for index in found.low_support],
         "complete": found.of_all.is_complete,
-        "supported": _extreme(found.of_supported, groups),
+        "supported": None if found.of_supported == found.of_all else _extreme(found.of_supported, groups),
         **_extreme(found.of_all, groups),
     }
     if found.metric in PUBLISHED:
