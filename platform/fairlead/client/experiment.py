@@ -1,0 +1,226 @@
+"""A submitted experiment as a Future, and the result it ends with."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import urlencode, urlsplit
+
+from pydantic import BaseModel
+
+from fairlead.client.errors import ExperimentCancelled, ExperimentFailed
+from fairlead.client.transport import Transport
+from fairlead.lifecycle import State
+from fairlead.representation import (
+    AttemptView,
+    EventView,
+    ExperimentDetail,
+    ExperimentView,
+    GateView,
+    LinkView,
+    MetricsView,
+    Page,
+    RegistrationView,
+)
+from fairlead.spec import ExperimentSpec
+
+R = TypeVar("R", bound=BaseModel)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """What an experiment that succeeded leaves."""
+
+    id: str
+    state: State
+    reason: str
+    metrics: Mapping[str, float | None]
+    """Last value of each metric; None where it was NaN or infinite."""
+    gates: tuple[GateView, ...] = ()
+    report_outcome: str | None = None
+    registration: RegistrationView | None = None
+    """Whether a model version was registered, and if not, why."""
+    links: Mapping[str, str] = field(default_factory=dict)
+
+
+class Experiment:
+    """A handle on one experiment. Its attributes are as of the last ``refresh``; methods ask the API."""
+
+    def __init__(self, transport: Transport, view: ExperimentView) -> None:
+        self._transport = transport
+        self.view = view
+
+    def __repr__(self) -> str:
+        return f"<Experiment {self.id} {self.view.name!r} {self.view.state}>"
+
+    @property
+    def id(self) -> str:
+        """The experiment's name for the API."""
+        return self.view.id
+
+    @property
+    def state(self) -> State:
+        """As of the last refresh."""
+        return self.view.state
+
+    def refresh(self) -> "Experiment":
+        """Ask the API how it stands; returns itself."""
+        self.view = self.detail()
+        return self
+
+    def detail(self) -> ExperimentDetail:
+        """Everything that the API says of it, spec and attempts included."""
+        return self._get(ExperimentDetail, "")
+
+    @property
+    def spec(self) -> ExperimentSpec:
+        """What was asked for."""
+        view = self.view if isinstance(self.view, ExperimentDetail) else self.refresh().view
+        assert isinstance(view, ExperimentDetail), "refresh sets a detail"
+        return view.spec
+
+    def done(self) -> bool:
+        """Whether it has ended, for good or ill."""
+        return self.refresh().state.is_final
+
+    def result(self, timeout: float | None = None) -> Result:
+        """Wait for the end and return what it left. Ends of waiting leave the experiment running.
+
+        ``timeout``: seconds; then ``TimeoutError``. Raises ``ExperimentFailed`` with the reason (also when it is held
+        for a human to look at), ``ExperimentCancelled`` when it was cancelled, ``Unavailable`` when the API is gone.
+        """
+        view = self._wait(None if timeout is None else time.monotonic() + timeout)
+        if view.state is not State.SUCCEEDED:
+            raise _end_of(view)
+        return Result(
+            id=view.id,
+            state=view.state,
+            reason=view.reason,
+            metrics=view.metrics,
+            gates=view.gates,
+            report_outcome=view.report_outcome,
+            registration=view.registration,
+            links=view.links,
+        )
+
+    def cancel(self) -> "Experiment":
+        """Ask for its end; a second call changes nothing. Raises ``Conflict`` when it has already ended."""
+        return self._act("cancel")
+
+    def pause(self) -> "Experiment":
+        """Ask it to stop after its next checkpoint and to wait."""
+        return self._act("pause")
+
+    def resume(self) -> "Experiment":
+        """Ask it to go on after a pause."""
+        return self._act("resume")
+
+    def events(self, *, after: int = 0, follow: bool = True, deadline: float | None = None) -> Iterator[EventView]:
+        """Its events in order, each once, from ``after`` (a ``seq``). With ``follow`` live until it has ended.
+
+        ``deadline``: on ``time.monotonic``; a stream that lasts longer raises ``TimeoutError``.
+        """
+        if not follow:
+            return self._pages(EventView, "/events", {"after": str(after)})
+        return self._follow(after, deadline)
+
+    def logs(
+        self, *, rank: int = 0, attempt: int | None = None, tail: int | None = None, follow: bool = False
+    ) -> Iterator[str]:
+        """Lines that a worker printed, without line ends. ``tail``: only the last so many. ``follow``: live."""
+        asked = {"rank": str(rank), "attempt": attempt, "tail": tail}
+        params = {key: str(value) for key, value in asked.items() if value is not None}
+        if follow:
+            stream = self._transport.stream(self._path("/logs"), params=params)
+            return (line for event in stream for line in event.data.splitlines())
+        headers = {"Accept": "text/plain"}
+        answer = self._transport.request("GET", self._path("/logs"), params=params, headers=headers)
+        return iter(answer.text.splitlines())
+
+    def metrics(self, *keys: str) -> MetricsView:
+        """Last values of all metrics; with ``keys`` also their series, down-sampled."""
+        params = _repeated("key", keys)
+        return MetricsView.model_validate_json(self._transport.request("GET", self._path("/metrics") + params).content)
+
+    def report(self) -> dict[str, Any]:
+        """The evaluation's report. Raises ``NotFound`` while there is none."""
+        headers = {"Accept": "application/json"}
+        report: dict[str, Any] = self._transport.request("GET", self._path("/report"), headers=headers).json()
+        return report
+
+    def report_html(self) -> str:
+        """The report as one self-contained page. Raises ``NotFound`` while there is none."""
+        return self._transport.request("GET", self._path("/report"), headers={"Accept": "text/html"}).text
+
+    def attempts(self) -> tuple[AttemptView, ...]:
+        """Every try at running it, oldest first."""
+        return self.detail().attempts
+
+    def link(self, page: str = "report") -> LinkView:
+        """An address of one page (report, logs, events) that a browser opens without a token, for some minutes."""
+        answer = self._transport.request("POST", "/v1/links", document={"path": self._path(f"/{page}")})
+        return LinkView.model_validate_json(answer.content)
+
+    def _path(self, rest: str) -> str:
+        return f"/v1/experiments/{self.id}{rest}"
+
+    def _get(self, model: type[R], rest: str) -> R:
+        return model.model_validate_json(self._transport.request("GET", self._path(rest)).content)
+
+    def _act(self, verb: str) -> "Experiment":
+        self._transport.request("POST", self._path(f"/{verb}"))
+        return self.refresh()
+
+    def _pages(self, model: type[R], rest: str, params: Mapping[str, str]) -> Iterator[R]:
+        return pages(self._transport, model, self._path(rest), params)
+
+    def _follow(self, after: int, deadline: float | None) -> Iterator[EventView]:
+        last_id = str(after) if after else None
+        for event in self._transport.stream(self._path("/events"), last_id=last_id, deadline=deadline):
+            yield EventView.model_validate_json(event.data)
+
+    def _wait(self, deadline: float | None) -> ExperimentView:
+        seen = 0
+        while not has_ended(self.refresh().view):
+            for event in self.events(after=seen, deadline=deadline):
+                seen = event.seq
+                if event.to_state is State.HELD or (event.to_state is not None and event.to_state.is_final):
+                    break
+            else:
+                self._transport.pause()
+        return self.view
+
+
+def has_ended(view: ExperimentView) -> bool:
+    """Whether waiting longer is of no use: it is final, or held until a human looks."""
+    return view.state.is_final or view.state is State.HELD
+
+
+def _repeated(name: str, values: tuple[str, ...]) -> str:
+    return "?" + urlencode([(name, value) for value in values]) if values else ""
+
+
+def pages(transport: Transport, model: type[R], path: str, params: Mapping[str, str]) -> Iterator[R]:
+    """Every item of a paged list, asking for the next page when it is needed."""
+    read = Page[model].model_validate_json  # type: ignore[valid-type]  # the type is an argument here
+    page = read(transport.request("GET", path, params=params).content)
+    while True:
+        yield from page.items
+        if page.next is None:
+            return
+        page = read(transport.request("GET", _below(page.next)).content)
+
+
+def _below(address: str) -> str:
+    """Path and query only: the token goes to no other server, whatever ``next`` says."""
+    parts = urlsplit(address)
+    return f"{parts.path}?{parts.query}" if parts.query else parts.path
+
+
+def _end_of(view: ExperimentView) -> ExperimentFailed:
+    if view.state is State.CANCELLED:
+        message = f"experiment {view.id} was cancelled: {view.reason}"
+        return ExperimentCancelled(message, experiment_id=view.id, reason=view.reason)
+    advice = "; a human must look" if view.state is State.HELD else ""
+    message = f"experiment {view.id} is {view.state}: {view.reason}{advice}; see 'fairlead logs {view.id}'"
+    return ExperimentFailed(message, experiment_id=view.id, reason=view.reason)

@@ -1,0 +1,159 @@
+"""The client: finds the API, submits specs with their code, and hands out experiments."""
+
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from fairlead import bundle
+from fairlead.client.experiment import Experiment, pages
+from fairlead.client.stack import find_stack, read_token
+from fairlead.client.transport import Transport
+from fairlead.errors import BadSpec
+from fairlead.representation import (
+    BundleView,
+    ExperimentDetail,
+    ExperimentView,
+    PlanView,
+    VersionView,
+    WhoAmI,
+    WorkloadView,
+)
+from fairlead.settings import ClientSettings, data_directory
+from fairlead.spec import ExperimentSpec, from_mapping
+from fairlead.spec.document import load_yaml
+
+SpecLike = ExperimentSpec | Mapping[str, Any] | str | Path
+"""A spec, its content as a mapping, or the path of its YAML or JSON file."""
+
+
+class Client:
+    """Talks to one Fairlead API. Safe to share between threads; close it, or use it with ``with``.
+
+    ``url`` and ``token`` come from the arguments, else from ``FAIRLEAD_URL`` and ``FAIRLEAD_TOKEN``, else from the
+    embedded stack that runs in ``home`` (``FAIRLEAD_HOME``, else the user's data directory). Raises ``Unavailable``
+    where no stack runs. A token of the embedded stack is never sent to another address.
+    """
+
+    def __init__(self, url: str | None = None, token: str | None = None, *, home: str | Path | None = None) -> None:
+        url, token = _address(url, token, Path(home) if home else None)
+        self.transport = Transport(url, token)
+
+    @property
+    def url(self) -> str:
+        """The API's address."""
+        return self.transport.url
+
+    def close(self) -> None:
+        """Let the connections go."""
+        self.transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def submit(self, spec: SpecLike, *, code: str | Path | None = None, key: str | None = None) -> Experiment:
+        """Create an experiment, uploading its code first. Returns at once; see ``Experiment.result``.
+
+        ``code``: a directory that replaces the spec's own; a relative one in a spec file is meant from that file.
+        ``key``: an idempotency key; the same key and spec give the same experiment. Raises ``BadSpec`` with a problem
+        per field, ``BadBundle``, ``TooMany``, ``Unauthorized`` or ``Unavailable``.
+        """
+        document = self._ready(spec, code)
+        headers = {"Idempotency-Key": key or str(uuid.uuid4())}
+        answer = self.transport.request("POST", "/v1/experiments", headers=headers, document=document)
+        return Experiment(self.transport, ExperimentDetail.model_validate_json(answer.content))
+
+    def plan(self, spec: SpecLike, *, code: str | Path | None = None) -> PlanView:
+        """What would become of ``spec``: is it valid, does it fit, who is ahead? Nothing is queued."""
+        answer = self.transport.request("POST", "/v1/plan", document=self._ready(spec, code))
+        return PlanView.model_validate_json(answer.content)
+
+    def get(self, experiment_id: str) -> Experiment:
+        """An experiment by its id. Raises ``NotFound``."""
+        answer = self.transport.request("GET", f"/v1/experiments/{experiment_id}")
+        return Experiment(self.transport, ExperimentDetail.model_validate_json(answer.content))
+
+    def list(self, *, state: str | None = None, project: str | None = None, limit: int = 50) -> Iterator[Experiment]:
+        """Experiments, newest first, page after page as they are asked for. ``limit``: of one page."""
+        params = {"limit": str(limit)}
+        params |= {name: f"eq:{value}" for name, value in (("state", state), ("project", project)) if value}
+        views = pages(self.transport, ExperimentView, "/v1/experiments", params)
+        return (Experiment(self.transport, view) for view in views)
+
+    def workloads(self) -> tuple[WorkloadView, ...]:
+        """The built-in training programs and their parameters."""
+        return tuple(pages(self.transport, WorkloadView, "/v1/workloads", {}))
+
+    def workload(self, name: str) -> WorkloadView:
+        """One training program. Raises ``NotFound``."""
+        return WorkloadView.model_validate_json(self.transport.request("GET", f"/v1/workloads/{name}").content)
+
+    def upload(self, directory: str | Path) -> BundleView:
+        """Upload a directory of code, unless the server has it already. Raises ``BadBundle``."""
+        packed = bundle.pack(Path(directory))
+        path = f"/v1/code-bundles/{packed.sha256}"
+        if self.transport.request("HEAD", path, tolerates=(404,)).status_code == 200:
+            return BundleView(sha256=packed.sha256, size=len(packed.content), is_new=False)
+        headers = {"Content-Type": "application/zip", "X-Content-SHA256": packed.sha256}
+        answer = self.transport.request("POST", "/v1/code-bundles", headers=headers, content=packed.content)
+        return BundleView.model_validate_json(answer.content)
+
+    def version(self) -> VersionView:
+        """What is running there."""
+        return VersionView.model_validate_json(self.transport.request("GET", "/v1/version").content)
+
+    def whoami(self) -> WhoAmI:
+        """Whose token this is. Raises ``Unauthorized``."""
+        return WhoAmI.model_validate_json(self.transport.request("GET", "/v1/whoami").content)
+
+    def _ready(self, spec: SpecLike, code: str | Path | None) -> dict[str, Any]:
+        """The spec as the API takes it: validated, its code uploaded, its data's path absolute."""
+        document, base = read_spec(spec)
+        directory = Path(code) if code is not None else _code_of(document, base)
+        if directory is not None:
+            document = document.amended(code=f"sha256:{self.upload(directory).sha256}")
+        document = document.amended(data=document.data.amended(uri=_located(document.data.uri, base)))
+        return document.model_dump(mode="json", by_alias=True)
+
+
+def read_spec(spec: SpecLike) -> tuple[ExperimentSpec, Path]:
+    """The validated spec, and the directory that its relative paths are meant from. Raises ``BadSpec``."""
+    if isinstance(spec, ExperimentSpec):
+        return spec, Path.cwd()
+    if isinstance(spec, Mapping):
+        return from_mapping(ExperimentSpec, spec), Path.cwd()
+    path = Path(spec)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise BadSpec(f"the spec {path} cannot be read: {reason}") from error
+    return from_mapping(ExperimentSpec, load_yaml(text)), path.absolute().parent
+
+
+def _code_of(document: ExperimentSpec, base: Path) -> Path | None:
+    if document.code is None or document.code.startswith("sha256:"):
+        return None
+    return base / document.code
+
+
+def _located(uri: str, base: Path) -> str:
+    """A plain relative path that exists beside the spec becomes absolute; the server has another directory."""
+    if "://" in uri or Path(uri).is_absolute() or not (base / uri).exists():
+        return uri
+    return str((base / uri).resolve())
+
+
+def _address(url: str | None, token: str | None, home: Path | None) -> tuple[str, str | None]:
+    settings = ClientSettings()
+    url = url or (settings.url if home is None else None)
+    if url is not None:
+        return url, token or (settings.token.get_secret_value() if settings.token else None)
+    directory = data_directory(home)
+    return find_stack(directory).api_url, token or read_token(directory)

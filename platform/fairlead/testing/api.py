@@ -1,0 +1,438 @@
+"""A small honest API on a real socket, for tests of clients: it keeps its word, and breaks when told to.
+
+It validates specs, replays idempotency keys, pages, streams with resume, and answers problems. What it does not have
+is control loops: the test says what becomes of an experiment, with ``advance``.
+"""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
+
+from fairlead import bundle
+from fairlead.errors import BadBundle, BadInput, BadSpec, Problem
+from fairlead.lifecycle import Desired, State
+from fairlead.representation import (
+    BundleView,
+    EventView,
+    ExperimentDetail,
+    ExperimentView,
+    GateView,
+    LinkView,
+    MetricsView,
+    PlanView,
+    ProblemView,
+    RegistrationView,
+    Representation,
+    VersionView,
+    WhoAmI,
+    WorkloadView,
+)
+from fairlead.spec import ExperimentSpec, Manifest, Parameter, from_json, spec_hash
+
+TOKEN = "fl_0123abcd_secret"
+AT = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+WORKLOAD = WorkloadView(
+    name="tabular_mlp",
+    title="A small network for tables",
+    manifest=Manifest(
+        name="tabular_mlp",
+        title="A small network for tables",
+        task="binary",
+        module="fairlead_workloads.tabular_mlp:train",
+        metrics=("train/loss",),
+        steps="epochs",
+        parameters={"epochs": Parameter(type="int", default=20, minimum=1, help="passes over the rows")},
+    ),
+)
+
+
+@dataclass
+class Request:
+    """What a client sent."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Entry:
+    """One experiment of the fake, and what the test gave it."""
+
+    view: ExperimentDetail
+    events: list[EventView] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    report: dict[str, Any] | None = None
+
+
+class FakeApi:
+    """``with FakeApi() as api: Client(api.url, api.token)``. Stops its threads when left."""
+
+    def __init__(self) -> None:
+        self.token = TOKEN
+        self.requests: list[Request] = []
+        self.experiments: dict[str, Entry] = {}
+        self.bundles: dict[str, bytes] = {}
+        self.failures: list[int] = []
+        """Statuses that the next requests are answered with instead."""
+        self.stream_cuts = 0
+        """How many of the next streams break after one message."""
+        self._answers: dict[str, tuple[bytes, Answer]] = {}
+        self.changed = threading.Condition()
+        self.is_closing = False
+        api = self
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": api}))
+        self._server.daemon_threads = False
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self.changed:
+            self.is_closing = True
+            self.changed.notify_all()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def advance(self, experiment_id: str, to: State, *, reason: str = "", **changes: Any) -> None:
+        """Move an experiment to a state, with an event; ``changes`` are other fields of its view."""
+        with self.changed:
+            entry = self.experiments[experiment_id]
+            event = EventView(
+                seq=len(entry.events) + 1,
+                kind="state",
+                from_state=entry.view.state,
+                to_state=to,
+                actor="control",
+                reason=reason,
+                at=AT,
+            )
+            entry.events.append(event)
+            version = entry.view.version + 1
+            entry.view = entry.view.model_copy(update={"state": to, "reason": reason, "version": version, **changes})
+            self.changed.notify_all()
+
+    def succeed(self, experiment_id: str, *, gate: str = "pass") -> None:
+        """Take an experiment to its good end: metrics, one gate, a report, and a version where the gate passed."""
+        has_passed = gate == "pass"
+        for state in (State.PLACED, State.RUNNING, State.EVALUATING):
+            self.advance(experiment_id, state, attempt_no=1, last_step=2, total_steps=2)
+        self.experiments[experiment_id].report = a_report(gate)
+        self.advance(
+            experiment_id,
+            State.SUCCEEDED,
+            reason="evaluated",
+            metrics={"train/loss": 0.25, "test/auc": 0.9},
+            report_outcome=gate,
+            gates=(
+                GateView(
+                    id="dp-sex",
+                    metric="demographic_parity_difference",
+                    by=("sex",),
+                    require="<= 0.30",
+                    evidence="upper_bound",
+                    outcome=gate,
+                    value=0.07,
+                    bound=0.2,
+                    why="the upper bound 0.2 meets the limit",
+                ),
+            ),
+            registration=RegistrationView(
+                is_registered=has_passed,
+                name="risk",
+                version="1" if has_passed else None,
+                alias="candidate" if has_passed else None,
+                reason="gates passed" if has_passed else f"gate dp-sex: {gate}",
+            ),
+        )
+
+    def sent(self, method: str, path: str) -> list[Request]:
+        """The requests of one kind, oldest first; ``path`` without its query."""
+        return [r for r in self.requests if r.method == method and urlsplit(r.path).path == path]
+
+    def create(self, body: bytes) -> "Answer":
+        """Accept a spec."""
+        spec = from_json(ExperimentSpec, body)
+        number = len(self.experiments) + 1
+        identity = f"exp{number:04d}"
+        view = ExperimentDetail(
+            id=identity,
+            name=spec.name,
+            project=spec.project,
+            workload=spec.workload,
+            state=State.QUEUED,
+            desired=Desired.RUN,
+            reason="admitted",
+            version=1,
+            priority=spec.policy.priority,
+            spec_hash=spec_hash(spec),
+            created_at=AT,
+            updated_at=AT,
+            total_steps=2,
+            spec=spec,
+            links={"mlflow": "http://127.0.0.1:1/#/runs/1"},
+        )
+        with self.changed:
+            event = EventView(seq=1, kind="state", to_state=State.QUEUED, actor="user", reason="admitted", at=AT)
+            self.experiments[identity] = Entry(view=view, events=[event])
+        return Answer.of(view, status=201, headers={"Location": f"/v1/experiments/{identity}"})
+
+    def once(self, key: str, body: bytes, act: Callable[[], "Answer"]) -> "Answer":
+        """Act for a key's first time; afterwards repeat the answer, or refuse another body."""
+        if key not in self._answers:
+            self._answers[key] = (body, act())
+        known, answer = self._answers[key]
+        return answer if known == body else Answer.problem(422, "idempotency_key_reused", "another body, same key")
+
+
+@dataclass
+class Answer:
+    """A status, headers and a body."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+    content_type: str = "application/json"
+
+    @classmethod
+    def of(cls, view: Representation, *, status: int = 200, headers: dict[str, str] | None = None) -> "Answer":
+        """A document."""
+        return cls(status, view.model_dump_json(by_alias=True).encode(), headers or {})
+
+    @classmethod
+    def json(cls, content: Any, *, status: int = 200) -> "Answer":
+        """Plain JSON."""
+        return cls(status, json.dumps(content).encode())
+
+    @classmethod
+    def problem(cls, status: int, code: str, detail: str, problems: tuple[Problem, ...] = ()) -> "Answer":
+        """An RFC 9457 problem."""
+        errors = [{"pointer": p.pointer, "message": p.message, "suggestion": p.suggestion} for p in problems]
+        content = {"title": code, "status": status, "detail": detail, "code": code, "errors": errors}
+        body = json.dumps({**content, "request_id": "req-1"}).encode()
+        return cls(status, body, content_type="application/problem+json")
+
+
+def a_report(gate: str = "pass") -> dict[str, Any]:
+    """A report in the shape of ``rai-report/1``, with one grouping and one gate."""
+
+    def rate(value: float, low: float, high: float) -> dict[str, Any]:
+        return {"value": value, "num": 37, "den": 100, "interval": [low, high], "method": "wilson", "support": "ok"}
+
+    def group(by: list[str], key: dict[str, str], n: int, value: float) -> dict[str, Any]:
+        metrics = {"selection_rate": rate(value, value - 0.1, value + 0.1), "accuracy": rate(0.8, 0.7, 0.9)}
+        return {"by": by, "key": key, "n": n, "metrics": metrics}
+
+    return {
+        "schema": "rai-report/1",
+        "outcome": gate,
+        "groups": [
+            group([], {}, 133, 0.4),
+            group(["sex"], {"sex": "F"}, 63, 0.37),
+            group(["sex"], {"sex": "M"}, 70, 0.44),
+        ],
+        "disparities": [
+            {
+                "metric": "demographic_parity_difference",
+                "by": ["sex"],
+                "value": 0.07,
+                "interval": [0.01, 0.2],
+                "max": {"sex": "M"},
+                "min": {"sex": "F"},
+            }
+        ],
+        "gates": [{"id": "dp-sex", "outcome": gate, "value": 0.07, "bound": 0.2, "limit": "0.30", "why": "bound 0.2"}],
+        "not_measured": ["privacy"],
+    }
+
+
+class _Handler(BaseHTTPRequestHandler):
+    api: FakeApi
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._handle()
+
+    def do_POST(self) -> None:
+        self._handle()
+
+    def do_HEAD(self) -> None:
+        self._handle()
+
+    def log_message(self, *_args: Any) -> None:
+        """Keep quiet."""
+
+    def _handle(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.api.requests.append(Request(self.command, self.path, dict(self.headers.items()), body))
+        if self.api.failures:
+            return self._send(Answer.problem(self.api.failures.pop(0), "unavailable", "told to fail"))
+        if self.headers.get("Authorization") != f"Bearer {self.api.token}":
+            return self._send(Answer.problem(401, "unauthorized", "a token is needed"))
+        if "text/event-stream" in self.headers.get("Accept", ""):
+            return self._stream()
+        try:
+            answer = self._route(urlsplit(self.path).path.strip("/").split("/")[1:], body)
+        except BadInput as error:
+            answer = Answer.problem(422, error.code, str(error), error.problems)
+        self._send(answer)
+        return None
+
+    def _send(self, answer: Answer) -> None:
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.content_type)
+        self.send_header("Content-Length", str(len(answer.body)))
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(answer.body)
+
+    def _route(self, path: list[str], body: bytes) -> Answer:
+        match self.command, path:
+            case "POST", ["experiments"]:
+                key = self.headers.get("Idempotency-Key")
+                if key is None:
+                    return Answer.problem(400, "bad_input", "Idempotency-Key is missing")
+                return self.api.once(key, body, lambda: self.api.create(body))
+            case "POST", ["plan"]:
+                return _plan(body)
+            case "GET", ["experiments"]:
+                return self._list()
+            case _, ["experiments", identity, *rest] if identity in self.api.experiments:
+                return self._experiment(self.api.experiments[identity], rest)
+            case "POST", ["code-bundles"]:
+                return self._bundle(body)
+            case "HEAD", ["code-bundles", name] if name in self.api.bundles:
+                return Answer(200, b"")
+            case "POST", ["links"]:
+                url = f"{self.api.url}{json.loads(body)['path']}?signature=x"
+                return Answer.of(LinkView(url=url, expires_at=AT), status=201)
+        return _fixed("/".join(path)) or Answer.problem(404, "not_found", f"nothing is called {'/'.join(path)}")
+
+    def _list(self) -> Answer:
+        query = parse_qs(urlsplit(self.path).query)
+        start, limit = int(query.get("cursor", ["0"])[0]), int(query.get("limit", ["50"])[0])
+        wanted = query.get("state", ["eq:"])[0].removeprefix("eq:")
+        views = [entry.view for entry in self.api.experiments.values() if not wanted or entry.view.state == wanted]
+        found = views[start : start + limit]
+        following = f"/v1/experiments?limit={limit}&cursor={start + limit}" if start + limit < len(views) else None
+        items = [ExperimentView.model_validate(view.model_dump()).model_dump(mode="json") for view in found]
+        return Answer.json({"items": items, "next": following})
+
+    def _experiment(self, entry: Entry, rest: list[str]) -> Answer:
+        match self.command, rest:
+            case "GET", []:
+                return Answer.of(entry.view, headers={"ETag": f'"{entry.view.version}"'})
+            case "POST", ["cancel"] if entry.view.state.is_final and entry.view.state is not State.CANCELLED:
+                return Answer.problem(409, "conflict", f"the experiment is {entry.view.state}")
+            case "POST", ["cancel"]:
+                self.api.advance(entry.view.id, State.CANCELLED, reason="cancelled by the user")
+                return Answer.of(entry.view, status=202)
+            case "GET", ["events"]:
+                after = int(parse_qs(urlsplit(self.path).query).get("after", ["0"])[0])
+                return Answer.json({"items": [e.model_dump(mode="json") for e in entry.events if e.seq > after]})
+            case "GET", ["logs"]:
+                tail = int(parse_qs(urlsplit(self.path).query).get("tail", ["1000"])[0])
+                return Answer(200, "".join(f"{x}\n" for x in entry.lines[-tail:]).encode(), content_type="text/plain")
+            case "GET", ["metrics"]:
+                return Answer.of(MetricsView(last=entry.view.metrics))
+            case "GET", ["report"] if entry.report is not None:
+                if "text/html" in self.headers.get("Accept", ""):
+                    return Answer(200, b"<!doctype html><title>report</title>", content_type="text/html")
+                return Answer.json(entry.report)
+            case "GET", ["report"]:
+                return Answer.problem(404, "not_found", "there is no report yet")
+        return Answer.problem(404, "not_found", "no such page")
+
+    def _bundle(self, body: bytes) -> Answer:
+        bundle.check(body)
+        sha256 = hashlib.sha256(body).hexdigest()
+        if self.headers.get("X-Content-SHA256", sha256) != sha256:
+            raise BadBundle("the digest does not match")
+        is_new = self.api.bundles.setdefault(sha256, body) is body
+        view = BundleView(sha256=sha256, size=len(body), is_new=is_new)
+        return Answer.of(view, status=201 if is_new else 200)
+
+    def _stream(self) -> None:
+        entry = self.api.experiments[urlsplit(self.path).path.split("/")[3]]
+        is_log = urlsplit(self.path).path.endswith("/logs")
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        try:
+            self._messages(entry, is_log, int(self.headers.get("Last-Event-ID") or 0))
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the client has had enough
+
+    def _messages(self, entry: Entry, is_log: bool, sent: int) -> None:
+        self.wfile.write(b": ping\nretry: 1000\n\n")
+        is_cut = self.api.stream_cuts > 0
+        self.api.stream_cuts -= is_cut
+        while True:
+            with self.api.changed:
+                self.api.changed.wait_for(partial(self._has_more, entry, is_log, sent), timeout=0.1)
+                rows = entry.lines if is_log else [e.model_dump_json() for e in entry.events]
+                fresh, is_over = rows[sent:], entry.view.state.is_final or self.api.is_closing
+            for row in fresh:
+                sent += 1
+                kind = "" if is_log else "event: state\n"
+                self.wfile.write(f"id: {sent}\n{kind}data: {row}\n\n".encode())
+                self.wfile.flush()
+                if is_cut:
+                    return
+            if is_over:
+                self.wfile.write(b"event: end\ndata: {}\n\n")
+                return
+            self.wfile.write(b": ping\n\n")
+            self.wfile.flush()
+
+    def _has_more(self, entry: Entry, is_log: bool, sent: int) -> bool:
+        num_rows = len(entry.lines) if is_log else len(entry.events)
+        return num_rows > sent or entry.view.state.is_final or self.api.is_closing
+
+
+def _plan(body: bytes) -> Answer:
+    try:
+        spec = from_json(ExperimentSpec, body)
+    except BadSpec as error:
+        views = tuple(ProblemView(pointer=p.pointer, message=p.message) for p in error.problems)
+        return Answer.of(PlanView(is_valid=False, problems=views, why=str(error)))
+    fits = spec.resources.cpus <= 2
+    why = "cluster local has 2 CPUs" if fits else f"needs {spec.resources.cpus:g} CPUs, the largest cluster has 2"
+    return Answer.of(PlanView(is_valid=True, fits=fits, why=why, cpus=spec.resources.cpus, spec_hash=spec_hash(spec)))
+
+
+def _fixed(path: str) -> Answer | None:
+    match path:
+        case "workloads":
+            return Answer.json({"items": [WORKLOAD.model_dump(mode="json")]})
+        case "workloads/tabular_mlp":
+            return Answer.of(WORKLOAD)
+        case "version":
+            url = "http://127.0.0.1:8171"
+            return Answer.of(VersionView(version="0.1.0", protocol=1, schema_revision="0001", mlflow_url=url))
+        case "whoami":
+            return Answer.of(WhoAmI(kind="user", name="local"))
+    return None
