@@ -86,3 +86,22 @@ def _exact(values: Iterable[str]) -> list[str]:
     if odd := [value for value in kept if not value or any(sign in value for sign in "*?[,")]:
         raise ValueError(f"hosts and origins must be written out, without patterns: {odd}")
     return kept
+
+
+def client_environment() -> dict[str, str]:
+    """Settings of MLflow's client for the one process that records; apply them before the recorder is imported.
+
+    Three tries of 5 s: a server that is away is known to be within about 20 s, where the defaults take minutes.
+    """
+    return {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+        "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_UV_AUTO_DETECT": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+    }

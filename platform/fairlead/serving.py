@@ -1,0 +1,103 @@
+"""Predictions from a registered model: what ``mlflow.pyfunc.load_model`` calls.
+
+Here, on the user's side, the workload's code is imported and its ``load(directory)`` called; the platform never does.
+
+``predict`` answers a DataFrame of one row an input row, with the input's index where it has one: column ``prediction``
+holds the class name; ``probability_<class>`` holds each class's probability, if the workload gives any. What ``load``
+returns may answer, in shape (n, classes), probabilities; in shape (n,), integers as class numbers, class names, or, for
+two classes, floats as the probability of class 1. With two classes, class 1 is predicted from the threshold up that
+the model was evaluated with.
+"""
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fairlead.errors import BadInput, NotFound
+from fairlead.workload import Predictor
+
+DOCUMENT = "model.json"
+PREDICTION = "prediction"
+DEFAULT_THRESHOLD = 0.5
+
+
+def probability_column(label: str) -> str:
+    """The name of the column that holds the probability of class ``label``."""
+    return f"probability_{label}"
+
+
+class Model:
+    """A loaded model, as ``mlflow.pyfunc`` wants it."""
+
+    def __init__(self, predictor: Predictor, *, classes: tuple[str, ...], threshold: float) -> None:
+        self.classes = classes
+        self.threshold = threshold
+        self._predictor = predictor
+
+    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """Class names and, if the workload gives them, probabilities: shape (rows, 1 + classes). No ``params`` yet."""
+        answer = np.asarray(self._predictor(model_input))
+        if answer.ndim not in (1, 2) or (answer.ndim == 2 and answer.shape[1] != len(self.classes)):
+            expected = f"(rows,) or (rows, {len(self.classes)})"
+            raise BadInput(f"the workload's predictor answered an array of shape {answer.shape}, not {expected}")
+        index = model_input.index if isinstance(model_input, pd.DataFrame) else None
+        return pd.DataFrame(self._columns(answer), index=index)
+
+    def _columns(self, answer: NDArray[Any]) -> dict[str, Any]:
+        if answer.ndim == 1 and answer.dtype.kind not in "fiub":
+            return {PREDICTION: answer.astype(str)}
+        names = np.array(self.classes, dtype=object)
+        if answer.ndim == 1 and answer.dtype.kind in "iub":
+            return {PREDICTION: names[answer.astype(np.int64)]}
+        chances = self._chances(answer.astype(np.float64))
+        by_class = {probability_column(label): chances[:, place] for place, label in enumerate(self.classes)}
+        return {PREDICTION: names[self._chosen(chances)], **by_class}
+
+    def _chances(self, answer: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Shape (rows, classes)."""
+        if answer.ndim == 2:
+            return answer
+        if len(self.classes) != 2:
+            raise BadInput(f"one float a row says nothing about {len(self.classes)} classes; answer (rows, classes)")
+        return np.column_stack([1 - answer, answer])
+
+    def _chosen(self, chances: NDArray[np.float64]) -> NDArray[np.int64]:
+        if len(self.classes) == 2:
+            return (chances[:, 1] >= self.threshold).astype(np.int64)
+        chosen: NDArray[np.int64] = np.argmax(chances, axis=1)
+        return chosen
+
+
+def _load_pyfunc(path: str) -> Model:
+    """Load the export in directory ``path``. Raises ``NotFound`` or ``BadInput`` saying what is missing."""
+    document = _read(Path(path) / DOCUMENT)
+    module = _import(document.get("module") or str(document["workload"]).partition(":")[0])
+    load = getattr(module, "load", None)
+    if not callable(load):
+        where = module.__name__
+        raise BadInput(f"{where} has no load(directory), so its models cannot predict; add one that returns a function")
+    classes = tuple(str(label) for label in document["classes"])
+    return Model(load(Path(path)), classes=classes, threshold=float(document.get("threshold", DEFAULT_THRESHOLD)))
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise NotFound(f"{path} is missing: this directory is no model that Fairlead exported")
+    document: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name.partition(".")[0]:
+            raise
+        hint = "register the experiment with its code, or put the module on the import path"
+        raise NotFound(f"the workload's module {name!r} is not here; {hint}") from error
