@@ -49,6 +49,8 @@ class RegistrationView(Representation):
     """Whether a model version was registered, and if not, why."""
 
     is_registered: bool
+    is_pending: bool = False
+    """Decided, but MLflow has not answered yet."""
     name: str | None = None
     version: str | None = None
     alias: str | None = None

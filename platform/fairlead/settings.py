@@ -49,8 +49,6 @@ class ControlSettings(BaseSettings):
     agent_ttl_s: float = 30
     """An agent silent for this long is stale."""
     offer_ttl_s: float = 60
-    evidence_grace_s: float = 10
-    """Time between the two sightings that make an absence evidence."""
     ray_session_grace_s: float = 75
     """After another Ray session was seen: Ray's reconnect time-out (60 s) and 15 s."""
     launches_per_cluster: int = 2

@@ -1,6 +1,8 @@
 """The only door to the database. One module of questions per table; each takes a session first and never commits."""
 
+from sqlalchemy.orm import Session
+
 from fairlead.store.engine import Store, open_store, ping
 from fairlead.store.schema import check_revision, migrate, schema_revision
 
-__all__ = ["Store", "check_revision", "migrate", "open_store", "ping", "schema_revision"]
+__all__ = ["Session", "Store", "check_revision", "migrate", "open_store", "ping", "schema_revision"]

@@ -152,6 +152,17 @@ def end(
     return write_if_open(session, key, **columns, result=result, result_sha256=result_sha256)
 
 
+def withdraw(session: Session, key: str, *, outcome: Outcome, reason: str, now: datetime) -> bool:
+    """End an attempt that no agent has leased; False if one has, or if it has ended."""
+    changed = session.execute(
+        update(AttemptRow)
+        .where(AttemptRow.id == key, AttemptRow.outcome.is_(None), AttemptRow.leased_at.is_(None))
+        .values(outcome=outcome, reason=reason, ended_at=now)
+        .execution_options(synchronize_session=False)
+    )
+    return bool(changed.rowcount)  # type: ignore[attr-defined]  # an UPDATE's result has it
+
+
 def settle(session: Session, key: str) -> None:
     """Mark that the experiment has moved on."""
     session.execute(update(AttemptRow).where(AttemptRow.id == key).values(is_settled=True))

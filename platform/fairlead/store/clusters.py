@@ -3,12 +3,12 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import case, func, select, update
 from sqlalchemy.orm import Session
 
 from fairlead.errors import NotFound, StaleAgent
 from fairlead.protocol import AttachRequest, NodeInfo
-from fairlead.store.tables import ClusterRow
+from fairlead.store.tables import AttemptRow, ClusterRow
 
 
 def ensure(session: Session, name: str) -> ClusterRow:
@@ -76,3 +76,15 @@ def sync(
     )
     if changed.rowcount == 0:  # type: ignore[attr-defined]  # an UPDATE's result has it
         raise StaleAgent(f"another agent has attached to cluster {name} since epoch {agent_epoch}")
+
+
+def usage(session: Session) -> dict[str, tuple[float, float, int]]:
+    """CPUs, GPUs and launches under way, by cluster, of attempts without an outcome."""
+    starting = case((AttemptRow.started_at.is_(None), 1), else_=0)
+    query = select(AttemptRow.cluster, func.sum(AttemptRow.cpus), func.sum(AttemptRow.gpus), func.sum(starting)).where(
+        AttemptRow.outcome.is_(None)
+    )
+    return {
+        name: (cpus, gpus, int(launches))
+        for name, cpus, gpus, launches in session.execute(query.group_by(AttemptRow.cluster))
+    }

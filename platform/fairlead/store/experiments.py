@@ -173,6 +173,24 @@ def _candidate(row: ExperimentRow) -> Candidate:
     )
 
 
+def without_run(session: Session, *, limit: int = 20) -> list[ExperimentRow]:
+    """Experiments that have been placed or have ended and are not in MLflow yet, oldest first."""
+    early = (State.ACCEPTED, State.QUEUED)
+    query = select(ExperimentRow).where(ExperimentRow.mlflow_run_id.is_(None), ExperimentRow.state.not_in(early))
+    return list(session.scalars(query.order_by(ExperimentRow.created_at).limit(limit)))
+
+
+def ended_unrecorded(session: Session, *, limit: int = 20) -> list[ExperimentRow]:
+    """Ended experiments of whose last events MLflow has not heard, longest waiting first."""
+    final = [state for state in State if state.is_final]
+    query = select(ExperimentRow).where(
+        ExperimentRow.state.in_(final),
+        ExperimentRow.mlflow_run_id.is_not(None),
+        ExperimentRow.mlflow_version < ExperimentRow.version,
+    )
+    return list(session.scalars(query.order_by(ExperimentRow.updated_at).limit(limit)))
+
+
 def count_in(session: Session, states: tuple[State, ...]) -> int:
     """How many experiments are in one of ``states``."""
     return session.scalar(select(func.count()).select_from(ExperimentRow).where(ExperimentRow.state.in_(states))) or 0

@@ -100,6 +100,7 @@ class ExperimentRow(Table):
     metrics: Mapped[dict[str, Any]]
 
     mlflow_run_id: Mapped[str | None] = mapped_column(String(64))
+    mlflow_url: Mapped[str | None] = mapped_column(String(500))
     mlflow_version: Mapped[int]
     """The version of this row that MLflow has seen."""
     report_sha256: Mapped[str | None] = mapped_column(String(80))

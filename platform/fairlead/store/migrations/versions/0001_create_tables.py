@@ -63,6 +63,7 @@ def upgrade() -> None:
         sa.Column("last_step", sa.Integer(), nullable=True),
         sa.Column("metrics", Json, nullable=False),
         sa.Column("mlflow_run_id", sa.String(length=64), nullable=True),
+        sa.Column("mlflow_url", sa.String(length=500), nullable=True),
         sa.Column("mlflow_version", sa.Integer(), nullable=False),
         sa.Column("report_sha256", sa.String(length=80), nullable=True),
         sa.Column("report_outcome", sa.String(length=16), nullable=True),

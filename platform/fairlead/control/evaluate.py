@@ -1,0 +1,179 @@
+"""From evaluating to succeeded: the report, its gates, and whether a model may be registered. Pure over saved counts.
+
+Nothing here runs user code or looks at data: the workers counted, the counts lie on the storage under their digest.
+Repeating it after a crash gives the same report, but for the time stamp.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from fairlead.clock import Clock
+from fairlead.evaluation import (
+    CountState,
+    Provenance,
+    build_report,
+    report_bytes,
+    report_sha256,
+)
+from fairlead.lifecycle import State
+from fairlead.protocol import ResultDocument
+from fairlead.registry import Promoted, promote
+from fairlead.settings import ControlSettings
+from fairlead.spec import ExperimentSpec
+from fairlead.store import Store, attempts, experiments
+from fairlead.store.tables import AttemptRow, ExperimentRow
+
+ACTOR = "evaluate"
+REPORT_DIRECTORY = "report"
+PENDING = "waiting for MLflow to register it"
+logger = structlog.get_logger(__name__)
+
+
+class EvaluationBroken(Exception):
+    """The counts cannot be used; a human must look."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluate:
+    """One tick evaluates every experiment whose result is in."""
+
+    store: Store
+    clock: Clock
+    settings: ControlSettings
+
+    def __call__(self) -> bool:
+        with self.store.read() as session:
+            rows = experiments.in_states(session, (State.EVALUATING,))
+        return sum(self._evaluate(row) for row in rows) > 0
+
+    def _evaluate(self, row: ExperimentRow) -> bool:
+        with self.store.read() as session:
+            attempt = attempts.get(session, attempts.attempt_id(row.id, row.current_attempt_no))
+        try:
+            return self._succeed(row, attempt)
+        except OSError as error:  # the storage may come back: stay and try again
+            logger.warning("storage is not readable", experiment=row.id, error=str(error))
+            return False
+        except EvaluationBroken as error:
+            return self._hold(row, f"evaluation_error: {error}")
+        except Exception as error:  # a report that cannot be built must not block the others, nor be repeated for ever
+            logger.exception("evaluation failed", experiment=row.id)
+            return self._hold(row, f"evaluation_error: {type(error).__name__}: {error}")
+
+    def _succeed(self, row: ExperimentRow, attempt: AttemptRow) -> bool:
+        spec = experiments.spec_of(row)
+        result = ResultDocument.model_validate(attempt.result)
+        report = self._report(spec, attempt, result) if result.evaluation else None
+        columns: dict[str, Any] = {"registration": _registration(spec, result, report)}
+        if report is not None:
+            self._publish(spec, row.id, report)
+            sha256 = f"sha256:{report_sha256(report)}"
+            columns |= {"report_sha256": sha256, "report_outcome": report["outcome"], "gates": report["gates"]}
+        gates = f"gates: {report['outcome']}" if report and spec.gates else "no gates"
+        with self.store.write() as session:
+            return experiments.move_if_current(
+                session,
+                row,
+                State.SUCCEEDED,
+                reason=f"trained and evaluated; {gates}",
+                actor=ACTOR,
+                now=self.clock.now(),
+                attempt_no=attempt.attempt_no,
+                payload={"report_sha256": columns.get("report_sha256"), "registration": columns["registration"]},
+                columns=columns,
+            )
+
+    def _report(self, spec: ExperimentSpec, attempt: AttemptRow, result: ResultDocument) -> dict[str, Any]:
+        assert result.evaluation is not None, "asked by the caller"
+        state = self._counts(attempt, result)
+        dataset = result.dataset or {}
+        provenance = Provenance(
+            experiment=attempt.experiment_id,
+            attempt=attempt.attempt_no,
+            created=attempt.ended_at or self.clock.now(),
+            data_uri=spec.data.uri,
+            data_digest=str(dataset.get("digest", "")),
+            n_expected=result.evaluation.expected_rows,
+            split=result.evaluation.split,
+            target=dataset.get("target"),
+            model_digest=_weights_digest(result),
+            code_digest=spec.code,
+        )
+        return build_report(state, provenance=provenance, evaluation=spec.evaluation, gates=spec.gates)
+
+    def _counts(self, attempt: AttemptRow, result: ResultDocument) -> CountState:
+        """The workers' counts, once more held against digest and expectation."""
+        evaluation = result.evaluation
+        assert evaluation is not None, "asked by the caller"
+        root = (self.settings.storage / attempt.storage_path).resolve()
+        path = (root / evaluation.state_file.path).resolve()
+        if not path.is_relative_to(root):
+            raise EvaluationBroken("the result names a file outside its attempt")
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != evaluation.state_file.sha256:
+            raise EvaluationBroken(f"{path.name} is not the file the result speaks of")
+        state = CountState.from_bytes(content)
+        incomplete = state.check_complete(
+            expected_n=evaluation.expected_rows,
+            expected_sum=evaluation.expected_sum,
+            expected_xor=evaluation.expected_xor,
+        )
+        if incomplete is not None:
+            raise EvaluationBroken(str(incomplete))
+        return state
+
+    def _publish(self, spec: ExperimentSpec, experiment_id: str, report: dict[str, Any]) -> None:
+        from fairlead.evaluation.page import render_page  # loads jinja2, which nothing else here needs
+
+        directory = report_directory(self.settings.storage, spec.project, experiment_id)
+        directory.mkdir(parents=True, exist_ok=True)
+        _write(directory / "report.json", report_bytes(report))
+        _write(directory / "report.html", render_page(report).encode())
+
+    def _hold(self, row: ExperimentRow, reason: str) -> bool:
+        with self.store.write() as session:
+            return experiments.move_if_current(
+                session, row, State.HELD, reason=reason, actor=ACTOR, now=self.clock.now()
+            )
+
+
+def report_directory(storage: Path, project: str, experiment_id: str) -> Path:
+    """Where an experiment's report lies."""
+    return storage / project / experiment_id / REPORT_DIRECTORY
+
+
+def _registration(spec: ExperimentSpec, result: ResultDocument, report: dict[str, Any] | None) -> dict[str, Any]:
+    undecided = tuple(gate["id"] for gate in report["gates"] if gate["outcome"] != "pass") if report else ()
+    decision = promote(
+        report_outcome=report["outcome"] if report else None,
+        undecided_gates=undecided,
+        on_inconclusive=spec.evaluation.on_inconclusive,
+        register=spec.register_as,
+        has_model=result.model is not None,
+    )
+    if isinstance(decision, Promoted):
+        return {
+            "is_registered": False,
+            "is_pending": True,
+            "name": decision.name,
+            "alias": decision.alias,
+            "reason": PENDING,
+        }
+    return {"is_registered": False, "is_pending": False, "reason": f"{decision.reason}: {decision.detail}"}
+
+
+def _weights_digest(result: ResultDocument) -> str | None:
+    files = result.model.files if result.model else ()
+    return next((f"sha256:{file.sha256}" for file in files if file.path.endswith(".safetensors")), None)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all."""
+    temporary = path.with_suffix(f".tmp-{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)

@@ -1,0 +1,254 @@
+"""Writes to MLflow what the database has fenced: runs, points in batches, reports, models. Its only writer.
+
+Everything here may lag and be repeated; no state waits for it. MLflow away means: wait, nothing is lost.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from fairlead.admission import CODE_PREFIX
+from fairlead.clock import Clock
+from fairlead.control.evaluate import report_directory
+from fairlead.errors import FairleadError, NotFound, Unavailable
+from fairlead.evaluation import flat_metrics
+from fairlead.lifecycle import State
+from fairlead.protocol import MAX_BATCH_POINTS, MODEL_DIRECTORY, MetricPoint, ResultDocument
+from fairlead.settings import ControlSettings
+from fairlead.store import Store, attempts, batches, experiments
+from fairlead.store.tables import AttemptRow, BatchRow, ExperimentRow
+from fairlead.tracking import server
+from fairlead.tracking.documents import RunDocument, RunStatus
+
+if TYPE_CHECKING:
+    from fairlead.tracking.recorder import Recorder
+
+ACTOR = "record"
+GIT_COMMIT_LABEL = "git-commit"
+RETRY_AFTER_S = 30.0
+STATUS: dict[State, RunStatus] = {
+    State.SUCCEEDED: "FINISHED",
+    State.FAILED: "FAILED",
+    State.CANCELLED: "KILLED",
+}
+logger = structlog.get_logger(__name__)
+
+
+def connect(settings: ControlSettings) -> "Recorder":
+    """The recorder of these settings; loading MLflow's client takes seconds, so it is done when first needed."""
+    os.environ.update(server.client_environment())
+    from fairlead.tracking.recorder import Recorder
+
+    return Recorder(settings.mlflow_url, public_url=settings.mlflow_public_url)
+
+
+@dataclass(kw_only=True, slots=True)
+class Record:
+    """One tick creates runs, ships batches and completes runs of ended experiments, each in bounded portions."""
+
+    store: Store
+    clock: Clock
+    settings: ControlSettings
+    connect: Callable[[ControlSettings], "Recorder"] = connect
+    _recorder: "Recorder | None" = None
+    _not_before_s: dict[str, float] = field(default_factory=dict)
+    """Experiments whose last try failed for a reason of their own, and when they may be tried again."""
+
+    def __call__(self) -> bool:
+        created = self._create_runs()
+        shipped = self._ship_batches()
+        completed = self._complete_runs()
+        return created or shipped or completed
+
+    @property
+    def recorder(self) -> "Recorder":
+        """The connection, made once."""
+        if self._recorder is None:
+            self._recorder = self.connect(self.settings)
+        return self._recorder
+
+    # ---- runs -------------------------------------------------------------------------------------------------------
+
+    def _create_runs(self) -> bool:
+        with self.store.read() as session:
+            rows = experiments.without_run(session)
+        return sum(self._guarded(row.id, partial(self._create_run, row)) for row in rows) > 0
+
+    def _create_run(self, row: ExperimentRow) -> None:
+        run_id = self.recorder.ensure_run(self._document(row, None))
+        url = self.recorder.run_url(run_id)
+        with self.store.write() as session:
+            experiments.set_columns(session, row.id, mlflow_run_id=run_id, mlflow_url=url)
+
+    def _document(self, row: ExperimentRow, result: ResultDocument | None) -> RunDocument:
+        spec = experiments.spec_of(row)
+        return RunDocument(
+            experiment_id=row.id,
+            spec=spec,
+            spec_hash=row.spec_hash,
+            created_at_ms=int(row.created_at.timestamp() * 1000),
+            user=row.created_by,
+            params=result.model.params if result and result.model else None,
+            code_sha256=spec.code.removeprefix(CODE_PREFIX) if spec.code else None,
+            git_commit=spec.labels.get(GIT_COMMIT_LABEL),
+            attempts=row.current_attempt_no,
+            dataset=result.dataset if result else None,
+            environment=result.environment if result else {},
+        )
+
+    # ---- points -----------------------------------------------------------------------------------------------------
+
+    def _ship_batches(self) -> bool:
+        with self.store.read() as session:
+            waiting = batches.unrecorded(session)
+            ids = {batch.experiment_id for batch in waiting}
+            run_of = {key: experiments.get(session, key).mlflow_run_id for key in ids}
+        ready = [batch for batch in waiting if run_of[batch.experiment_id]]
+        ready.sort(key=lambda batch: (batch.experiment_id, batch.id))
+        shipped = 0
+        for experiment_id, group in groupby(ready, key=lambda batch: batch.experiment_id):
+            run_id, of_one = run_of[experiment_id], list(group)
+            assert run_id is not None, "only experiments with a run are ready"
+            shipped += self._guarded(experiment_id, partial(self._ship, run_id, of_one))
+        return shipped > 0
+
+    def _ship(self, run_id: str, of_one: list[BatchRow]) -> None:
+        """Small batches are joined: MLflow's price is the call, not the point."""
+        for portion in _portions(of_one):
+            self.recorder.log_points(run_id, [point for batch in portion for point in _points(batch)])
+            with self.store.write() as session:
+                batches.mark_recorded(session, [batch.id for batch in portion], now=self.clock.now())
+
+    # ---- ends -------------------------------------------------------------------------------------------------------
+
+    def _complete_runs(self) -> bool:
+        with self.store.read() as session:
+            rows = [row for row in experiments.ended_unrecorded(session) if not batches.has_unrecorded(session, row.id)]
+        return sum(self._guarded(row.id, partial(self._complete, row)) for row in rows) > 0
+
+    def _complete(self, row: ExperimentRow) -> None:
+        """Tags, report, model, end: each may be repeated, and the version written last says that all were done."""
+        run_id = row.mlflow_run_id
+        assert run_id is not None, "asked for by the query"
+        attempt, result = self._last_attempt(row)
+        self.recorder.ensure_run(self._document(row, result))
+        tags = {"fairlead.state": row.state, "fairlead.reason": row.reason}
+        report = self._log_report(row, run_id, attempt) if row.report_sha256 else {}
+        self.recorder.set_tags(run_id, tags | report)
+        seen = row.version
+        if row.registration and row.registration.get("is_pending") and attempt and result:
+            seen = self._register(row, run_id, attempt, result)
+        self.recorder.finish(run_id, STATUS[State(row.state)], ended_at_ms=int(row.updated_at.timestamp() * 1000))
+        with self.store.write() as session:
+            experiments.set_columns(session, row.id, mlflow_version=seen)
+
+    def _last_attempt(self, row: ExperimentRow) -> tuple[AttemptRow | None, ResultDocument | None]:
+        if row.current_attempt_no == 0:
+            return None, None
+        with self.store.read() as session:
+            attempt = attempts.get(session, attempts.attempt_id(row.id, row.current_attempt_no))
+        return attempt, ResultDocument.model_validate(attempt.result) if attempt.result else None
+
+    def _log_report(self, row: ExperimentRow, run_id: str, attempt: AttemptRow | None) -> dict[str, str]:
+        directory = report_directory(self.settings.storage, row.project, row.id)
+        report = json.loads((directory / "report.json").read_bytes())
+        files: dict[str, bytes | Path] = {
+            f"responsible_ai/{name}": directory / name for name in ("report.json", "report.html")
+        }
+        self.recorder.log_files(run_id, files)
+        flat = flat_metrics(report)
+        ended = (attempt.ended_at if attempt else None) or row.updated_at
+        at_ms, step = int(ended.timestamp() * 1000), row.last_step or 0
+        points = [MetricPoint(key=key, value=value, step=step, at_ms=at_ms) for key, value in flat.values.items()]
+        self.recorder.log_points(run_id, points)
+        tags = {"rai.outcome": report["outcome"], "rai.report_sha256": row.report_sha256 or ""}
+        tags["rai.state_sha256"] = str(report["state"]["digest"])
+        return tags | ({"rai.undefined": ", ".join(flat.undefined)} if flat.undefined else {})
+
+    def _register(self, row: ExperimentRow, run_id: str, attempt: AttemptRow, result: ResultDocument) -> int:
+        assert row.registration is not None, "pending, so it is there"
+        assert result.model is not None, "promotion asks for a model"
+        name, alias = row.registration["name"], row.registration["alias"]
+        sha256 = result.model.code_sha256
+        version = self.recorder.register_model(
+            run_id,
+            experiment_id=row.id,
+            model_dir=self.settings.storage / attempt.storage_path / MODEL_DIRECTORY,
+            document=result.model,
+            name=name,
+            alias=alias,
+            code_bundle=self.settings.storage / "bundles" / f"{sha256}.zip" if sha256 else None,
+            tags={"rai.outcome": row.report_outcome or "", "rai.report_sha256": row.report_sha256 or ""},
+        )
+        registration = {
+            "is_registered": True,
+            "is_pending": False,
+            "name": name,
+            "version": version.version,
+            "alias": alias,
+            "reason": "",
+            "url": version.url,
+        }
+        return self._note_registration(row, registration, kind="registered", reason=f"{name} version {version.version}")
+
+    def _note_registration(self, row: ExperimentRow, registration: dict[str, Any], *, kind: str, reason: str) -> int:
+        with self.store.write() as session:
+            return experiments.note(
+                session,
+                row.id,
+                kind=kind,
+                actor=ACTOR,
+                now=self.clock.now(),
+                reason=reason,
+                payload=registration,
+                columns={"registration": registration},
+            )
+
+    # ---- when something is wrong ------------------------------------------------------------------------------------
+
+    def _guarded(self, experiment_id: str, act: Callable[[], None]) -> bool:
+        """Whether ``act`` was done. A fault of one experiment makes only that one wait; MLflow away makes all wait."""
+        if self.clock.monotonic_s() < self._not_before_s.get(experiment_id, 0):
+            return False
+        try:
+            act()
+        except Unavailable:
+            raise
+        except NotFound as error:
+            logger.warning("the run is gone; it is made again", experiment=experiment_id, reason=str(error))
+            self._forget_run(experiment_id)
+        except (FairleadError, OSError, ValueError) as error:
+            logger.exception("not recorded", experiment=experiment_id, reason=str(error))
+            self._not_before_s[experiment_id] = self.clock.monotonic_s() + RETRY_AFTER_S
+            return False
+        self._not_before_s.pop(experiment_id, None)
+        return True
+
+    def _forget_run(self, experiment_id: str) -> None:
+        with self.store.write() as session:
+            experiments.set_columns(session, experiment_id, mlflow_run_id=None, mlflow_url=None)
+
+
+def _points(batch: BatchRow) -> list[MetricPoint]:
+    return [MetricPoint(key=key, value=value, step=step, at_ms=at_ms) for key, value, step, at_ms in batch.payload]
+
+
+def _portions(rows: Iterable[BatchRow]) -> Iterable[list[BatchRow]]:
+    """Consecutive batches whose points fit into one call."""
+    portion: list[BatchRow] = []
+    points = 0
+    for row in rows:
+        if portion and points + len(row.payload) > MAX_BATCH_POINTS:
+            yield portion
+            portion, points = [], 0
+        portion.append(row)
+        points += len(row.payload)
+    if portion:
+        yield portion
