@@ -31,7 +31,7 @@ class Admitted:
     workload_module: str
     """``package.module:function``."""
     task: Task | None
-    """None for user code: the data decide."""
+    """None: the data decide."""
     params: Mapping[str, Any]
     """The spec's parameters over the manifest's defaults."""
     total_steps: int | None
@@ -115,8 +115,8 @@ def _data_problems(spec: ExperimentSpec) -> tuple[Problem, ...]:
 
 
 def _gate_problems(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[Problem, ...]:
-    """Gates on metrics that no report will have. For user code the task is unknown: either will do."""
-    tasks: tuple[Task, ...] = (manifest.task,) if manifest else ("binary", "multiclass")
+    """Gates on metrics that no report will have. Where the data decide the task, either will do."""
+    tasks: tuple[Task, ...] = (manifest.task,) if manifest and manifest.task else ("binary", "multiclass")
     found = []
     for index, gate in enumerate(spec.gates):
         messages = [problem_with_gate(gate, task=task, attributes=spec.data.sensitive) for task in tasks]

@@ -6,7 +6,7 @@ python -m fairlead_workloads.tabular_mlp --spec my.yaml      takes data, paramet
 
 import copy
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +29,7 @@ from fairlead.workload import Context, Params, Predictor
 class Settings:
     """The parameters; ``tabular_mlp.toml`` says the same to the platform, and a test compares the two."""
 
-    hidden: tuple[int, ...] = (16,)
+    hidden: Sequence[int] = (16,)
     lr: float = 3e-3
     weight_decay: float = 0.3
     dropout: float = 0.2
@@ -50,6 +50,7 @@ class Perceptron(nn.Module):
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
         self.linear = nn.Linear(len(mean), classes)
+        nn.init.zeros_(self.linear.weight)
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise((len(mean), *settings.hidden)):
             layers += [nn.Linear(inputs, outputs), nn.GELU(), nn.Dropout(settings.dropout)]
@@ -65,7 +66,7 @@ class Perceptron(nn.Module):
 
 def train(params: Params, context: Context) -> None:
     """Train, report once per epoch, count the test split, export the epoch with the lowest validation loss."""
-    settings = Settings(**{**params, "hidden": tuple(params.get("hidden", Settings.hidden))})
+    settings = Settings(**params)
     threads = share_cores(context.world_size)
     seed_epoch(context.seed, epoch=0, rank=0)  # every rank starts from the same weights
     rows = context.all_rows("train")
@@ -165,7 +166,7 @@ def probabilities(model: nn.Module, features: np.ndarray) -> np.ndarray:
 def load(directory: Path) -> Predictor:
     """From a DataFrame of raw columns, or an array of inputs, to class probabilities, shape (rows, classes)."""
     exported = read_model(Path(directory))
-    settings = Settings(hidden=tuple(exported.config["hidden"]))
+    settings = Settings(hidden=exported.config["hidden"])
     model = Perceptron(
         mean=exported.config["mean"],
         std=exported.config["std"],

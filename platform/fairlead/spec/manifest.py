@@ -65,7 +65,8 @@ class Manifest(Document):
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
     title: str
-    task: Task
+    task: Task | None = None
+    """How many classes it can tell apart: two, or any number; None: the data decide."""
     data: Literal["table", "images"] = "table"
     """What the features are: columns of a table, or pictures."""
     metrics: tuple[str, ...] = ()

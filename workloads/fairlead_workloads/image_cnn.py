@@ -1,0 +1,220 @@
+"""A small convolutional network for pictures of one size, grey or colour, with two or more classes.
+
+python -m fairlead_workloads.image_cnn --epochs=5                        trains here, alone, on scikit-learn's digits
+python -m fairlead_workloads.image_cnn --data=path/to/folder             ... on a folder with one directory a class
+"""
+
+import copy
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from fairlead.data import batches, num_batches
+from fairlead.data.alone import run_alone
+from fairlead.data.export import read_model
+from fairlead.data.torch import seed_epoch, share_cores, sum_over_ranks
+from fairlead.workload import Context, Params, Predictor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """The parameters; ``image_cnn.toml`` says the same to the platform, and a test compares the two."""
+
+    width: int = 32
+    blocks: int = 2
+    lr: float = 4e-3
+    weight_decay: float = 0.05
+    shift: int = 1
+    epochs: int = 15
+    batch_size: int = 64
+
+
+class Block(nn.Module):
+    """Two convolutions beside a short cut."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        # Group rather than batch normalisation: it does not look at other rows, so one rank with 64 rows and two
+        # with 32 compute the same thing.
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.GroupNorm(4, channels),
+            nn.GELU(),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.GroupNorm(4, channels),
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Feature maps of the same shape."""
+        return functional.gelu(maps + self.body(maps))
+
+
+class ConvolutionalNet(nn.Module):
+    """A stem, then residual blocks with half the size and twice the channels each, then the mean of each map."""
+
+    def __init__(self, *, mean: list[float], std: list[float], classes: int, width: int, blocks: int) -> None:
+        super().__init__()
+        # Pictures arrive raw; scaling is part of the model, so that an exported one needs nothing beside it.
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+        layers: list[nn.Module] = [nn.Conv2d(len(mean), width, 3, padding=1), nn.GELU(), Block(width)]
+        for block in range(1, blocks):
+            channels = width * 2**block
+            layers += [nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1), nn.GELU(), Block(channels)]
+        self.maps = nn.Sequential(*layers)
+        self.head = nn.Linear(width * 2 ** (blocks - 1), classes)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Logits, shape (rows, classes)."""
+        return self.head(self.maps((pictures - self.mean) / self.std).mean(dim=(2, 3)))
+
+
+def train(params: Params, context: Context) -> None:
+    """Train, report once per epoch, count the test split, export the epoch with the lowest validation loss."""
+    settings = Settings(**params)
+    threads = share_cores(context.world_size)
+    seed_epoch(context.seed, epoch=0, rank=0)  # every rank starts from the same weights
+    rows = context.all_rows("train")
+    classes = len(context.dataset.classes)
+    mean, std = scale_of(rows.features)
+    config = {"mean": mean, "std": std, "width": settings.width, "blocks": settings.blocks}
+    model = ConvolutionalNet(**config, classes=classes).to(context.device)
+    parallel = DistributedDataParallel(model) if context.world_size > 1 else model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    steps = num_batches(len(rows), global_batch=settings.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=settings.epochs * steps)
+    best, best_loss, first_epoch = copy.deepcopy(model.state_dict()), float("inf"), 1
+    if context.resume_from is not None:
+        saved = torch.load(context.resume_from / "checkpoint.pt", map_location=context.device, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        best, best_loss, first_epoch = saved["best"], saved["best_loss"], saved["epoch"] + 1
+    if context.rank == 0:
+        size = sum(weight.numel() for weight in model.parameters())
+        shape = " x ".join(map(str, context.dataset.feature_shape))
+        print(f"{len(rows)} pictures of {shape}, {classes} classes, {size} weights, {steps} steps an epoch")
+        print(f"{context.world_size} ranks on {context.device}, {threads} threads each, from epoch {first_epoch}")
+
+    pictures = torch.from_numpy(rows.features).to(context.device)
+    labels = torch.from_numpy(rows.labels).to(context.device)
+    for epoch in range(first_epoch, settings.epochs + 1):
+        parallel.train()
+        shifts = draw_shifts(len(rows), settings.shift, seed=context.seed, epoch=epoch)
+        local_loss = 0.0
+        for batch in batches(
+            len(rows),
+            global_batch=settings.batch_size,
+            rank=context.rank,
+            world_size=context.world_size,
+            seed=context.seed,
+            epoch=epoch,
+        ):
+            chosen = torch.from_numpy(batch.positions).to(context.device)
+            shifted = shift(pictures[chosen], shifts[batch.positions], settings.shift)
+            # Sum, then scale: the averaged gradient is that of the mean over the global batch, even if this rank
+            # holds fewer rows than another or none.
+            loss = functional.cross_entropy(parallel(shifted), labels[chosen], reduction="sum")
+            optimizer.zero_grad()
+            (loss * batch.loss_scale).backward()
+            optimizer.step()
+            schedule.step()
+            local_loss += loss.item()
+        (total_loss,) = sum_over_ranks(local_loss)
+        metrics = {"train/loss": total_loss / len(rows), **validate(model, context)}
+        if metrics.get("validation/loss", -epoch) < best_loss:  # without a validation split the last epoch is best
+            best, best_loss = copy.deepcopy(model.state_dict()), metrics.get("validation/loss", -epoch)
+        with tempfile.TemporaryDirectory() as directory:
+            checkpoint = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
+            checkpoint |= {"schedule": schedule.state_dict(), "best": best, "best_loss": best_loss}
+            if context.rank == 0:
+                torch.save(checkpoint, f"{directory}/checkpoint.pt")
+            context.report(metrics, step=epoch, checkpoint=Path(directory) if context.rank == 0 else None)
+        if context.should_stop():
+            return  # the last checkpoint is already safe
+
+    model.load_state_dict(best)
+    test = context.shard("test")
+    scores = probabilities(model, test.features)
+    predictions = scores.argmax(axis=1) if classes > 2 else (scores[:, 1] >= context.threshold).astype(np.int64)
+    context.evaluate(
+        "test", records=test.records, predictions=predictions, scores=scores if classes > 2 else scores[:, 1]
+    )
+    context.export(model.state_dict(), config=config)
+
+
+def scale_of(pictures: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel over the train split; a constant channel is only centred."""
+    wide = pictures.astype(np.float64)
+    std = wide.std(axis=(0, 2, 3))
+    return wide.mean(axis=(0, 2, 3)).tolist(), np.where(std > 0, std, 1.0).tolist()
+
+
+def draw_shifts(num_rows: int, most: int, *, seed: int, epoch: int) -> np.ndarray:
+    """How far each picture moves down and right this epoch, shape (rows, 2).
+
+    Drawn for all rows on every rank alike: what happens to a picture does not depend on which rank has it.
+    """
+    return np.random.RandomState((seed, epoch, 1)).randint(-most, most + 1, size=(num_rows, 2))
+
+
+def shift(pictures: Tensor, by: np.ndarray, most: int) -> Tensor:
+    """Pictures moved by whole pixels, their edges repeated into the gap; none of it needs interpolation."""
+    if most == 0 or len(pictures) == 0:
+        return pictures
+    height, width = pictures.shape[2:]
+    padded = functional.pad(pictures, (most,) * 4, mode="replicate")
+    tops, lefts = torch.from_numpy(most - by).to(pictures.device).unbind(dim=1)
+    rows = (tops[:, None] + torch.arange(height, device=pictures.device))[:, None, :, None]
+    columns = (lefts[:, None] + torch.arange(width, device=pictures.device))[:, None, None, :]
+    items = torch.arange(len(pictures), device=pictures.device)[:, None, None, None]
+    channels = torch.arange(pictures.shape[1], device=pictures.device)[None, :, None, None]
+    return padded[items, channels, rows, columns]
+
+
+def validate(model: nn.Module, context: Context) -> Mapping[str, float]:
+    """Loss and accuracy over the whole validation split, each rank doing its shard; empty without such a split."""
+    num_rows = context.dataset.num_by_split["validation"]
+    if num_rows == 0:
+        return {}
+    rows = context.shard("validation")
+    scores = probabilities(model, rows.features)
+    loss = -np.log(np.clip(scores[np.arange(len(rows)), rows.labels], 1e-12, 1)).sum()
+    hits = (scores.argmax(axis=1) == rows.labels).sum()
+    total_loss, total_hits = sum_over_ranks(float(loss), float(hits))
+    return {"validation/loss": total_loss / num_rows, "validation/accuracy": total_hits / num_rows}
+
+
+def probabilities(model: nn.Module, pictures: np.ndarray) -> np.ndarray:
+    """Class probabilities of raw pictures, shape (rows, classes), float64 and in [0, 1]."""
+    model.eval()
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        chunks = [model(torch.from_numpy(pictures[at : at + 512]).to(device)) for at in range(0, len(pictures), 512)]
+    if not chunks:
+        return np.empty((0, model.head.out_features))
+    return functional.softmax(torch.cat(chunks).double(), dim=1).cpu().numpy()
+
+
+def load(directory: Path) -> Predictor:
+    """From raw pictures, shape (rows, channels, height, width), to class probabilities, shape (rows, classes)."""
+    exported = read_model(Path(directory))
+    model = ConvolutionalNet(**exported.config, classes=len(exported.document["classes"]))
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in exported.tensors.items()})
+
+    def predict(pictures: Any) -> np.ndarray:
+        return probabilities(model, np.asarray(pictures, dtype=np.float32))
+
+    return predict
+
+
+if __name__ == "__main__":
+    run_alone(train, workload="image_cnn", example="digits")
