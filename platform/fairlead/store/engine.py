@@ -8,11 +8,11 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
-from fairlead.errors import Unavailable
+from fairlead.errors import Conflict, Unavailable
 
 _POOL_WAIT_S = 2.0
 _SQLITE_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON")
@@ -35,13 +35,17 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A session that only reads. Raises ``Unavailable`` when the database does not answer."""
-        with _answering(), self._read.begin() as session:
+        with answering(), self._read.begin() as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """Commit on success, roll back on any exception. Raises ``Unavailable`` when the database does not answer."""
-        with _answering(), self._write.begin() as session:
+        """Commit on success, roll back on any exception.
+
+        Raises ``Unavailable`` when the database does not answer, ``Conflict`` when another transaction was first to
+        insert the same row.
+        """
+        with answering(), self._write.begin() as session:
             yield session
 
     def close(self) -> None:
@@ -51,11 +55,14 @@ class Store:
 
 
 @contextmanager
-def _answering() -> Iterator[None]:
+def answering() -> Iterator[None]:
+    """Turn the driver's ways of saying "not now" into ``Unavailable``."""
     try:
         yield
     except (OperationalError, PoolTimeout) as error:
         raise Unavailable(f"the database does not answer: {_first_line(error)}") from error
+    except IntegrityError as error:
+        raise Conflict("someone else wrote the same at this moment; look at it, then ask again") from error
     except DBAPIError as error:
         if error.connection_invalidated:
             raise Unavailable(f"the database closed the connection: {_first_line(error)}") from error

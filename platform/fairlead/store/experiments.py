@@ -1,5 +1,6 @@
 """Questions about experiments, and the one way their state changes: compare-and-set with an event, together."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,6 +11,7 @@ from sqlalchemy.orm import Session, load_only
 from fairlead.errors import NotFound
 from fairlead.lifecycle import Desired, State, move
 from fairlead.spec import ExperimentSpec, spec_hash
+from fairlead.store.rows import loaded, reread_if_loaded
 from fairlead.store.tables import EventRow, ExperimentRow
 
 WAITING_STATES = (State.QUEUED, State.RETRYING)
@@ -211,6 +213,7 @@ def move_if_current(
 ) -> bool:
     """Move ``row`` to ``to`` with one event, unless someone changed it meanwhile (then False, and nothing is written).
 
+    An ``ExperimentRow`` of this session shows the new version afterwards, so that another move may follow.
     Raises ``IllegalMove`` if the table of states does not know the move.
     """
     source = State(row.state)
@@ -247,6 +250,7 @@ def move_if_current(
         )
     )
     session.flush()
+    reread_if_loaded(session, ExperimentRow, row.id)
     return True
 
 
@@ -262,7 +266,10 @@ def note(
     payload: dict[str, Any] | None = None,
     columns: dict[str, Any] | None = None,
 ) -> int:
-    """Append an event that changes no state; returns its ``seq``. Raises ``NotFound``."""
+    """Append an event that changes no state; returns its ``seq``. Raises ``NotFound``.
+
+    A row of this session may still be moved afterwards, unless someone else changed it before this event.
+    """
     seq = session.scalar(
         update(ExperimentRow)
         .where(ExperimentRow.id == experiment_id)
@@ -285,7 +292,41 @@ def note(
         )
     )
     session.flush()
+    row = loaded(session, ExperimentRow, experiment_id)
+    if row is not None and row.version == seq - 1:
+        session.refresh(row)
     return int(seq)
+
+
+def want_if_current(session: Session, row: ExperimentRow, desired: Desired, *, actor: str, now: datetime) -> bool:
+    """Write what the user wants with one event, unless someone changed the row meanwhile (then False)."""
+    changed = session.execute(
+        update(ExperimentRow)
+        .where(ExperimentRow.id == row.id, ExperimentRow.version == row.version)
+        .values(desired=desired, version=row.version + 1, updated_at=now)
+        .execution_options(synchronize_session=False)
+    )
+    if changed.rowcount == 0:  # type: ignore[attr-defined]  # an UPDATE's result has it
+        return False
+    session.add(
+        EventRow(
+            experiment_id=row.id,
+            seq=row.version + 1,
+            kind="desired",
+            actor=actor,
+            reason=f"{actor} asks to {desired}",
+            payload={"desired": desired},
+            at=now,
+        )
+    )
+    session.flush()
+    return True
+
+
+def versions(session: Session, ids: Sequence[str]) -> dict[str, int]:
+    """The versions of some experiments, which tell whether anything new has happened to them."""
+    query = select(ExperimentRow.id, ExperimentRow.version).where(ExperimentRow.id.in_(ids))
+    return {experiment_id: version for experiment_id, version in session.execute(query)}
 
 
 def set_columns(session: Session, experiment_id: str, **columns: Any) -> None:
