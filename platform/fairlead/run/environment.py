@@ -1,0 +1,28 @@
+"""Environment variables of a runner and of everything it starts. Never a secret: every workload can read them."""
+
+from fairlead.run.census import MARKER
+from fairlead.spec import ExperimentSpec
+
+COLLECTIVE_TIMEOUT_S = 600
+
+
+def runner_environment(runner_name: str, spec: ExperimentSpec, *, worker_start_timeout_s: float) -> dict[str, str]:
+    """Ray Train's settings and the marker by which left-over processes are found."""
+    return {
+        MARKER: runner_name,
+        "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": f"{spec.policy.stall_timeout_s:g}",
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # the control plane decides who yields
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # output goes to our own capped files
+        "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+        "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+        "RAY_TRAIN_METRICS_ENABLED": "0",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{worker_start_timeout_s:g}",
+        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
+        "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "10",
+    }
+
+
+def collective_timeout_s(spec: ExperimentSpec) -> int:
+    """How long torch waits in a collective."""
+    return max(1, int(min(COLLECTIVE_TIMEOUT_S, spec.policy.stall_timeout_s)))

@@ -1,0 +1,402 @@
+"""The runner: a detached actor, one per attempt, that drives Ray Train and writes down how it ended.
+
+It outlives the agent that made it and needs nobody to end an attempt properly: limits are watched here, the result is
+on disk before anyone is told. It answers while ``fit()`` runs, since that has a thread of its own.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import threading
+import time
+import traceback
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from fairlead.clock import SystemClock
+from fairlead.errors import Unavailable
+from fairlead.lifecycle import Outcome
+from fairlead.protocol import BEGUN_FILE, RESULT_FILE, LaunchDocument, ResultDocument, StopMode
+from fairlead.run.census import end_actors, find_family, remove_groups
+from fairlead.run.messages import Failure, Finished, Hello, Orders, Report, RunnerStatus, Welcome, WrittenCheckpoint
+from fairlead.run.outputs import Outputs, collect
+from fairlead.run.progress import SYSTEM_PREFIX, Progress
+from fairlead.run.spool import SpoolWriter
+from fairlead.run.storage import (
+    commit_checkpoint,
+    create_exclusively,
+    newest_verified,
+    write_atomically,
+)
+from fairlead.run.training import Places, fit
+from fairlead.run.verdict import (
+    MAX_DETAIL,
+    Ending,
+    Verdict,
+    decide,
+    from_exit,
+    from_failure,
+    stalled,
+    storage_failed,
+)
+
+WATCH_S = 0.25
+SPOOL_FSYNC_S = 5.0
+TIMEOUT_GRACE_S = 10.0
+STACKS_WAIT_S = 2.0
+PEER_DEATH_WAIT_S = 8.0
+"""How long a broken collective may wait for the death that explains it."""
+GROUP_END_WAIT_S = 30.0
+
+
+class Runner:
+    """See the module. Methods called by the agent are in the concurrency group ``control``, so that they always answer.
+
+    ``begin`` takes effect once per attempt, whoever calls it and how often.
+    """
+
+    def __init__(self) -> None:
+        self._clock = SystemClock()
+        self._lock = threading.Lock()
+        self._progress = Progress(self._clock)
+        self._epoch = 0
+        self._document: LaunchDocument | None = None
+        self._places: Places | None = None
+        self._spool: SpoolWriter | None = None
+        self._began_s = 0.0
+        self._started_at: datetime = self._clock.now()
+        self._dump_stacks = False
+        self._fit_is_over = threading.Event()
+        self._is_finished = threading.Event()
+
+    # ---- from the agent ----
+
+    @ray.method(concurrency_group="control")
+    def begin(self, document_json: str, *, storage: str, code: str | None, agent_epoch: int) -> str:
+        """Start the attempt: ``begun``, ``stale`` for an older agent, ``taken`` if another runner has begun it."""
+        with self._lock:
+            if not self._accepts(agent_epoch):
+                return "stale"
+            if self._document is not None:
+                return "begun"
+            document = LaunchDocument.model_validate_json(document_json)
+            attempt = Path(storage) / document.storage_path
+            attempt.mkdir(parents=True, exist_ok=True)
+            if not create_exclusively(attempt / BEGUN_FILE, _identity()):
+                return "taken"
+            self._places = Places(
+                storage=Path(storage),
+                attempt=attempt,
+                code=Path(code) if code else None,
+                bookkeeping=attempt / "ray",
+            )
+            self._spool = SpoolWriter(attempt)
+            self._document = document
+            self._began_s = self._clock.monotonic_s()
+            self._started_at = self._clock.now()
+            threading.Thread(target=self._drive, name="fairlead-drive").start()
+            return "begun"
+
+    @ray.method(concurrency_group="control")
+    def stop(self, mode: str, *, grace_s: float, agent_epoch: int, detail: str = "") -> bool:
+        """Ask the workload to return, and end it after ``grace_s``. False for an older agent. May be repeated."""
+        if not self._accepts(agent_epoch):
+            return False
+        if self._progress.request_stop(StopMode(mode), grace_s=grace_s):
+            self._note("stop_requested", f"{mode}: {detail}" if detail else mode)
+        return True
+
+    @ray.method(concurrency_group="control")
+    def status(self, *, agent_epoch: int = 0) -> RunnerStatus:
+        """Where the attempt stands."""
+        self._accepts(agent_epoch)
+        here = ray.get_runtime_context()
+        return RunnerStatus(
+            has_begun=self._document is not None,
+            is_finished=self._is_finished.is_set(),
+            last_step=self._progress.last_step,
+            progress_age_s=self._progress.age_s(),
+            node_id=here.get_node_id(),
+            pid=os.getpid(),
+            worker_pids=self._progress.worker_pids(),
+            ray_session=here.get_session_name(),
+            highest_agent_epoch=self._epoch,
+        )
+
+    def _accepts(self, agent_epoch: int) -> bool:
+        if agent_epoch < self._epoch:
+            return False
+        self._epoch = agent_epoch
+        return True
+
+    # ---- from workers ----
+
+    @ray.method(concurrency_group="workers")
+    def hello(self, hello: Hello) -> Welcome:
+        """A worker has come up: its group's number and the checkpoint to go on from, the same for all its ranks."""
+        group, is_new = self._progress.greet(hello)
+        if is_new and group.generation > 1:
+            payload = {"restarts": group.generation - 1, "last_step": self._progress.last_step}
+            self._note("worker_group_restarted", f"restart {group.generation - 1}", payload)
+        with self._lock:  # one rank verifies, the others wait for its answer
+            resume_from = self._resume_of(group.generation)
+        return Welcome(
+            generation=group.generation,
+            is_current=self._progress.is_current(group.generation),
+            resume_from=resume_from,
+        )
+
+    @ray.method(concurrency_group="control")
+    def poll(self, rank: int, generation: int, sample: dict[str, float]) -> Orders:
+        """A worker shows that it lives, and learns what is asked of it."""
+        is_current = self._progress.is_current(generation)
+        if is_current and sample:
+            seconds = int(self._clock.monotonic_s() - self._began_s)
+            self._require_spool().metrics(sample, step=seconds, at_ms=_now_ms())
+        return Orders(
+            is_current=is_current,
+            should_stop=self._progress.stop is not None,
+            should_dump_stacks=self._dump_stacks,
+        )
+
+    @ray.method(concurrency_group="workers")
+    def report_from_worker(self, report: Report) -> None:
+        """Put the new metrics of a step on the spool."""
+        fresh = self._progress.take(report)
+        if fresh:
+            self._require_spool().metrics(fresh, step=report.step, at_ms=report.at_ms)
+
+    @ray.method(concurrency_group="workers")
+    def checkpoint_from_worker(self, written: WrittenCheckpoint) -> bool:
+        """Give copied files their manifest and final name; False if that failed or the group is an old one."""
+        if not self._progress.is_current(written.generation):
+            shutil.rmtree(written.directory, ignore_errors=True)
+            return False
+        try:
+            commit_checkpoint(written.directory, written.files, step=written.step, world_size=written.world_size)
+        except OSError as error:
+            shutil.rmtree(written.directory, ignore_errors=True)
+            self._count_failed_write(f"step {written.step}: {error}")
+            return False
+        self._progress.count_storage(failed=False)
+        self._progress.touch()
+        return True
+
+    @ray.method(concurrency_group="workers")
+    def checkpoint_failed(self, generation: int, message: str) -> None:
+        """A worker could not copy a checkpoint."""
+        if self._progress.is_current(generation):
+            self._count_failed_write(message)
+
+    def _count_failed_write(self, message: str) -> None:
+        self._note("checkpoint_failed", message)
+        if self._progress.count_storage(failed=True):
+            self._progress.end(storage_failed(message))
+
+    @ray.method(concurrency_group="workers")
+    def failed(self, failure: Failure) -> bool:
+        """A rank raised. True: another rank died, let Ray Train restart the group. Else the attempt is over."""
+        if not self._progress.is_current(failure.generation):
+            return True
+        if failure.is_collective and self._has_lost_rank(failure.generation):
+            return True
+        self._progress.end(from_failure(failure))
+        return False
+
+    def _has_lost_rank(self, generation: int) -> bool:
+        """Whether a rank of the group is dead, giving Ray a moment to notice."""
+        group = self._progress.group
+        ids = {hello.actor_id for hello in group.hellos.values()} if group else set()
+        deadline = time.monotonic() + PEER_DEATH_WAIT_S
+        while self._progress.is_current(generation) and time.monotonic() < deadline:
+            if self._progress.cause is not None:
+                return False
+            with contextlib.suppress(Unavailable):
+                alive = {entry.actor_id for entry in find_family(self._name()).actors}
+                if not ids <= alive:
+                    return True
+            time.sleep(WATCH_S)
+        return not self._progress.is_current(generation)
+
+    @ray.method(concurrency_group="workers")
+    def finished(self, finished: Finished) -> None:
+        """A rank has returned from the workload."""
+        self._progress.finish(finished)
+        self._progress.touch()
+
+    @ray.method(concurrency_group="workers")
+    def exiting(self, generation: int, rank: int, code: int) -> None:
+        """The program of a rank ends its own process."""
+        group = self._progress.group
+        if self._progress.is_current(generation) and group is not None and rank not in group.finished:
+            self._progress.end(from_exit(rank, code))
+
+    # ---- the drive ----
+
+    def _drive(self) -> None:
+        """From the first worker to the result on disk. Whatever goes wrong here is our own error, and said so."""
+        trouble: str | None = None
+        watch = threading.Thread(target=self._watch, name="fairlead-watch")
+        watch.start()
+        try:
+            fit(self._require_document(), self._require_places())
+        except Exception as error:  # Ray Train raises what it likes; the verdict reads it
+            trouble = f"{type(error).__name__}: {error}"
+        self._fit_is_over.set()
+        watch.join()
+        try:
+            self._end_group(timeout_s=GROUP_END_WAIT_S)
+            verdict, outputs = self._conclude(trouble)
+        except Exception:  # a result that says so is better than none
+            detail = traceback.format_exc()[-MAX_DETAIL:]
+            verdict = Verdict(outcome=Outcome.INFRA_ERROR, reason="runner_error", detail=detail)
+            outputs = Outputs()
+        self._write_result(verdict, outputs)
+        self._is_finished.set()
+
+    def _conclude(self, trouble: str | None) -> tuple[Verdict, Outputs]:
+        progress, group = self._progress, self._progress.group
+        has_finished = group is not None and group.has_finished
+        outputs = Outputs()
+        if group is not None and has_finished and progress.cause is None:
+            outputs = collect(self._require_document(), self._require_places().attempt, tuple(group.finished.values()))
+        ending = Ending(
+            cause=progress.cause,
+            stop=progress.stop,
+            has_finished=has_finished,
+            incomplete=outputs.incomplete,
+            trouble=trouble,
+        )
+        verdict = decide(ending)
+        if progress.stop is StopMode.CANCEL and has_finished and outputs.incomplete is None:
+            self._note("completed_after_cancel", "the work was complete when the cancellation took effect")
+        return verdict, outputs
+
+    def _write_result(self, verdict: Verdict, outputs: Outputs) -> None:
+        document, places, spool = self._require_document(), self._require_places(), self._require_spool()
+        values = self._progress.last_values
+        result = ResultDocument(
+            experiment_id=document.experiment_id,
+            attempt_no=document.attempt_no,
+            outcome=verdict.outcome,
+            reason=verdict.reason,
+            detail=verdict.detail,
+            last_step=self._progress.last_step,
+            metrics={key: value for key, value in values.items() if not key.startswith(SYSTEM_PREFIX)},
+            evaluation=outputs.evaluation,
+            model=outputs.model if verdict.outcome is Outcome.SUCCEEDED else None,
+            dataset=outputs.dataset,
+            environment=outputs.environment,
+            started_at=self._started_at,
+            ended_at=self._clock.now(),
+        )
+        if spool.num_dropped:
+            self._note("metrics_dropped", f"{spool.num_dropped} records did not fit into the spool")
+        spool.close()
+        shutil.rmtree(places.bookkeeping, ignore_errors=True)
+        write_atomically(places.attempt / RESULT_FILE, result.model_dump_json(indent=1).encode())
+
+    # ---- the watch ----
+
+    def _watch(self) -> None:
+        """Enforce limits until ``fit()`` is over: the control plane may be away for hours."""
+        flushed_s = self._clock.monotonic_s()
+        while not self._fit_is_over.wait(WATCH_S):
+            self._enforce_limits()
+            if self._progress.cause is not None or self._progress.is_past_grace:
+                self._end_group(timeout_s=GROUP_END_WAIT_S)
+            if self._clock.monotonic_s() - flushed_s > SPOOL_FSYNC_S:
+                self._require_spool().flush()
+                flushed_s = self._clock.monotonic_s()
+
+    def _enforce_limits(self) -> None:
+        document = self._require_document()
+        if self._progress.stop is None and self._clock.monotonic_s() - self._began_s > document.runtime_left_s:
+            self._progress.request_stop(StopMode.TIMEOUT, grace_s=TIMEOUT_GRACE_S)
+            self._note("stop_requested", "timeout")
+        age_s = self._progress.age_s()
+        if age_s is not None and age_s > document.spec.policy.stall_timeout_s and self._progress.cause is None:
+            self._dump_stacks = True
+            self._fit_is_over.wait(STACKS_WAIT_S)
+            self._progress.end(stalled(age_s, self._progress.last_step))
+
+    def _end_group(self, *, timeout_s: float) -> None:
+        """Kill the Train controller and all it owns, and give their resources back; returns when they are gone."""
+        deadline = self._clock.monotonic_s() + timeout_s
+        own = ray.get_runtime_context().get_actor_id()
+        while self._clock.monotonic_s() < deadline:
+            with contextlib.suppress(Unavailable):  # the head is away: ask again
+                family = find_family(self._name(), runner_actor_id=own)
+                children = [entry for entry in family.actors if entry.actor_id != own]
+                if not children and not family.groups:
+                    return
+                end_actors(children)
+                remove_groups(family.groups)
+            time.sleep(0.1)
+
+    # ---- small things ----
+
+    def _resume_of(self, generation: int) -> Path | None:
+        """The checkpoint of a group, chosen once."""
+        group = self._progress.group
+        if group is None or group.generation != generation:
+            return None
+        if not group.has_resume:
+            document, places = self._require_document(), self._require_places()
+            newest = newest_verified(places.attempt, document.resume, storage=places.storage)
+            for rejected in newest.rejected:
+                self._note("checkpoint_rejected", f"{rejected.path}: {rejected.problem}")
+            group.resume_from = newest.checkpoint.directory if newest.checkpoint else None
+            group.has_resume = True
+            self._note_resume(newest.checkpoint.step if newest.checkpoint else None, generation, document)
+        return group.resume_from
+
+    def _note_resume(self, step: int | None, generation: int, document: LaunchDocument) -> None:
+        if step is not None:
+            self._note("resumed", f"from step {step}", {"step": step})
+        elif generation > 1 or document.resume:
+            self._note("restarted_from_zero", "no checkpoint can be used")
+
+    def _note(self, kind: str, detail: str = "", payload: dict[str, Any] | None = None) -> None:
+        if self._spool is not None:
+            self._spool.note(kind, at_ms=_now_ms(), detail=detail, payload=payload)
+
+    def _name(self) -> str:
+        return self._require_document().runner_name
+
+    def _require_document(self) -> LaunchDocument:
+        assert self._document is not None, "begin() comes first"
+        return self._document
+
+    def _require_places(self) -> Places:
+        assert self._places is not None, "begin() comes first"
+        return self._places
+
+    def _require_spool(self) -> SpoolWriter:
+        assert self._spool is not None, "begin() comes first"
+        return self._spool
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _identity() -> bytes:
+    """Who has begun: what an agent needs to look for the runner's remains."""
+    here = ray.get_runtime_context()
+    identity = {
+        "actor_id": here.get_actor_id(),
+        "worker_id": here.get_worker_id(),
+        "node_id": here.get_node_id(),
+        "pid": os.getpid(),
+        "ray_session": here.get_session_name(),
+    }
+    return json.dumps(identity).encode()
+
+
+RUNNER = ray.remote(num_cpus=0, max_restarts=0, concurrency_groups={"control": 16, "workers": 64})(Runner)
+"""The actor class: give it the runner's name and ``lifetime="detached"``."""

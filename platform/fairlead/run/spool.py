@@ -1,0 +1,114 @@
+"""What an attempt has to say, on disk before anyone is told: one append-only file of JSON lines a stream.
+
+A record's number in its file is its offset, for ever. The file outlives the runner; a last line without its end was
+being written when the runner died and does not count.
+"""
+
+import json
+import math
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from fairlead.protocol import MetricPoint, NoteRecord
+
+Stream = Literal["metrics", "notes"]
+STREAMS: tuple[Stream, ...] = ("metrics", "notes")
+SPOOL_DIRECTORY = "spool"
+MAX_STREAM_BYTES = 512 * 1024 * 1024
+
+
+def spool_path(attempt: Path, stream: Stream) -> Path:
+    """The file of a stream."""
+    return attempt / SPOOL_DIRECTORY / f"{stream}.jsonl"
+
+
+class SpoolWriter:
+    """Appends records; safe to use from several threads. A full stream counts what it drops instead of growing."""
+
+    def __init__(self, attempt: Path, *, max_stream_bytes: int = MAX_STREAM_BYTES) -> None:
+        (attempt / SPOOL_DIRECTORY).mkdir(parents=True, exist_ok=True)
+        self._files: dict[Stream, BinaryIO] = {
+            stream: open(spool_path(attempt, stream), "ab", buffering=0)  # noqa: SIM115  # closed by close()
+            for stream in STREAMS
+        }
+        self._max_stream_bytes = max_stream_bytes
+        self._lock = threading.Lock()
+        self.num_dropped = 0
+
+    def metrics(self, values: Mapping[str, float], *, step: int, at_ms: int) -> None:
+        """Append one point a metric."""
+        lines = (_metric_line(key, value, step, at_ms) for key, value in values.items())
+        self._append("metrics", lines, len(values))
+
+    def note(self, kind: str, *, at_ms: int, detail: str = "", payload: Mapping[str, Any] | None = None) -> None:
+        """Append one note."""
+        record = NoteRecord(kind=kind, detail=detail, payload=dict(payload or {}), at_ms=at_ms)
+        self._append("notes", (record.model_dump_json(),), 1)
+
+    def flush(self) -> None:
+        """Bring everything to disk."""
+        for file in self._files.values():
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Flush, and take no more."""
+        self.flush()
+        for file in self._files.values():
+            file.close()
+
+    def _append(self, stream: Stream, lines: Iterable[str], count: int) -> None:
+        block = "".join(f"{line}\n" for line in lines).encode()
+        with self._lock:
+            file = self._files[stream]
+            if file.tell() + len(block) > self._max_stream_bytes:
+                self.num_dropped += count
+            else:
+                file.write(block)
+
+
+def _metric_line(key: str, value: float, step: int, at_ms: int) -> str:
+    number: float | str = value
+    if not math.isfinite(value):
+        number = "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    return json.dumps({"key": key, "value": number, "step": step, "at_ms": at_ms})
+
+
+class SpoolReader:
+    """Reads a stream from any offset, and remembers where in the file the next one starts."""
+
+    def __init__(self, attempt: Path, stream: Stream) -> None:
+        self._path = spool_path(attempt, stream)
+        self._stream = stream
+        self._offset = 0
+        self._position = 0
+
+    def read(self, offset: int, limit: int) -> list[MetricPoint | NoteRecord]:
+        """Up to ``limit`` records from record ``offset`` on; fewer, or none, at the end of what is complete."""
+        if offset < self._offset:
+            self._offset = self._position = 0
+        try:
+            with open(self._path, "rb") as file:
+                self._seek(file, offset)
+                return self._next(file, limit) if self._offset == offset else []
+        except FileNotFoundError:
+            return []
+
+    def _seek(self, file: BinaryIO, offset: int) -> None:
+        file.seek(self._position)
+        while self._offset < offset and file.readline().endswith(b"\n"):
+            self._offset += 1
+            self._position = file.tell()
+        file.seek(self._position)
+
+    def _next(self, file: BinaryIO, limit: int) -> list[MetricPoint | NoteRecord]:
+        records: list[MetricPoint | NoteRecord] = []
+        while len(records) < limit and (line := file.readline()).endswith(b"\n"):
+            records.append(self._parse(line))
+        return records
+
+    def _parse(self, line: bytes) -> MetricPoint | NoteRecord:
+        kind = MetricPoint if self._stream == "metrics" else NoteRecord
+        return kind.model_validate_json(line)

@@ -1,0 +1,53 @@
+"""The worker group of an attempt: one ``TorchTrainer.fit()``, restarted by Ray Train when a rank dies."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from fairlead.protocol import LaunchDocument
+from fairlead.run.environment import collective_timeout_s
+from fairlead.run.worker import Assignment, work
+
+GROUP_RESTARTS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Places:
+    """Where an attempt finds and leaves things. ``bookkeeping`` is Ray Train's own, and worth nothing afterwards."""
+
+    storage: Path
+    attempt: Path
+    code: Path | None
+    bookkeeping: Path
+
+
+def fit(document: LaunchDocument, places: Places) -> None:
+    """Train to the end. Raises what Ray Train raises when it gives up."""
+    resources = document.spec.resources
+    per_worker = {"CPU": resources.cpus_per_worker}
+    if resources.gpus_per_worker:
+        per_worker["GPU"] = resources.gpus_per_worker
+    assignment = Assignment(
+        document=document.model_dump_json(by_alias=True),
+        attempt=str(places.attempt),
+        code=str(places.code) if places.code else None,
+    )
+    TorchTrainer(
+        work,
+        train_loop_config={"assignment": assignment},
+        torch_config=TorchConfig(
+            backend="nccl" if resources.gpus_per_worker else "gloo", timeout_s=collective_timeout_s(document.spec)
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=resources.gpus_per_worker > 0,
+            resources_per_worker=per_worker,
+        ),
+        run_config=RunConfig(
+            name=document.runner_name,
+            storage_path=str(places.bookkeeping),
+            failure_config=FailureConfig(max_failures=GROUP_RESTARTS, controller_failure_limit=GROUP_RESTARTS),
+        ),
+    ).fit()

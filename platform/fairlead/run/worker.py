@@ -1,0 +1,359 @@
+"""One data-parallel rank: prepares its process, calls the workload, and tells the runner how it went.
+
+What the workload raises goes to the runner as text and never to Ray Train, which would charge it like a crash. Every
+half second a thread shows the runner that the rank lives, and ends the process when the runner is gone.
+"""
+
+import faulthandler
+import importlib
+import os
+import platform
+import random
+import re
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import ray
+import ray.train
+import ray.train.torch
+import torch
+
+from fairlead.data.context import LocalContext
+from fairlead.data.dataset import Dataset, open_dataset
+from fairlead.data.export import Origin
+from fairlead.data.torch import any_rank, share_cores
+from fairlead.errors import BadData, BadInput
+from fairlead.protocol import LOG_DIRECTORY, MODEL_DIRECTORY, LaunchDocument
+from fairlead.run.logs import drain_output, redirect_output
+from fairlead.run.messages import Failure, Finished, Hello, Orders, Report, Welcome, WrittenCheckpoint
+from fairlead.run.sampling import Sampler
+from fairlead.run.storage import copy_checkpoint
+from fairlead.workload import Workload
+
+HEARTBEAT_S = 0.5
+SAMPLE_EVERY = 10
+"""Heartbeats between two samples of memory and processor time."""
+MAX_IN_FLIGHT = 32
+"""Reports on their way to the runner; a workload that reports faster waits."""
+MAX_TRACEBACK = 12_000
+_CALL_TIMEOUT_S = 60.0
+_LONG_CALL_TIMEOUT_S = 600.0
+_RUNNER_IS_GONE = 70
+_GROUP_IS_OLD = 71
+_PEER_GONE = re.compile(
+    r"gloo|nccl|process ?group|connection (?:closed|reset|refused)|broken pipe|socket ?timeout|timed out waiting",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assignment:
+    """What every rank is given: the launch document as JSON and the places it needs."""
+
+    document: str
+    attempt: str
+    code: str | None
+
+
+def work(config: Mapping[str, Any]) -> None:
+    """Ray Train's loop function: one rank from its first words to its last."""
+    assignment: Assignment = config["assignment"]
+    document = LaunchDocument.model_validate_json(assignment.document)
+    attempt = Path(assignment.attempt)
+    rank = ray.train.get_context().get_world_rank()
+    redirect_output(attempt, rank=rank)
+    line = RunnerLine.open(document.runner_name)
+    line.start_heartbeat(attempt)
+    _report_own_exit(line)
+    try:
+        _run(document, assignment, line)
+    except BaseException as error:  # SystemExit included: whatever the workload does is an answer
+        drain_output(timeout_s=2)
+        line.fail(error)
+    drain_output(timeout_s=2)
+
+
+def _run(document: LaunchDocument, assignment: Assignment, line: "RunnerLine") -> None:
+    _prepare_process(document, assignment)
+    dataset = open_dataset(document.spec.data)
+    workload = load_workload(document.workload_module)
+    context = _context(document, Path(assignment.attempt), dataset, line)
+    workload(document.params, context)
+    line.finish(context, dataset, document)
+
+
+def _prepare_process(document: LaunchDocument, assignment: Assignment) -> None:
+    if assignment.code is not None:
+        if not Path(assignment.code).is_dir():
+            raise BadInput(
+                f"the unpacked code {assignment.code} is not on this node; put FAIRLEAD_CACHE on a shared disk"
+            )
+        sys.path.insert(0, assignment.code)
+    share_cores(ray.train.get_context().get_local_world_size())
+    random.seed(document.spec.seed)
+    np.random.seed(document.spec.seed)
+    torch.manual_seed(document.spec.seed)
+
+
+def load_workload(name: str) -> Workload:
+    """Import ``package.module:function``. Raises ``BadInput`` if the module has no such function."""
+    module_name, _, function_name = name.partition(":")
+    function = getattr(importlib.import_module(module_name), function_name, None)
+    if not callable(function):
+        raise BadInput(f"module {module_name} has no function {function_name}")
+    workload: Workload = function
+    return workload
+
+
+def _context(document: LaunchDocument, attempt: Path, dataset: Dataset, line: "RunnerLine") -> LocalContext:
+    context = ray.train.get_context()
+    spec = document.spec
+    code_hash = f"sha256:{document.code_sha256}" if document.code_sha256 else None
+    return LocalContext(
+        dataset=dataset,
+        origin=Origin(
+            workload=spec.workload,
+            module=document.workload_module.partition(":")[0],
+            params=document.params,
+            code_hash=code_hash,
+        ),
+        outlet=RunnerOutlet(line, attempt, rank=context.get_world_rank(), world_size=context.get_world_size()),
+        seed=spec.seed,
+        threshold=spec.evaluation.threshold,
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        device=str(ray.train.torch.get_device()),
+        resume_from=line.welcome.resume_from,
+        export_to=attempt / MODEL_DIRECTORY,
+        agree=any_rank,
+    )
+
+
+class RunnerOutlet:
+    """Rank 0's reports, straight to the runner. Other ranks' reports count nothing and cost nothing."""
+
+    def __init__(self, line: "RunnerLine", attempt: Path, *, rank: int, world_size: int) -> None:
+        self._line = line
+        self._attempt = attempt
+        self._rank = rank
+        self._world_size = world_size
+
+    def report(self, metrics: Mapping[str, float], *, step: int, checkpoint: Path | None) -> None:
+        """Send the metrics on; copy the checkpoint and wait until it has its final name."""
+        if self._rank != 0:
+            return
+        for key in metrics:
+            if not 1 <= len(key) <= 250:
+                raise BadInput(f"a metric's name must have 1 to 250 characters: {key[:60]!r}")
+        self._line.report(metrics, step=step)
+        if checkpoint is not None:
+            self._keep(checkpoint, step)
+
+    def _keep(self, checkpoint: Path, step: int) -> None:
+        try:
+            directory, files = copy_checkpoint(checkpoint, self._attempt, step=step)
+        except OSError as error:
+            self._line.checkpoint_failed(f"step {step}: {error}")
+            return
+        self._line.checkpoint(directory, files, step=step, world_size=self._world_size)
+
+    def should_stop(self) -> bool:
+        """What the last heartbeat brought."""
+        return self._line.should_stop
+
+
+class RunnerLine:
+    """A rank's connection to its runner."""
+
+    def __init__(self, runner: Any, hello: Hello, welcome: Welcome) -> None:
+        self.welcome = welcome
+        self.should_stop = False
+        self._runner = runner
+        self._hello = hello
+        self._in_flight: deque[Any] = deque()
+        self._sampler = Sampler(hello.rank)
+
+    @classmethod
+    def open(cls, runner_name: str) -> "RunnerLine":
+        """Find the runner and say hello. A rank of a superseded group ends here."""
+        runner = ray.get_actor(runner_name, namespace="fairlead")
+        here, train = ray.get_runtime_context(), ray.train.get_context()
+        hello = Hello(
+            rank=train.get_world_rank(),
+            world_size=train.get_world_size(),
+            group_id=here.get_placement_group_id() or "",
+            actor_id=here.get_actor_id() or "",
+            node_id=here.get_node_id(),
+            pid=os.getpid(),
+        )
+        welcome: Welcome = ray.get(runner.hello.remote(hello), timeout=_LONG_CALL_TIMEOUT_S)
+        if not welcome.is_current:
+            os._exit(_GROUP_IS_OLD)
+        return cls(runner, hello, welcome)
+
+    # ---- life ----
+
+    def start_heartbeat(self, attempt: Path) -> None:
+        """Keep in touch from a thread of its own."""
+        threading.Thread(target=self._beat, args=(attempt,), name="fairlead-heartbeat", daemon=True).start()
+
+    def _beat(self, attempt: Path) -> None:
+        count, has_dumped = 0, False
+        while True:
+            sample = self._sampler.sample() if count % SAMPLE_EVERY == 0 else {}
+            orders = self._poll(sample)
+            if orders is not None:
+                self.should_stop = orders.should_stop
+                if orders.should_dump_stacks and not has_dumped:
+                    has_dumped = True
+                    _dump_stacks(attempt, self._hello.rank)
+                if not orders.is_current:
+                    os._exit(_GROUP_IS_OLD)
+            count += 1
+            time.sleep(HEARTBEAT_S)
+
+    def _poll(self, sample: Mapping[str, float]) -> Orders | None:
+        try:
+            orders: Orders = ray.get(
+                self._runner.poll.remote(self._hello.rank, self.welcome.generation, dict(sample)), timeout=10
+            )
+            return orders
+        except ray.exceptions.ActorDiedError:
+            os._exit(_RUNNER_IS_GONE)
+        except (ray.exceptions.GetTimeoutError, ray.exceptions.ActorUnavailableError):
+            return None
+
+    # ---- work ----
+
+    def report(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Send without waiting, unless too many are on their way."""
+        report = Report(
+            generation=self.welcome.generation, step=step, metrics=dict(metrics), at_ms=time.time_ns() // 1_000_000
+        )
+        self._in_flight.append(self._runner.report_from_worker.remote(report))
+        while len(self._in_flight) > MAX_IN_FLIGHT:
+            self._wait_for_oldest()
+
+    def checkpoint(self, directory: Path, files: Any, *, step: int, world_size: int) -> None:
+        """Hand over copied files; returns when they have their final name, or the runner has noted that they don't."""
+        written = WrittenCheckpoint(
+            generation=self.welcome.generation, step=step, world_size=world_size, directory=directory, files=files
+        )
+        self._flush()
+        ray.get(self._runner.checkpoint_from_worker.remote(written), timeout=_LONG_CALL_TIMEOUT_S)
+
+    def checkpoint_failed(self, message: str) -> None:
+        """Say that a checkpoint could not be written; training goes on."""
+        ray.get(self._runner.checkpoint_failed.remote(self.welcome.generation, message), timeout=_CALL_TIMEOUT_S)
+
+    def finish(self, context: LocalContext, dataset: Dataset, document: LaunchDocument) -> None:
+        """Hand over this rank's counts."""
+        self._flush()
+        states = {split: state.to_bytes() for split, state in context.states.items()}
+        finished = Finished(
+            generation=self.welcome.generation,
+            rank=self._hello.rank,
+            states=states,
+            dataset=asdict(dataset.info) if self._hello.rank == 0 else {},
+            has_exported=context.has_exported,
+            environment=describe_environment(context.device) if self._hello.rank == 0 else {},
+        )
+        ray.get(self._runner.finished.remote(finished), timeout=_LONG_CALL_TIMEOUT_S)
+
+    def fail(self, error: BaseException) -> None:
+        """Tell what was raised, and wait to be ended; raise where the death of another rank explains it."""
+        self._flush()
+        failure = describe_failure(error, generation=self.welcome.generation, rank=self._hello.rank)
+        should_retry: bool = ray.get(self._runner.failed.remote(failure), timeout=_CALL_TIMEOUT_S)
+        if should_retry:
+            raise RuntimeError(f"rank {self._hello.rank} lost another rank: {failure.message[:500]}")
+        threading.Event().wait(_CALL_TIMEOUT_S)
+
+    def exiting(self, code: int) -> None:
+        """Say that the program is ending this process on its own."""
+        self._flush()
+        ray.get(self._runner.exiting.remote(self.welcome.generation, self._hello.rank, code), timeout=5)
+
+    def _flush(self) -> None:
+        while self._in_flight:
+            self._wait_for_oldest()
+
+    def _wait_for_oldest(self) -> None:
+        ray.get(self._in_flight.popleft(), timeout=_CALL_TIMEOUT_S)
+
+
+def _report_own_exit(line: RunnerLine) -> None:
+    """Let the runner know of ``os._exit`` in this process: Ray cannot tell it from a crash."""
+    own_pid, really_exit = os.getpid(), os._exit
+
+    def exit_after_report(status: int) -> NoReturn:
+        is_own = status not in (_RUNNER_IS_GONE, _GROUP_IS_OLD)
+        if os.getpid() == own_pid and is_own:
+            _quietly(lambda: line.exiting(status))
+            drain_output(timeout_s=2)
+        really_exit(status)
+
+    os._exit = exit_after_report
+
+
+def _quietly(call: Callable[[], None]) -> None:
+    try:
+        call()
+    except ray.exceptions.RayError as error:
+        print(f"fairlead: the runner could not be told: {error}", file=sys.stderr)
+
+
+def _dump_stacks(attempt: Path, rank: int) -> None:
+    with open(attempt / LOG_DIRECTORY / f"rank-{rank}.stacks.log", "a") as file:
+        faulthandler.dump_traceback(file=file, all_threads=True)
+
+
+def describe_failure(error: BaseException, *, generation: int, rank: int) -> Failure:
+    """An exception as bounded text."""
+    lines = "".join(traceback.format_exception(error))
+    message = str(error)
+    if isinstance(error, BadInput) and error.problems:
+        message = "; ".join(f"{problem.pointer}: {problem.message}" for problem in error.problems)
+    reason = None
+    if isinstance(error, BadData):
+        reason = f"bad_data: {message}"
+    elif isinstance(error, SystemExit) and not error.code:
+        reason, message = "no_result", "the workload called sys.exit() before it had returned"
+    return Failure(
+        generation=generation,
+        rank=rank,
+        type_name=type(error).__name__,
+        message=message[:4000],
+        traceback=lines[-MAX_TRACEBACK:],
+        is_collective=_is_collective(error),
+        is_memory=isinstance(error, MemoryError | torch.OutOfMemoryError),
+        reason=reason,
+    )
+
+
+def _is_collective(error: BaseException) -> bool:
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    return isinstance(error, RuntimeError) and _PEER_GONE.search(str(error)) is not None
+
+
+def describe_environment(device: str) -> dict[str, str]:
+    """Versions and the device that made the result."""
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "ray": ray.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "device": device,
+        "device_name": name,
+    }
