@@ -25,13 +25,18 @@ class ClientSettings(BaseSettings):
     """Data directory of the embedded stack."""
 
 
-class ControlSettings(BaseSettings):
-    """The api process and the control loops."""
+class DatabaseSettings(BaseSettings):
+    """What migrations need."""
 
     model_config = _CONFIG
 
     database_url: str
-    """``sqlite:////path/to/file`` or ``postgresql+psycopg://user@host/name``."""
+    """``sqlite:////path/to/file`` or ``postgresql+psycopg://user@host/name``, its password in ``PGPASSWORD``."""
+
+
+class ControlSettings(DatabaseSettings):
+    """The api process and the control loops."""
+
     storage: Path
     """The shared storage: attempts, checkpoints, models, logs, code bundles."""
     mlflow_url: str

@@ -12,6 +12,7 @@ from fairlead.errors import NotFound, StaleAttempt, Unauthorized
 from fairlead.lifecycle import Observation, Outcome
 from fairlead.protocol import attempt_path, runner_name
 from fairlead.store.experiments import Candidate
+from fairlead.store.rows import reread_if_loaded
 from fairlead.store.tables import AttemptRow, ExperimentRow
 
 
@@ -97,7 +98,7 @@ def lease(session: Session, key: str, *, cluster: str, token: str, now: datetime
     )
     if changed.rowcount == 0:  # type: ignore[attr-defined]  # an UPDATE's result has it
         raise StaleAttempt(f"attempt {key} is not open on cluster {cluster}")
-    session.expire_all()
+    reread_if_loaded(session, AttemptRow, key)
     return get(session, key)
 
 
@@ -109,9 +110,11 @@ def renew_token(session: Session, key: str, token: str) -> None:
 def authenticate(session: Session, key: str, token: str) -> AttemptRow:
     """The attempt that ``token`` may write to.
 
-    Raises ``Unauthorized`` for a wrong token, ``StaleAttempt`` once the attempt has ended or is not the current one.
+    It stays so until the transaction ends: nobody can write an outcome in between, and writers of one attempt take
+    turns. Raises ``Unauthorized`` for a wrong token, ``StaleAttempt`` once the attempt has ended or is not the current
+    one.
     """
-    row = session.get(AttemptRow, key)
+    row = _locked(session, key)
     if row is None or row.token_sha256 is None or not hmac.compare_digest(row.token_sha256, hash_token(token)):
         raise Unauthorized("this token does not belong to this attempt")
     if row.outcome is not None:
@@ -119,6 +122,12 @@ def authenticate(session: Session, key: str, token: str) -> AttemptRow:
     if _current_attempt_no(session, row.experiment_id) != row.attempt_no:
         raise StaleAttempt(f"attempt {key} was superseded")
     return row
+
+
+def _locked(session: Session, key: str) -> AttemptRow | None:
+    """The row as it is now. SQLite needs no lock: its writers take turns anyway."""
+    query = select(AttemptRow).where(AttemptRow.id == key).with_for_update(key_share=True)
+    return session.scalar(query.execution_options(populate_existing=True))
 
 
 def _current_attempt_no(session: Session, experiment_id: str) -> int | None:
@@ -133,6 +142,7 @@ def write_if_open(session: Session, key: str, **columns: Any) -> bool:
         .values(columns)
         .execution_options(synchronize_session=False)
     )
+    reread_if_loaded(session, AttemptRow, key)
     return bool(changed.rowcount)  # type: ignore[attr-defined]  # an UPDATE's result has it
 
 
@@ -160,6 +170,7 @@ def withdraw(session: Session, key: str, *, outcome: Outcome, reason: str, now: 
         .values(outcome=outcome, reason=reason, ended_at=now)
         .execution_options(synchronize_session=False)
     )
+    reread_if_loaded(session, AttemptRow, key)
     return bool(changed.rowcount)  # type: ignore[attr-defined]  # an UPDATE's result has it
 
 

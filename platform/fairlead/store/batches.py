@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from fairlead.errors import WrongOffset
 from fairlead.protocol import Batch
+from fairlead.store.rows import insert_if_absent
 from fairlead.store.tables import AttemptRow, BatchRow, StreamRow
 
 
@@ -18,20 +19,23 @@ def next_offset(session: Session, attempt_id: str, stream: str) -> int:
 
 def offsets(session: Session, attempt_id: str) -> dict[str, int]:
     """The next expected offset of each stream that has begun."""
-    query = select(StreamRow).where(StreamRow.attempt_id == attempt_id)
-    return {row.stream: row.next_offset for row in session.scalars(query)}
+    query = select(StreamRow.stream, StreamRow.next_offset).where(StreamRow.attempt_id == attempt_id)
+    return dict(session.execute(query).tuples().all())
 
 
 def advance(session: Session, attempt_id: str, batch: Batch) -> None:
     """Accept the batch's offsets. Raises ``WrongOffset`` with the expected one: no gap, no double."""
-    where = StreamRow.attempt_id == attempt_id, StreamRow.stream == batch.stream
-    if batch.first_offset == 0 and session.scalar(select(StreamRow.next_offset).where(*where)) is None:
-        session.add(StreamRow(attempt_id=attempt_id, stream=batch.stream, next_offset=batch.next_offset))
-        session.flush()
+    if batch.first_offset == 0 and insert_if_absent(
+        session, StreamRow, attempt_id=attempt_id, stream=batch.stream, next_offset=batch.next_offset
+    ):
         return
     changed = session.execute(
         update(StreamRow)
-        .where(*where, StreamRow.next_offset == batch.first_offset)
+        .where(
+            StreamRow.attempt_id == attempt_id,
+            StreamRow.stream == batch.stream,
+            StreamRow.next_offset == batch.first_offset,
+        )
         .values(next_offset=batch.next_offset)
         .execution_options(synchronize_session=False)
     )
@@ -41,7 +45,9 @@ def advance(session: Session, attempt_id: str, batch: Batch) -> None:
 
 
 def insert(session: Session, attempt: AttemptRow, batch: Batch, *, now: datetime) -> None:
-    """Keep the points of an accepted batch for the recorder."""
+    """Keep the points of an accepted batch for the recorder; one without points leaves nothing to record."""
+    if not batch.points:
+        return
     session.add(
         BatchRow(
             attempt_id=attempt.id,

@@ -4,6 +4,7 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from fairlead.store.rows import insert_if_absent
 from fairlead.store.tables import BundleRow
 
 
@@ -14,8 +15,4 @@ def find(session: Session, sha256: str) -> BundleRow | None:
 
 def ensure(session: Session, *, sha256: str, size: int, actor: str, now: datetime) -> bool:
     """Note a bundle whose bytes are on the storage; False if it was known."""
-    if session.get(BundleRow, sha256) is not None:
-        return False
-    session.add(BundleRow(sha256=sha256, size=size, created_by=actor, created_at=now))
-    session.flush()
-    return True
+    return insert_if_absent(session, BundleRow, sha256=sha256, size=size, created_by=actor, created_at=now)

@@ -2,10 +2,11 @@
 
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from fairlead.errors import Conflict
+from fairlead.store.rows import insert_if_absent
 from fairlead.store.tables import CheckpointRow
 
 
@@ -20,28 +21,28 @@ def commit(
     now: datetime,
 ) -> bool:
     """Make a checkpoint visible. False if the very same one was committed before; ``Conflict`` if another one was."""
-    query = select(CheckpointRow).where(
+    is_new = insert_if_absent(
+        session,
+        CheckpointRow,
+        experiment_id=experiment_id,
+        attempt_no=attempt_no,
+        step=step,
+        path=path,
+        manifest_sha256=manifest_sha256,
+        committed_at=now,
+    )
+    if not is_new and _committed_sha256(session, experiment_id, attempt_no, step) != manifest_sha256:
+        raise Conflict(f"another checkpoint of step {step} was committed before")
+    return is_new
+
+
+def _committed_sha256(session: Session, experiment_id: str, attempt_no: int, step: int) -> str | None:
+    query = select(CheckpointRow.manifest_sha256).where(
         CheckpointRow.experiment_id == experiment_id,
         CheckpointRow.attempt_no == attempt_no,
         CheckpointRow.step == step,
     )
-    known = session.scalar(query)
-    if known is not None:
-        if known.manifest_sha256 != manifest_sha256:
-            raise Conflict(f"another checkpoint of step {step} was committed before")
-        return False
-    session.add(
-        CheckpointRow(
-            experiment_id=experiment_id,
-            attempt_no=attempt_no,
-            step=step,
-            path=path,
-            manifest_sha256=manifest_sha256,
-            committed_at=now,
-        )
-    )
-    session.flush()
-    return True
+    return session.scalar(query)
 
 
 def newest_first(session: Session, experiment_id: str) -> list[CheckpointRow]:
@@ -52,10 +53,11 @@ def newest_first(session: Session, experiment_id: str) -> list[CheckpointRow]:
 
 def highest_step(session: Session, experiment_id: str, *, before_attempt: int) -> int:
     """The highest step committed by attempts below ``before_attempt``; -1 for none."""
-    query = select(CheckpointRow.step).where(
+    query = select(func.max(CheckpointRow.step)).where(
         CheckpointRow.experiment_id == experiment_id, CheckpointRow.attempt_no < before_attempt
     )
-    return session.scalar(query.order_by(CheckpointRow.step.desc()).limit(1)) or -1
+    step = session.scalar(query)
+    return -1 if step is None else step
 
 
 def of_attempt(session: Session, experiment_id: str, attempt_no: int) -> list[CheckpointRow]:

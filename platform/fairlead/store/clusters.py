@@ -8,17 +8,18 @@ from sqlalchemy.orm import Session
 
 from fairlead.errors import NotFound, StaleAgent
 from fairlead.protocol import AttachRequest, NodeInfo
+from fairlead.store.rows import insert_if_absent
 from fairlead.store.tables import AttemptRow, ClusterRow
 
 
 def ensure(session: Session, name: str) -> ClusterRow:
     """The cluster, made active if it is new."""
     row = session.get(ClusterRow, name)
-    if row is None:
-        row = ClusterRow(name=name, state="active", agent_epoch=0, agent_version="", ray_version="", nodes=[])
-        session.add(row)
-        session.flush()
-    return row
+    if row is not None:
+        return row
+    blank = {"state": "active", "agent_epoch": 0, "agent_version": "", "ray_version": "", "nodes": []}
+    insert_if_absent(session, ClusterRow, name=name, **blank)
+    return get(session, name)
 
 
 def get(session: Session, name: str) -> ClusterRow:
@@ -53,8 +54,8 @@ def attach(session: Session, name: str, request: AttachRequest, *, now: datetime
         .returning(ClusterRow.agent_epoch)
         .execution_options(synchronize_session=False)
     )
-    session.expire_all()
     assert epoch is not None, "ensured above"
+    session.refresh(row)
     return epoch
 
 
@@ -76,6 +77,7 @@ def sync(
     )
     if changed.rowcount == 0:  # type: ignore[attr-defined]  # an UPDATE's result has it
         raise StaleAgent(f"another agent has attached to cluster {name} since epoch {agent_epoch}")
+    session.refresh(row)
 
 
 def usage(session: Session) -> dict[str, tuple[float, float, int]]:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import delete
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from fairlead.errors import KeyReused
+from fairlead.errors import Conflict, KeyReused
 from fairlead.store.tables import IdempotencyRow
 
 
@@ -39,7 +40,10 @@ def insert(
     answer: StoredAnswer,
     expires_at: datetime,
 ) -> None:
-    """Keep an answer, in the transaction that made it true."""
+    """Keep an answer, in the transaction that made it true.
+
+    Raises ``Conflict`` if another request under this key was answered meanwhile: roll back, then ``find`` its answer.
+    """
     session.add(
         IdempotencyRow(
             principal=principal,
@@ -52,7 +56,10 @@ def insert(
             expires_at=expires_at,
         )
     )
-    session.flush()
+    try:
+        session.flush()
+    except IntegrityError as error:
+        raise Conflict("another request with this Idempotency-Key was answered meanwhile; send it again") from error
 
 
 def forget_expired(session: Session, now: datetime) -> None:

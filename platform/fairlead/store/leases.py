@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from fairlead.store.rows import insert_if_absent
 from fairlead.store.tables import LeaseRow
 
 
@@ -16,12 +17,11 @@ def take(session: Session, *, name: str, holder: str, ttl_s: float, is_sole: boo
     the database's clock where there is one for all, by ``now`` elsewhere.
     """
     now = _database_now(session) or now
-    row = session.get(LeaseRow, name, with_for_update=True)
     expires = now + timedelta(seconds=ttl_s)
-    if row is None:
-        session.add(LeaseRow(name=name, holder=holder, epoch=1, expires_at=expires, renewals=0))
-        session.flush()
+    if insert_if_absent(session, LeaseRow, name=name, holder=holder, epoch=1, expires_at=expires, renewals=0):
         return 1
+    row = session.get(LeaseRow, name, with_for_update=True, populate_existing=True)
+    assert row is not None, "leases are never deleted"
     if row.holder != holder and not is_sole and row.expires_at > now:
         return None
     columns: dict[str, Any] = {"expires_at": expires, "renewals": row.renewals + 1}

@@ -8,7 +8,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from fairlead.errors import Unavailable
-from fairlead.store.engine import Store
+from fairlead.store.engine import Store, answering
 
 _VERSION_TABLE = "fairlead_schema"
 
@@ -22,18 +22,23 @@ def _config(store: Store) -> Config:
 
 
 def migrate(store: Store, revision: str = "head") -> None:
-    """Upgrade to ``revision``; does nothing when it is there already."""
-    command.upgrade(_config(store), revision)
+    """Upgrade to ``revision``; does nothing when it is there already. Several at once take turns.
+
+    Raises ``Unavailable`` when the database does not answer.
+    """
+    with answering():
+        command.upgrade(_config(store), revision)
 
 
 def downgrade(store: Store, revision: str) -> None:
     """Go back to ``revision``, for tests and for a release that must be taken back."""
-    command.downgrade(_config(store), revision)
+    with answering():
+        command.downgrade(_config(store), revision)
 
 
 def schema_revision(store: Store) -> str | None:
-    """The revision that the database has."""
-    with store.engine.connect() as connection:
+    """The revision that the database has; None before the first. Raises ``Unavailable`` when it does not answer."""
+    with answering(), store.engine.connect() as connection:
         return MigrationContext.configure(connection, opts={"version_table": _VERSION_TABLE}).get_current_revision()
 
 
@@ -41,4 +46,5 @@ def check_revision(store: Store) -> None:
     """Raise ``Unavailable`` unless the database has the schema of this release."""
     head = ScriptDirectory.from_config(_config(store)).get_current_head()
     if (found := schema_revision(store)) != head:
-        raise Unavailable(f"the database has schema {found}, this release needs {head}: run `fairlead migrate` first")
+        cure = "run `python -m fairlead.store migrate` first"
+        raise Unavailable(f"the database has schema {found}, this release needs {head}: {cure}")

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fairlead.errors import Unauthorized
+from fairlead.store.rows import insert_if_absent
 from fairlead.store.tables import TokenRow
 
 
@@ -38,9 +39,9 @@ def ensure(
     session: Session, *, token_id: str, sha256: str, kind: str, name: str, cluster: str | None, now: datetime
 ) -> None:
     """Store a token's hash unless its id is known."""
-    if session.get(TokenRow, token_id) is None:
-        session.add(TokenRow(id=token_id, kind=kind, name=name, sha256=sha256, cluster=cluster, created_at=now))
-        session.flush()
+    insert_if_absent(
+        session, TokenRow, id=token_id, kind=kind, name=name, sha256=sha256, cluster=cluster, created_at=now
+    )
 
 
 def authenticate(session: Session, token: str, *, now: datetime) -> Principal:
