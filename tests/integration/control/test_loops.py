@@ -1,0 +1,395 @@
+"""The loops on both databases, ticked by hand under a fake clock; agents write as the api writes for them."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fairlead.control.dispatch import Dispatch
+from fairlead.control.evaluate import Evaluate, report_directory
+from fairlead.control.leader import TTL_S, Leadership
+from fairlead.control.reap import Reap
+from fairlead.control.settle import Settle
+from fairlead.data import find_manifests
+from fairlead.evaluation import CountState
+from fairlead.lifecycle import Desired, Observation, Outcome, State
+from fairlead.protocol import AttachRequest, EvaluationSummary, FileEntry, NodeInfo, ResultDocument
+from fairlead.settings import ControlSettings
+from fairlead.store import Store, attempts, checkpoints, clusters, events, experiments
+from fairlead.store.tables import AttemptRow, ExperimentRow
+from fairlead.testing import FakeClock, a_spec
+from fairlead.workload import Attribute
+
+MANIFESTS = find_manifests()
+
+
+@dataclass
+class Plane:
+    """A control plane whose time and ticks are the test's."""
+
+    store: Store
+    clock: FakeClock
+    settings: ControlSettings
+
+    def __post_init__(self) -> None:
+        common: dict[str, Any] = {"store": self.store, "clock": self.clock, "settings": self.settings}
+        self.dispatch = Dispatch(**common, manifests=MANIFESTS)
+        self.settle = Settle(**common, uniform=lambda low, high: high)
+        self.evaluate = Evaluate(**common)
+        self.reap = Reap(**common)
+
+    def submit(self, key: str = "e1", **changes: Any) -> None:
+        with self.store.write() as session:
+            experiments.insert(
+                session, experiment_id=key, spec=a_spec(**changes), actor="user", now=self.clock.now(), total_steps=None
+            )
+
+    def attach(self, *, cpus: float = 2, session: str = "s1", gpus: float = 0) -> None:
+        node = NodeInfo(
+            node_id="n", address="127.0.0.1", is_alive=True, cpus=cpus, gpus=gpus, free_cpus=cpus, free_gpus=gpus
+        )
+        request = AttachRequest(protocol=1, agent_version="0", ray_version="0", ray_session=session, nodes=(node,))
+        with self.store.write() as write:
+            clusters.attach(write, "local", request, now=self.clock.now())
+
+    def lease(self, key: str = "e1", *, attempt_no: int = 1, begin: bool = True) -> None:
+        with self.store.write() as session:
+            attempt_id = attempts.attempt_id(key, attempt_no)
+            attempts.lease(session, attempt_id, cluster="local", token="fl_x_y", now=self.clock.now())
+            if begin:
+                attempts.write_if_open(session, attempt_id, started_at=self.clock.now(), ray_session="s1")
+
+    def end(
+        self, outcome: Outcome, *, key: str = "e1", attempt_no: int = 1, reason: str = "because", **more: Any
+    ) -> None:
+        with self.store.write() as session:
+            attempt_id = attempts.attempt_id(key, attempt_no)
+            attempts.end(session, attempt_id, outcome=outcome, reason=reason, now=self.clock.now(), **more)
+
+    def desire(self, desired: Desired, key: str = "e1") -> None:
+        with self.store.write() as session:
+            experiments.note(
+                session, key, kind="desired", actor="user", now=self.clock.now(), columns={"desired": desired}
+            )
+
+    def run_to_running(self, key: str = "e1", **changes: Any) -> None:
+        self.submit(key, **changes)
+        self.attach()
+        self.dispatch()
+        self.lease(key)
+        self.settle()
+
+    def row(self, key: str = "e1") -> ExperimentRow:
+        with self.store.read() as session:
+            return experiments.get(session, key)
+
+    def attempt(self, key: str = "e1", attempt_no: int = 1) -> AttemptRow:
+        with self.store.read() as session:
+            return attempts.get(session, attempts.attempt_id(key, attempt_no))
+
+    def trail(self, key: str = "e1") -> list[str]:
+        with self.store.read() as session:
+            return [str(event.to_state) for event in events.after(session, key, 0) if event.to_state]
+
+
+@pytest.fixture
+def plane(store: Store, clock: FakeClock, tmp_path: Path) -> Plane:
+    key = tmp_path / "secret.key"
+    key.write_bytes(b"k" * 32)
+    settings = ControlSettings(
+        database_url="sqlite://", storage=tmp_path / "storage", mlflow_url="http://127.0.0.1:1", secret_key_file=key
+    )
+    return Plane(store, clock, settings)
+
+
+def test_a_spec_goes_from_accepted_to_running_and_leaves_a_gapless_log(plane: Plane) -> None:
+    plane.run_to_running(resources={"workers": 2})
+    assert plane.row().state == State.RUNNING
+    assert plane.trail() == ["accepted", "queued", "placed", "running"]
+    with plane.store.read() as session:
+        seqs = [event.seq for event in events.after(session, "e1", 0)]
+    assert seqs == list(range(1, plane.row().version + 1))
+
+
+def test_without_a_cluster_it_waits_and_says_for_what(plane: Plane) -> None:
+    plane.submit(resources={"workers": 64, "gpus_per_worker": 1})
+    plane.dispatch()
+    assert "no cluster has ever attached" in str(plane.row().waiting)
+    plane.attach()
+    plane.dispatch()
+    assert "64 GPUs" in str(plane.row().waiting)
+    assert plane.row().state == State.QUEUED
+
+
+def test_a_silent_agent_gets_no_offers_and_its_attempts_become_unknown_but_stay_open(plane: Plane) -> None:
+    plane.run_to_running()
+    plane.submit("e2")
+    plane.clock.advance(plane.settings.agent_ttl_s + 1)
+    plane.dispatch()
+    plane.reap()
+    plane.reap()
+    plane.settle()
+    assert "no agent answers" in str(plane.row("e2").waiting)
+    assert plane.attempt().observation == Observation.UNKNOWN
+    assert plane.attempt().outcome is None
+    with plane.store.read() as session:
+        kinds = [event.kind for event in events.after(session, "e1", 0)]
+    assert kinds.count("observation_unknown") == 1
+
+
+def test_a_spec_that_became_inadmissible_fails_with_the_reason(plane: Plane) -> None:
+    plane.submit(workload="gone_workload")
+    plane.dispatch()
+    assert plane.row().state == State.FAILED
+    assert "gone_workload" in plane.row().reason
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "state"),
+    [
+        (Outcome.USER_ERROR, "ValueError: no", State.FAILED),
+        (Outcome.TIMEOUT, "max_runtime_s", State.FAILED),
+        (Outcome.OOM, "worker killed", State.RETRYING),
+        (Outcome.INFRA_ERROR, "runner_died", State.RETRYING),
+        (Outcome.PREEMPTED, "drain", State.QUEUED),
+        (Outcome.CANCELLED, "user", State.CANCELLED),
+    ],
+)
+def test_the_outcome_decides_what_follows(plane: Plane, outcome: Outcome, reason: str, state: State) -> None:
+    plane.run_to_running()
+    plane.end(outcome, reason=reason)
+    plane.settle()
+    assert plane.row().state == state
+    assert reason in plane.row().reason or state is State.CANCELLED
+    assert plane.attempt().is_settled
+
+
+def test_a_retry_waits_out_its_delay_and_keeps_its_place_in_the_queue(plane: Plane) -> None:
+    plane.run_to_running()
+    place = plane.row().enqueued_at
+    plane.end(Outcome.INFRA_ERROR, reason="node_lost")
+    plane.settle()
+    assert plane.row().due_at == plane.clock.now() + timedelta(seconds=20)
+    plane.clock.advance(19)
+    plane.attach()
+    plane.dispatch()
+    assert plane.row().state == State.RETRYING
+    plane.clock.advance(2)
+    plane.dispatch()
+    assert plane.row().state == State.PLACED
+    assert plane.row().current_attempt_no == 2
+    assert plane.row().enqueued_at == place
+
+
+def test_three_deaths_without_progress_are_held_for_a_human(plane: Plane) -> None:
+    plane.run_to_running()
+    for attempt_no in (1, 2, 3):
+        plane.end(Outcome.INFRA_ERROR, attempt_no=attempt_no, reason="worker_died: signal 11")
+        plane.settle()
+        plane.clock.advance(1000)
+        plane.attach()
+        plane.dispatch()
+        if attempt_no < 3:
+            plane.lease(attempt_no=attempt_no + 1)
+            plane.settle()
+    assert plane.row().state == State.HELD
+    assert "poison" in plane.row().reason
+
+
+def test_progress_forgives_infrastructure_errors(plane: Plane) -> None:
+    plane.run_to_running(policy={"retries": {"infra": 1}})
+    for attempt_no in (1, 2, 3, 4):
+        with plane.store.write() as session:
+            checkpoints.commit(
+                session,
+                experiment_id="e1",
+                attempt_no=attempt_no,
+                step=attempt_no,
+                path=f"a{attempt_no}/ckpt",
+                manifest_sha256="0" * 64,
+                now=plane.clock.now(),
+            )
+        plane.end(Outcome.LOST, attempt_no=attempt_no, reason="node_lost")
+        plane.settle()
+        assert plane.row().state == State.RETRYING
+        plane.clock.advance(1000)
+        plane.attach()
+        plane.dispatch()
+        plane.lease(attempt_no=attempt_no + 1)
+        plane.settle()
+    assert plane.row().current_attempt_no == 5
+
+
+def test_an_offer_nobody_takes_is_withdrawn_without_charge(plane: Plane) -> None:
+    plane.submit()
+    plane.attach()
+    plane.dispatch()
+    plane.clock.advance(plane.settings.offer_ttl_s + 1)
+    plane.settle()
+    assert plane.attempt().outcome == Outcome.PREEMPTED
+    assert plane.row().state == State.QUEUED
+
+
+@pytest.mark.parametrize("place", ["accepted", "queued", "placed", "retrying"])
+def test_a_cancel_without_a_leased_attempt_ends_at_once(plane: Plane, place: str) -> None:
+    steps: dict[str, Callable[[], Any]] = {
+        "accepted": plane.submit,
+        "queued": lambda: (plane.submit(), plane.dispatch()),
+        "placed": lambda: (plane.submit(), plane.attach(), plane.dispatch()),
+        "retrying": lambda: (plane.run_to_running(), plane.end(Outcome.OOM), plane.settle()),
+    }
+    steps[place]()
+    assert plane.row().state == place
+    plane.desire(Desired.CANCEL)
+    plane.settle()
+    plane.settle()
+    assert plane.row().state == State.CANCELLED
+
+
+def test_a_leased_attempt_is_not_ended_by_a_wish_but_by_its_word_or_by_evidence(plane: Plane) -> None:
+    plane.run_to_running()
+    plane.desire(Desired.CANCEL)
+    plane.settle()
+    assert plane.row().state == State.RUNNING
+    with plane.store.write() as session:
+        attempts.write_if_open(session, "e1-a1", death_since=plane.clock.now(), death_reason="runner_died")
+    plane.settle()
+    assert plane.row().state == State.CANCELLED
+
+
+def test_pause_and_resume(plane: Plane) -> None:
+    plane.run_to_running()
+    plane.desire(Desired.PAUSE)
+    plane.end(Outcome.PREEMPTED, reason="pause_requested")
+    plane.settle()
+    assert plane.row().state == State.PAUSED
+    plane.dispatch()
+    assert plane.row().state == State.PAUSED
+    plane.desire(Desired.RUN)
+    plane.dispatch()
+    assert plane.row().state == State.PLACED
+
+
+def test_another_ray_session_is_proof_only_after_the_grace(plane: Plane) -> None:
+    plane.run_to_running()
+    plane.attach(session="s2")
+    plane.settle()
+    assert plane.attempt().outcome is None
+    plane.clock.advance(plane.settings.ray_session_grace_s)
+    plane.settle()
+    assert plane.attempt().outcome == Outcome.INFRA_ERROR
+    assert plane.row().state == State.RETRYING
+
+
+def test_a_result_that_comes_before_the_word_running_makes_both_moves(plane: Plane) -> None:
+    plane.submit()
+    plane.attach()
+    plane.dispatch()
+    plane.lease(begin=False)
+    plane.end(Outcome.SUCCEEDED, reason="", result=a_result().model_dump(mode="json"))
+    plane.settle()
+    assert plane.trail() == ["accepted", "queued", "placed", "running", "evaluating"]
+
+
+def a_result(evaluation: EvaluationSummary | None = None) -> ResultDocument:
+    now = FakeClock().now()
+    return ResultDocument(
+        experiment_id="e1",
+        attempt_no=1,
+        outcome=Outcome.SUCCEEDED,
+        reason="",
+        started_at=now,
+        ended_at=now,
+        evaluation=evaluation,
+    )
+
+
+def _counted(plane: Plane) -> EvaluationSummary:
+    """Two hundred counted rows on the storage, as a runner leaves them."""
+    attributes = (Attribute(name="sex", levels=("f", "m")), Attribute(name="age_band", levels=("old", "young")))
+    state = CountState(attributes=attributes, classes=("no", "yes"))
+    rows = np.arange(200)
+    groups = np.stack([rows % 2, rows // 2 % 2], axis=1).astype(np.int16)
+    hashes = (rows + 1).astype(np.uint64)
+    state.update(groups, labels=rows // 4 % 2, predictions=rows // 4 % 2, record_hashes=hashes)
+    content = state.to_bytes()
+    path = plane.settings.storage / plane.attempt().storage_path / "evaluation.state"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    file = FileEntry(path=path.name, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    return EvaluationSummary(
+        state_file=file, expected_rows=200, expected_sum=state.record_sum, expected_xor=state.record_xor
+    )
+
+
+GATES = ({"id": "dp", "metric": "demographic_parity_difference", "by": ("sex",), "require": "<= 0.30"},)
+
+
+def test_counts_become_a_report_with_decided_gates(plane: Plane) -> None:
+    plane.run_to_running(gates=GATES, register={"name": "risk"})
+    result = a_result(_counted(plane))
+    plane.end(Outcome.SUCCEEDED, result=result.model_dump(mode="json"))
+    plane.settle()
+    plane.evaluate()
+    row = plane.row()
+    assert row.state == State.SUCCEEDED
+    assert row.report_outcome == "pass"
+    assert [gate["outcome"] for gate in row.gates] == ["pass"]
+    assert row.registration is not None
+    assert "no_model" in row.registration["reason"]
+    directory = report_directory(plane.settings.storage, "default", "e1")
+    content = (directory / "report.json").read_bytes()
+    assert row.report_sha256 == f"sha256:{hashlib.sha256(content).hexdigest()}"
+    assert "<html" in (directory / "report.html").read_text()
+
+
+@pytest.mark.parametrize("harm", ["changed", "incomplete", "outside"])
+def test_counts_that_cannot_be_trusted_hold_the_experiment(plane: Plane, harm: str) -> None:
+    plane.run_to_running()
+    summary = _counted(plane)
+    if harm == "changed":
+        path = plane.settings.storage / plane.attempt().storage_path / "evaluation.state"
+        path.write_bytes(path.read_bytes() + b"x")
+    elif harm == "incomplete":
+        summary = summary.amended(expected_rows=201)
+    else:
+        summary = summary.amended(state_file=summary.state_file.amended(path="../../../../etc/passwd"))
+    plane.end(Outcome.SUCCEEDED, result=a_result(summary).model_dump(mode="json"))
+    plane.settle()
+    plane.evaluate()
+    assert plane.row().state == State.HELD
+    assert "evaluation_error" in plane.row().reason
+
+
+def test_storage_that_is_away_makes_the_evaluation_wait(plane: Plane) -> None:
+    plane.run_to_running()
+    summary = _counted(plane)
+    path = plane.settings.storage / plane.attempt().storage_path / "evaluation.state"
+    away = path.rename(path.with_suffix(".away"))
+    plane.end(Outcome.SUCCEEDED, result=a_result(summary).model_dump(mode="json"))
+    plane.settle()
+    plane.evaluate()
+    assert plane.row().state == State.EVALUATING
+    away.rename(path)
+    plane.evaluate()
+    assert plane.row().state == State.SUCCEEDED
+
+
+def test_one_leader_at_a_time_and_a_late_one_takes_over(plane: Plane) -> None:
+    first = Leadership(store=plane.store, clock=plane.clock, holder="first")
+    second = Leadership(store=plane.store, clock=plane.clock, holder="second")
+    assert first.renew()
+    if plane.store.is_sqlite:  # the file lock proves the other dead
+        assert second.renew()
+        assert second.epoch == 2
+        return
+    assert not second.renew()
+    plane.clock.advance(TTL_S)
+    assert not first.is_held
+    first.release()
+    assert first.epoch is None

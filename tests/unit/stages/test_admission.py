@@ -1,0 +1,73 @@
+"""Admission: what may enter, and a pointer to the field for what may not."""
+
+from typing import Any
+
+import pytest
+
+from fairlead.admission import Admitted, Rejected, RejectionReason, admit
+from fairlead.data import find_manifests
+from fairlead.testing import a_spec
+
+MANIFESTS = find_manifests()
+SHA = "0" * 64
+
+
+def _admit(has_bundle: bool = True, **changes: Any) -> Admitted | Rejected:
+    return admit(a_spec(**changes), manifests=MANIFESTS, has_bundle=lambda _: has_bundle)
+
+
+def test_a_built_in_workload_is_admitted_with_its_defaults_and_number_of_steps() -> None:
+    admitted = _admit(params={"epochs": 7})
+    assert isinstance(admitted, Admitted)
+    assert admitted.total_steps == 7
+    assert set(MANIFESTS["tabular_mlp"].parameters) <= set(admitted.params)
+    assert admitted.workload_module == MANIFESTS["tabular_mlp"].module
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "pointer"),
+    [
+        ({"workload": "no_such"}, RejectionReason.UNKNOWN_WORKLOAD, "/workload"),
+        ({"params": {"epoch": 3}}, RejectionReason.BAD_PARAMETERS, "/params/epoch"),
+        ({"params": {"epochs": "three"}}, RejectionReason.BAD_PARAMETERS, "/params/epochs"),
+        ({"params": {"epochs": -1}}, RejectionReason.BAD_PARAMETERS, "/params/epochs"),
+        ({"workload": "m:train", "code": "."}, RejectionReason.UNKNOWN_CODE, "/code"),
+        ({"code": f"sha256:{SHA}"}, RejectionReason.UNKNOWN_CODE, "/code"),
+        ({"gates": [{"metric": "acuracy_score", "require": ">= 0.5"}]}, RejectionReason.BAD_GATE, "/gates/0"),
+        (
+            {"gates": [{"metric": "demographic_parity_difference", "require": "<= 0.3"}]},
+            RejectionReason.BAD_GATE,
+            "/gates/0",
+        ),
+        (
+            {
+                "data": {"uri": "a.csv", "split": {"train": 0.9, "validation": 0.1, "test": 0}},
+                "register": {"name": "m"},
+            },
+            RejectionReason.BAD_DATA,
+            "/data/split/test",
+        ),
+    ],
+)
+def test_what_can_never_run_is_rejected_at_its_field(
+    changes: dict[str, Any], reason: RejectionReason, pointer: str
+) -> None:
+    rejected = _admit(**changes)
+    assert isinstance(rejected, Rejected)
+    assert rejected.reason is reason
+    assert pointer in [problem.pointer for problem in rejected.problems]
+
+
+def test_every_problem_is_named_at_once() -> None:
+    rejected = _admit(params={"epoch": 3, "lr": "x"}, gates=[{"metric": "nope", "require": "> 1"}])
+    assert isinstance(rejected, Rejected)
+    assert {problem.pointer for problem in rejected.problems} == {"/params/epoch", "/params/lr", "/gates/0"}
+
+
+def test_user_code_is_admitted_once_its_bundle_is_there() -> None:
+    changes: dict[str, Any] = {"workload": "mine:train", "code": f"sha256:{SHA}", "params": {"anything": 1}}
+    assert isinstance(_admit(has_bundle=False, **changes), Rejected)
+    admitted = _admit(**changes)
+    assert isinstance(admitted, Admitted)
+    assert admitted.task is None
+    assert any("manifest" in warning for warning in admitted.warnings)

@@ -1,0 +1,44 @@
+"""Registration: only through gates."""
+
+import pytest
+
+from fairlead.registry import Promoted, Withheld, WithheldReason, promote
+from fairlead.spec import RegisterSpec
+
+REGISTER = RegisterSpec(name="risk")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "on_inconclusive", "reason"),
+    [
+        ("pass", "block", None),
+        ("fail", "block", WithheldReason.GATE_FAILED),
+        ("fail", "warn", WithheldReason.GATE_FAILED),
+        ("inconclusive", "block", WithheldReason.GATE_INCONCLUSIVE),
+        ("inconclusive", "warn", None),
+        (None, "block", WithheldReason.NO_REPORT),
+    ],
+)
+def test_the_report_decides(outcome: str | None, on_inconclusive: str, reason: WithheldReason | None) -> None:
+    decision = promote(
+        report_outcome=outcome,
+        undecided_gates=("dp",),
+        on_inconclusive=on_inconclusive,
+        register=REGISTER,
+        has_model=True,
+    )
+    if reason is None:
+        assert decision == Promoted(name="risk", alias="candidate")
+    else:
+        assert isinstance(decision, Withheld)
+        assert decision.reason is reason
+
+
+def test_without_a_wish_or_a_model_nothing_is_registered() -> None:
+    common = {"report_outcome": "pass", "undecided_gates": (), "on_inconclusive": "block"}
+    not_asked = promote(**common, register=None, has_model=True)  # type: ignore[arg-type]  # a plain table
+    no_model = promote(**common, register=REGISTER, has_model=False)  # type: ignore[arg-type]  # a plain table
+    assert isinstance(not_asked, Withheld)
+    assert not_asked.reason is WithheldReason.NOT_ASKED
+    assert isinstance(no_model, Withheld)
+    assert no_model.reason is WithheldReason.NO_MODEL
