@@ -108,7 +108,11 @@ class Transport:
                         return
                     last_id = event.id or last_id
                     yield event
-            except httpx.TransportError as error:
+            except (httpx.TransportError, RuntimeError) as error:
+                if self._http.is_closed:
+                    return  # closed here, by another thread: nobody listens any more
+                if isinstance(error, RuntimeError):
+                    raise
                 _raise_if_late(deadline)
                 was_silent = deadline is not None and isinstance(error, httpx.ReadTimeout)
                 failures += 0 if was_silent else 1

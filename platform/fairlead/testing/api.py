@@ -194,6 +194,7 @@ class FakeApi:
         with self.changed:
             event = EventView(seq=1, kind="state", to_state=State.QUEUED, actor="user", reason="admitted", at=AT)
             self.experiments[identity] = Entry(view=view, events=[event])
+            self.changed.notify_all()
         return Answer.of(view, status=201, headers={"Location": f"/v1/experiments/{identity}"})
 
     def once(self, key: str, body: bytes, act: Callable[[], "Answer"]) -> "Answer":
@@ -239,7 +240,7 @@ def a_report(gate: str = "pass") -> dict[str, Any]:
         return {"value": value, "num": 37, "den": 100, "interval": [low, high], "method": "wilson", "support": "ok"}
 
     def group(by: list[str], key: dict[str, str], n: int, value: float) -> dict[str, Any]:
-        metrics = {"selection_rate": rate(value, value - 0.1, value + 0.1), "accuracy": rate(0.8, 0.7, 0.9)}
+        metrics = {"selection_rate": rate(value, value - 0.1, value + 0.1), "accuracy_score": rate(0.8, 0.7, 0.9)}
         return {"by": by, "key": key, "n": n, "metrics": metrics}
 
     return {
@@ -260,7 +261,20 @@ def a_report(gate: str = "pass") -> dict[str, Any]:
                 "min": {"sex": "F"},
             }
         ],
-        "gates": [{"id": "dp-sex", "outcome": gate, "value": 0.07, "bound": 0.2, "limit": "0.30", "why": "bound 0.2"}],
+        "data": {"uri": "builtin://diabetes", "n": 133},
+        "gates": [
+            {
+                "id": "dp-sex",
+                "metric": "demographic_parity_difference",
+                "by": ["sex"],
+                "require": "<= 0.30",
+                "outcome": gate,
+                "value": 0.07,
+                "lower95": 0.01,
+                "upper95": 0.2,
+                "why": "the upper bound 0.2 meets the limit",
+            }
+        ],
         "not_measured": ["privacy"],
     }
 

@@ -1,0 +1,271 @@
+"""Every command, its options and its help. What they do is loaded when one is run, so that help appears at once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from fairlead import __version__
+from fairlead.errors import FairleadError
+
+EPILOG = (
+    "Exit codes: 0 done; 1 the experiment failed or was cancelled, or an error; 2 bad usage or a bad spec; "
+    "3 trained, but its gates did not pass; 4 no API answers, or it refuses the token; 130 interrupted."
+)
+
+
+class Commands(TyperGroup):
+    """Turns what Fairlead raises on purpose into a message and an exit code, in one place."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; a ``FairleadError`` is told, not traced."""
+        try:
+            return super().invoke(ctx)
+        except FairleadError as error:
+            from fairlead.cli.output import exit_code_of, tell
+
+            tell(error, as_json=getattr(ctx.obj, "as_json", False))
+            raise typer.Exit(exit_code_of(error)) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+
+@dataclass
+class Where:
+    """Which API the commands talk to, and how they answer."""
+
+    home: Path | None = None
+    url: str | None = None
+    as_json: bool = False
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EPILOG,
+    help="Train deep-learning models on Ray clusters, and keep honest books about them.",
+)
+workloads_app = typer.Typer(cls=Commands, help="List the built-in training programs, or show one.")
+app.add_typer(workloads_app, name="workloads", rich_help_panel="Look")
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="The experiment's id, as submit and list print it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
+Home = Annotated[
+    Path | None, typer.Option(help="Data directory of the embedded stack.", envvar="FAIRLEAD_HOME", file_okay=False)
+]
+SpecFile = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML or JSON file; - reads standard input.")]
+Code = Annotated[
+    Path | None, typer.Option(help="Upload this directory as the workload's code.", exists=True, file_okay=False)
+]
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    home: Home = None,
+    url: Annotated[
+        str | None, typer.Option(help="Address of the API; its token comes from FAIRLEAD_TOKEN.", envvar="FAIRLEAD_URL")
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Remember which API to talk to."""
+    context.obj = Where(home=home, url=url)
+
+
+def _where(context: typer.Context, as_json: bool) -> Where:
+    where = context.find_object(Where)
+    assert where is not None, "the callback sets it"
+    where.as_json = as_json
+    return where
+
+
+# ---- the stack ------------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel="Run")
+def up(
+    context: typer.Context,
+    home: Home = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="CPUs that Ray may use; all by default.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs that Ray may use; all by default.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the API; 8170 or a free one.")] = None,
+    mlflow_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port of MLflow; 8171 or a free one.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Start everything on this machine and serve until Ctrl-C: API, MLflow, Ray and its agent, all on loopback."""
+    from fairlead.cli.local import serve
+
+    where = _where(context, as_json)
+    serve(home or where.home, cpus=cpus, gpus=gpus, port=port, mlflow_port=mlflow_port, as_json=as_json)
+
+
+@app.command(rich_help_panel="Run")
+def demo(
+    context: typer.Context,
+    spec: Annotated[Path | None, typer.Option(help="Another spec than diabetes_risk.", exists=True)] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep the data in this directory; a temporary one by default.", file_okay=False)
+    ] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="CPUs that Ray may use; all by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Start a stack, train the demonstration spec, show what came out, and leave no process behind."""
+    from fairlead.cli.local import demonstrate
+
+    _where(context, as_json)
+    raise typer.Exit(demonstrate(spec, keep=keep, cpus=cpus, as_json=as_json))
+
+
+# ---- experiments ----------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel="Run", epilog=EPILOG)
+def submit(
+    context: typer.Context,
+    spec: SpecFile,
+    code: Code = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow it to its end.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the id only.")] = False,
+    key: Annotated[str | None, typer.Option(help="Idempotency key: the same key and spec submit once.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Submit a spec; prints the experiment's id."""
+    from fairlead.cli import experiments
+
+    where = _where(context, as_json)
+    raise typer.Exit(experiments.submit(where, spec, code=code, is_watched=watch, is_quiet=quiet, key=key))
+
+
+@app.command(rich_help_panel="Run")
+def plan(context: typer.Context, spec: SpecFile, code: Code = None, as_json: Json = False) -> None:
+    """Check a spec and tell where it would run, without queueing it."""
+    from fairlead.cli import experiments
+
+    raise typer.Exit(experiments.plan(_where(context, as_json), spec, code=code))
+
+
+@app.command(rich_help_panel="Look", epilog=EPILOG)
+def watch(context: typer.Context, experiment_id: Id, as_json: Json = False) -> None:
+    """Follow an experiment to its end. Ctrl-C leaves it running."""
+    from fairlead.cli import experiments
+
+    raise typer.Exit(experiments.watch(_where(context, as_json), experiment_id))
+
+
+@app.command(rich_help_panel="Look")
+def logs(
+    context: typer.Context,
+    experiment_id: Id,
+    rank: Annotated[int, typer.Option(min=0, help="Which worker.")] = 0,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Which attempt; the latest by default.")] = None,
+    tail: Annotated[int | None, typer.Option("--tail", "-n", min=1, help="Only the last so many lines.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the experiment has ended.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print what a worker printed."""
+    from fairlead.cli import experiments
+
+    where = _where(context, as_json)
+    experiments.logs(where, experiment_id, rank=rank, attempt=attempt, tail=tail, is_followed=follow)
+
+
+@app.command("list", rich_help_panel="Look")
+def list_experiments(
+    context: typer.Context,
+    state: Annotated[str | None, typer.Option(help="Only those in this state.")] = None,
+    project: Annotated[str | None, typer.Option(help="Only those of this project.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List experiments."""
+    from fairlead.cli import experiments
+
+    experiments.list_experiments(_where(context, as_json), state=state, project=project, limit=limit)
+
+
+@app.command(rich_help_panel="Look")
+def show(
+    context: typer.Context,
+    experiment_id: Id,
+    events: Annotated[bool, typer.Option("--events", "-e", help="Also everything that happened to it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show how an experiment stands, and why."""
+    from fairlead.cli import experiments
+
+    experiments.show(_where(context, as_json), experiment_id, has_events=events)
+
+
+@app.command(rich_help_panel="Run")
+def cancel(context: typer.Context, experiment_id: Id, as_json: Json = False) -> None:
+    """Ask an experiment to end. A second time changes nothing."""
+    from fairlead.cli import experiments
+
+    experiments.cancel(_where(context, as_json), experiment_id)
+
+
+@app.command(rich_help_panel="Look")
+def report(
+    context: typer.Context,
+    experiment_id: Id,
+    is_opened: Annotated[bool, typer.Option("--open", help="Write the page to a file and open a browser.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write the page to this file.", dir_okay=False)] = None,
+    link: Annotated[bool, typer.Option("--link", help="Print an address that opens without a token, briefly.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what the evaluation found: overall, for each group, and what became of the gates."""
+    from fairlead.cli import reporting
+
+    where = _where(context, as_json)
+    reporting.report(where, experiment_id, is_opened=is_opened, html=html, is_linked=link)
+
+
+@workloads_app.callback(invoke_without_command=True)
+def workloads(context: typer.Context, as_json: Json = False) -> None:
+    """List the built-in training programs, or show one."""
+    if context.invoked_subcommand is None:
+        from fairlead.cli import catalogue
+
+        catalogue.list_workloads(_where(context, as_json))
+
+
+@workloads_app.command("show")
+def show_workload(
+    context: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME")], as_json: Json = False
+) -> None:
+    """Show a training program's parameters."""
+    from fairlead.cli import catalogue
+
+    catalogue.show_workload(_where(context, as_json), name)
+
+
+@app.command(rich_help_panel="Look")
+def schema() -> None:
+    """Print the spec's JSON Schema, for editors and other languages."""
+    from fairlead.cli.output import print_json
+    from fairlead.spec import json_schema
+
+    print_json(json_schema())
+
+
+@app.command(rich_help_panel="Look")
+def version(context: typer.Context, as_json: Json = False) -> None:
+    """Print the version of this program and of the API, if one answers."""
+    from fairlead.cli import catalogue
+
+    catalogue.version(_where(context, as_json))

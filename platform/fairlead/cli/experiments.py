@@ -1,0 +1,273 @@
+"""The commands that make experiments, end them and look at them."""
+
+import sys
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from fairlead.cli.app import Where
+from fairlead.cli.output import (
+    OUTCOME_STYLES,
+    STATE_STYLES,
+    ago,
+    err,
+    number,
+    out,
+    print_json,
+    print_json_line,
+    styled,
+    table,
+)
+from fairlead.cli.watching import follow
+from fairlead.client import Client, Experiment
+from fairlead.client.session import SpecLike
+from fairlead.lifecycle import State
+from fairlead.representation import EventView, ExperimentDetail, ExperimentView, GateView, PlanView
+from fairlead.spec.document import load_yaml
+
+DONE, FAILED, BAD, WITHHELD = 0, 1, 2, 3
+
+
+def connect(where: Where) -> Client:
+    """The API that the options, the environment or the stack's own file name."""
+    return Client(where.url, home=where.home if where.url is None else None)
+
+
+def submit(where: Where, spec: str, *, code: Path | None, is_watched: bool, is_quiet: bool, key: str | None) -> int:
+    """Create an experiment; returns the exit code."""
+    document = _read(spec)
+    with connect(where) as client:
+        experiment = client.submit(document, code=code, key=key)
+        if is_quiet:
+            sys.stdout.write(f"{experiment.id}\n")
+            sys.stdout.flush()
+        elif not where.as_json:
+            _tell_submitted(experiment)
+        elif not is_watched:
+            print_json(experiment.view)
+        return _follow(where, experiment) if is_watched else DONE
+
+
+def plan(where: Where, spec: str, *, code: Path | None) -> int:
+    """Ask what would become of a spec; returns the exit code."""
+    document = _read(spec)
+    with connect(where) as client:
+        answer = client.plan(document, code=code)
+    if where.as_json:
+        print_json(answer)
+    else:
+        _print_plan(answer)
+    return DONE if answer.is_valid else BAD
+
+
+def watch(where: Where, experiment_id: str) -> int:
+    """Follow an experiment; returns the exit code."""
+    with connect(where) as client:
+        return _follow(where, client.get(experiment_id))
+
+
+def logs(
+    where: Where, experiment_id: str, *, rank: int, attempt: int | None, tail: int | None, is_followed: bool
+) -> None:
+    """Print lines as they are, or each as a JSON document."""
+    with connect(where) as client:
+        experiment = client.get(experiment_id)
+        for line in experiment.logs(rank=rank, attempt=attempt, tail=tail, follow=is_followed):
+            if where.as_json:
+                print_json_line({"line": line})
+            else:
+                sys.stdout.write(line + "\n")
+                sys.stdout.flush()
+
+
+def list_experiments(where: Where, *, state: str | None, project: str | None, limit: int) -> None:
+    """Print a table of experiments."""
+    with connect(where) as client:
+        found = client.list(state=state, project=project, limit=min(limit, 500))
+        views = [experiment.view for experiment in islice(found, limit)]
+    if where.as_json:
+        print_json(views)
+    elif not views:
+        err().print("No experiments. Make one with 'fairlead submit SPEC'.")
+    else:
+        _print_list(views)
+
+
+def show(where: Where, experiment_id: str, *, has_events: bool) -> None:
+    """Print all that is known of an experiment."""
+    with connect(where) as client:
+        experiment = client.get(experiment_id)
+        detail = experiment.detail()
+        events = list(experiment.events(follow=False)) if has_events else []
+    if where.as_json:
+        found = detail.model_dump(mode="json", by_alias=True)
+        print_json({**found, "events": [event.model_dump(mode="json") for event in events]} if has_events else found)
+        return
+    console = out()
+    print_detail(console, detail)
+    if has_events:
+        _print_events(console, events)
+
+
+def cancel(where: Where, experiment_id: str) -> None:
+    """Ask an experiment to end, and say how it stands."""
+    with connect(where) as client:
+        view = client.get(experiment_id).cancel().view
+    if where.as_json:
+        print_json(view)
+    else:
+        ended = "" if view.state.is_final else "; it ends as soon as its workers have"
+        out().print(f"{view.id}: asked to cancel, now {styled(view.state, STATE_STYLES)}{ended}")
+
+
+def exit_code(detail: ExperimentDetail) -> int:
+    """What scripts are told of an experiment's end: did it work, and did its gates let it pass?"""
+    if detail.state is not State.SUCCEEDED:
+        return FAILED
+    blocks = detail.spec.evaluation.on_inconclusive == "block"
+    is_withheld = detail.report_outcome == "fail" or (detail.report_outcome == "inconclusive" and blocks)
+    return WITHHELD if is_withheld else DONE
+
+
+def print_detail(console: Console, detail: ExperimentDetail) -> None:
+    """State, progress, attempts, metrics, gates, registration and addresses."""
+    console.print(f"[bold]{escape(detail.name)}[/] [dim]{detail.id} · {detail.project} · {detail.workload}[/]")
+    console.print(f"{styled(detail.state, STATE_STYLES)}  {escape(detail.reason)}")
+    if detail.waiting:
+        console.print(f"waits for: {escape(detail.waiting)}")
+    if detail.last_step is not None:
+        console.print(f"step {detail.last_step}" + (f" of {detail.total_steps}" if detail.total_steps else ""))
+    _print_attempts(console, detail)
+    print_metrics(console, detail)
+    print_gates(console, detail.gates)
+    print_registration(console, detail)
+    for name, address in detail.links.items():
+        console.print(f"[dim]{escape(name)}[/] {escape(address)}", soft_wrap=True)
+
+
+def print_metrics(console: Console, view: ExperimentView) -> None:
+    """Last values."""
+    if not view.metrics:
+        return
+    rows = table("metric", "#last value", title="\nMetrics")
+    for name, value in sorted(view.metrics.items()):
+        rows.add_row(escape(name), view.non_finite.get(name) or number(value))
+    console.print(rows)
+
+
+def print_gates(console: Console, gates: tuple[GateView, ...]) -> None:
+    """Each gate, what it asks, what was found, and the verdict."""
+    if not gates:
+        return
+    rows = table("gate", "requires", "#value", "#bound", "outcome", "why", title="\nGates")
+    for gate in gates:
+        place = f" by {' x '.join(gate.by)}" if gate.by else ""
+        asked = escape(f"{gate.metric}{place} {gate.require} ({gate.evidence})")
+        outcome = styled(gate.outcome, OUTCOME_STYLES)
+        rows.add_row(escape(gate.id), asked, number(gate.value), number(gate.bound), outcome, escape(gate.why))
+    console.print(rows)
+
+
+def print_registration(console: Console, view: ExperimentView) -> None:
+    """The model version, or why there is none."""
+    found = view.registration
+    if found is None:
+        return
+    if found.is_registered:
+        alias = f" as @{found.alias}" if found.alias else ""
+        console.print(f"\n[green]registered[/] {escape(f'{found.name} version {found.version}{alias}')}")
+    else:
+        console.print(f"\n[yellow]not registered[/] {escape(found.reason)}")
+
+
+def _read(spec: str) -> SpecLike:
+    return load_yaml(sys.stdin.read()) if spec == "-" else Path(spec)
+
+
+def _follow(where: Where, experiment: Experiment) -> int:
+    try:
+        follow(experiment, as_json=where.as_json)
+    except KeyboardInterrupt:
+        err().print(
+            f"\n{experiment.id} goes on without you. Watch it: 'fairlead watch {experiment.id}'; "
+            f"end it: 'fairlead cancel {experiment.id}'."
+        )
+        return 130
+    detail = experiment.detail()
+    if where.as_json:
+        print_json_line(detail)
+    else:
+        _tell_end(detail)
+    return exit_code(detail)
+
+
+def _tell_submitted(experiment: Experiment) -> None:
+    view = experiment.view
+    out().print(f"[bold]{view.id}[/] {styled(view.state, STATE_STYLES)}: {escape(view.reason)}")
+    err().print(f"[dim]follow it: fairlead watch {view.id}[/]")
+
+
+def _tell_end(detail: ExperimentDetail) -> None:
+    console = out()
+    console.print(f"{detail.id} {styled(detail.state, STATE_STYLES)}: {escape(detail.reason)}")
+    print_gates(console, detail.gates)
+    print_registration(console, detail)
+    if detail.state is State.SUCCEEDED:
+        err().print(f"[dim]the report: fairlead report {detail.id}[/]")
+    else:
+        err().print(f"[dim]what its workers printed: fairlead logs {detail.id}[/]")
+
+
+def _print_plan(answer: PlanView) -> None:
+    console = out()
+    if not answer.is_valid:
+        console.print("[bold red]not accepted[/]")
+        for problem in answer.problems:
+            hint = f" [dim]({escape(problem.suggestion)})[/]" if problem.suggestion else ""
+            console.print(f"  [bold]{escape(problem.pointer or '/')}[/] {escape(problem.message)}{hint}")
+        return
+    fits = "[green]fits now[/]" if answer.fits else "[yellow]would wait[/]"
+    console.print(f"[green]valid[/], {fits}: {escape(answer.why)}")
+    console.print(f"asks for {answer.cpus:g} CPUs and {answer.gpus:g} GPUs; {answer.ahead} ahead of it")
+    for warning in answer.warnings:
+        console.print(f"[yellow]note[/] {escape(warning)}")
+
+
+def _print_list(views: list[ExperimentView]) -> None:
+    now = datetime.now(UTC)
+    rows = table("id", "name", "workload", "state", "#step", "gates", "#age", "reason")
+    for view in views:
+        step = "" if view.last_step is None else f"{view.last_step}/{view.total_steps or '?'}"
+        age = ago((now - view.created_at).total_seconds())
+        gates = styled(view.report_outcome or "", OUTCOME_STYLES)
+        state = styled(view.state, STATE_STYLES)
+        reason = escape(view.waiting or view.reason)
+        rows.add_row(view.id, escape(view.name), escape(view.workload), state, step, gates, age, reason)
+    out().print(rows)
+
+
+def _print_attempts(console: Console, detail: ExperimentDetail) -> None:
+    if not detail.attempts:
+        return
+    rows = table("#attempt", "cluster", "outcome", "seen", "#last step", "reason", title="\nAttempts")
+    for attempt in detail.attempts:
+        step = "" if attempt.last_step is None else str(attempt.last_step)
+        outcome = attempt.outcome or "open"
+        rows.add_row(
+            str(attempt.attempt_no), attempt.cluster, outcome, attempt.observation, step, escape(attempt.reason)
+        )
+    console.print(rows)
+    if last_words := detail.attempts[-1].detail:
+        console.print(escape(last_words), style="dim")
+
+
+def _print_events(console: Console, events: list[EventView]) -> None:
+    rows = table("#seq", "at", "event", "by", "reason", title="\nEvents")
+    for event in events:
+        moved = f"{event.kind}: {event.from_state or '–'} → {event.to_state}" if event.to_state else event.kind
+        at = event.at.astimezone().strftime("%H:%M:%S")
+        rows.add_row(str(event.seq), at, escape(moved), escape(event.actor), escape(event.reason))
+    console.print(rows)

@@ -1,0 +1,137 @@
+"""``fairlead report``: what the evaluation found, as tables, as a page or as a link."""
+
+import tempfile
+import webbrowser
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from fairlead.cli.app import Where
+from fairlead.cli.experiments import connect
+from fairlead.cli.output import OUTCOME_STYLES, err, number, out, print_json, styled, table
+from fairlead.client import Experiment
+
+GROUP_METRICS = (
+    "accuracy_score",
+    "selection_rate",
+    "true_positive_rate",
+    "false_positive_rate",
+    "precision_score",
+    "roc_auc_score",
+)
+"""Columns of the table of groups, as far as the report has them; the page and --json have all."""
+GAPS = (
+    "demographic_parity_difference",
+    "equal_opportunity_difference",
+    "equalized_odds_difference",
+    "accuracy_score_difference",
+    "total_variation_distance",
+)
+
+Report = Mapping[str, Any]
+
+
+def report(where: Where, experiment_id: str, *, is_opened: bool, html: Path | None, is_linked: bool) -> None:
+    """Show, write, open or link a report."""
+    with connect(where) as client:
+        experiment = client.get(experiment_id)
+        if is_linked:
+            link = experiment.link()
+            print_json(link) if where.as_json else print(link.url)
+        elif is_opened or html is not None:
+            _write_page(experiment, html, is_opened=is_opened, as_json=where.as_json)
+        elif where.as_json:
+            print_json(experiment.report())
+        else:
+            print_report(out(), experiment.report())
+
+
+def print_report(console: Console, content: Report) -> None:
+    """Outcome, gates, overall metrics, each grouping, gaps, and what was not measured."""
+    data = content.get("data", {})
+    outcome = styled(str(content.get("outcome", "")), OUTCOME_STYLES)
+    console.print(
+        f"[bold]outcome[/] {outcome}  [dim]{data.get('n', '?')} rows of {escape(str(data.get('uri', '')))}[/]"
+    )
+    _print_gates(console, content.get("gates", ()))
+    print_groups(console, content)
+    _print_gaps(console, content.get("disparities", ()))
+    if missing := content.get("not_measured"):
+        console.print(f"\n[dim]not measured: {escape(', '.join(missing))}[/]")
+    for text in content.get("limitations", ()):
+        console.print(f"[dim]note: {escape(_sentence(text))}[/]")
+
+
+def print_groups(console: Console, content: Report) -> None:
+    """Overall, and each group, with intervals; groups too small to tell are marked."""
+    groups = content.get("groups", ())
+    columns = [name for name in GROUP_METRICS if any(name in group["metrics"] for group in groups)]
+    confidence = f"{100 * float(content.get('confidence', 0.95)):g} %"
+    for by in dict.fromkeys(tuple(group["by"]) for group in groups):
+        title = f"By {' and '.join(by)}" if by else f"Overall, with {confidence} intervals"
+        rows = table(" x ".join(by) or "", "#rows", *(f"#{name}" for name in columns), title=f"\n{title}")
+        for group in (group for group in groups if tuple(group["by"]) == by):
+            cells = (_cell(group["metrics"].get(name)) for name in columns)
+            rows.add_row(escape(_key(group["key"]) or "all"), str(group["n"]), *cells)
+        console.print(rows)
+
+
+def _print_gates(console: Console, gates: Iterable[Report]) -> None:
+    rows = table("gate", "requires", "#value", "#lower", "#upper", "outcome", "why", title="\nGates")
+    for gate in gates:
+        place = f" by {' x '.join(gate['by'])}" if gate.get("by") else ""
+        asked = escape(f"{gate.get('metric', '')}{place} {gate.get('require', '')}")
+        numbers = (number(gate.get(name)) for name in ("value", "lower95", "upper95"))
+        why = escape(str(gate.get("why", "")))
+        rows.add_row(escape(gate["id"]), asked, *numbers, styled(gate["outcome"], OUTCOME_STYLES), why)
+    if rows.row_count:
+        console.print(rows)
+
+
+def _print_gaps(console: Console, disparities: Iterable[Report]) -> None:
+    rows = table("gap", "by", "#value", "interval", "highest", "lowest", title="\nGaps between groups")
+    for gap in disparities:
+        if gap["metric"] in GAPS:
+            ends = (escape(_key(gap.get(end) or {})) for end in ("max", "min"))
+            name, by = escape(gap["metric"]), escape(" x ".join(gap["by"]))
+            rows.add_row(name, by, number(gap["value"]), _interval(gap.get("interval")), *ends)
+    if rows.row_count:
+        console.print(rows)
+
+
+def _cell(entry: Report | None) -> str:
+    if entry is None:
+        return ""
+    if entry.get("value") is None:
+        return escape(f"– ({entry.get('reason', 'undefined')})")
+    mark = "" if entry.get("support", "ok") == "ok" else " *"
+    return f"{number(entry['value'])} {_interval(entry.get('interval'))}{mark}"
+
+
+def _interval(bounds: Any) -> str:
+    return f"[dim]{bounds[0]:.2f} to {bounds[1]:.2f}[/]" if bounds else ""
+
+
+def _key(key: Any) -> str:
+    return ", ".join(str(level) for level in key.values()) if isinstance(key, Mapping) else str(key)
+
+
+def _sentence(text: Any) -> str:
+    return str(text.get("text", text)) if isinstance(text, Mapping) else str(text)
+
+
+def _write_page(experiment: Experiment, path: Path | None, *, is_opened: bool, as_json: bool) -> None:
+    page = experiment.report_html()
+    if path is None:
+        directory = Path(tempfile.mkdtemp(prefix="fairlead-report-"))  # mode 0700: reports name groups of people
+        path = directory / f"{experiment.id}.html"
+    path.write_text(page, encoding="utf-8")
+    if as_json:
+        print_json({"path": str(path.absolute())})
+    else:
+        print(path.absolute())
+    if is_opened and not webbrowser.open(path.absolute().as_uri()):
+        err().print("[yellow]no browser was found[/]; open the file yourself, or use 'fairlead report --link'")

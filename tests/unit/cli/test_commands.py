@@ -1,0 +1,265 @@
+"""The command line against a small API: what is printed where, and which exit code scripts get."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from fairlead.cli import app
+from fairlead.lifecycle import State
+from fairlead.testing.api import TOKEN, FakeApi
+
+SPEC: dict[str, Any] = {
+    "name": "risk",
+    "workload": "tabular_mlp",
+    "data": {"uri": "builtin://diabetes", "sensitive": ["sex"]},
+}
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def api() -> Iterator[FakeApi]:
+    with FakeApi() as api:
+        yield api
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> str:
+    (tmp_path / "spec.yaml").write_text(json.dumps(SPEC))
+    return str(tmp_path / "spec.yaml")
+
+
+@pytest.fixture
+def run(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("FAIRLEAD_URL", api.url)
+    monkeypatch.setenv("FAIRLEAD_TOKEN", TOKEN)
+    monkeypatch.delenv("FAIRLEAD_HOME", raising=False)
+
+    def invoke(*arguments: str, text: str | None = None) -> Result:
+        return CliRunner().invoke(app, list(arguments), input=text)
+
+    return invoke
+
+
+def test_submit_prints_the_id_and_how_to_go_on(run: Run, spec: str) -> None:
+    result = run("submit", spec)
+    assert (result.exit_code, result.stdout) == (0, "exp0001 queued: admitted\n")
+    assert "fairlead watch exp0001" in result.stderr
+
+
+def test_submit_quietly_prints_the_id_only(run: Run, spec: str) -> None:
+    assert run("submit", "-q", spec).stdout == "exp0001\n"
+
+
+def test_submit_reads_standard_input(run: Run, api: FakeApi) -> None:
+    result = run(
+        "submit", "-", "--json", text="name: piped\nworkload: tabular_mlp\ndata: {uri: 'builtin://diabetes'}\n"
+    )
+    assert (result.exit_code, json.loads(result.stdout)["name"], result.stderr) == (0, "piped", "")
+
+
+def test_a_key_submits_once(run: Run, spec: str, api: FakeApi) -> None:
+    assert {run("submit", "-q", "--key", "k", spec).stdout for _ in range(2)} == {"exp0001\n"}
+    assert len(api.experiments) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\nworkloda: y\n", "did you mean 'workload'"),
+        ("name: x\nworkload: y\ndata: {uri: a, split: {train: 0.9}}\n", "/data/split"),
+        ("a: [", "this is not YAML"),
+        ("a: &b 1\nc: *b\n", "aliases"),
+    ],
+)
+@pytest.mark.parametrize("command", ["submit", "plan"])
+def test_a_bad_spec_names_the_field_and_exits_2(run: Run, command: str, text: str, message: str) -> None:
+    result = run(command, "-", text=text)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+
+
+def test_with_json_an_error_is_json_on_standard_error(run: Run) -> None:
+    result = run("submit", "-", "--json", text="name: x\nworkloda: y\n")
+    errors = json.loads(result.stderr)["errors"]
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert {"/workloda", "/workload", "/data"} == {error["pointer"] for error in errors}
+
+
+def test_a_missing_spec_file_exits_2(run: Run) -> None:
+    assert (run("submit", "nowhere.yaml").exit_code, run("submit").exit_code) == (2, 2)
+
+
+@pytest.mark.parametrize(("gate", "code"), [("pass", 0), ("fail", 3), ("inconclusive", 3)])
+def test_watching_ends_with_the_gates_verdict(run: Run, spec: str, api: FakeApi, gate: str, code: int) -> None:
+    identity = run("submit", "-q", spec).stdout.strip()
+    thread = threading.Thread(target=api.succeed, args=(identity,), kwargs={"gate": gate})
+    thread.start()
+    result = run("watch", identity)
+    thread.join()
+    assert result.exit_code == code
+    assert "succeeded" in result.stdout
+    assert ("registered risk version 1" in result.stdout) is (gate == "pass")
+
+
+@pytest.mark.parametrize(("state", "code"), [(State.FAILED, 1), (State.CANCELLED, 1), (State.HELD, 1)])
+def test_watching_another_end_exits_1_with_the_reason(
+    run: Run, spec: str, api: FakeApi, state: State, code: int
+) -> None:
+    identity = run("submit", "-q", spec).stdout.strip()
+    api.advance(identity, state, reason="the disk is full")
+    result = run("watch", identity)
+    assert result.exit_code == code
+    assert f"{identity} {state}: the disk is full" in result.stdout
+    assert f"fairlead logs {identity}" in result.stderr
+
+
+def test_submit_can_watch_at_once_in_json_lines(run: Run, spec: str, api: FakeApi) -> None:
+    def succeed_when_there() -> None:
+        with api.changed:
+            api.changed.wait_for(lambda: api.experiments, timeout=20)
+        api.succeed("exp0001")
+
+    thread = threading.Thread(target=succeed_when_there)
+    thread.start()
+    result = run("submit", "--watch", "--json", spec)
+    thread.join()
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["to_state"] for line in lines[:-1]] == ["queued", "placed", "running", "evaluating", "succeeded"]
+    assert (result.exit_code, lines[-1]["registration"]["version"]) == (0, "1")
+
+
+def test_a_plan_says_whether_it_fits(run: Run, spec: str, api: FakeApi) -> None:
+    assert "valid, fits now: cluster local has 2 CPUs" in run("plan", spec).stdout
+    large = run("plan", "-", text=json.dumps({**SPEC, "resources": {"workers": 8}}))
+    assert (large.exit_code, "would wait: needs 8 CPUs" in large.stdout) == (0, True)
+    assert json.loads(run("plan", "--json", spec).stdout)["is_valid"] is True
+    assert api.experiments == {}
+
+
+def test_a_list_filters_and_ends_at_its_limit(run: Run, spec: str, api: FakeApi) -> None:
+    for _ in range(3):
+        run("submit", spec)
+    api.succeed("exp0002")
+    assert [view["id"] for view in json.loads(run("list", "--json", "-n", "2").stdout)] == ["exp0001", "exp0002"]
+    assert [view["id"] for view in json.loads(run("list", "--json", "--state", "succeeded").stdout)] == ["exp0002"]
+    assert "exp0003" in run("list").stdout
+
+
+def test_an_empty_list_says_what_to_do(run: Run) -> None:
+    result = run("list")
+    assert (result.stdout, "fairlead submit" in result.stderr) == ("", True)
+
+
+def test_show_tells_state_gates_and_version(run: Run, spec: str, api: FakeApi) -> None:
+    run("submit", spec)
+    api.succeed("exp0001")
+    text = run("show", "exp0001", "--events").stdout
+    for expected in ("succeeded", "test/auc", "dp-sex", "pass", "registered risk version 1", "running → evaluating"):
+        assert expected in text
+    assert json.loads(run("show", "exp0001", "--json").stdout)["state"] == "succeeded"
+
+
+def test_cancel_tells_how_it_stands(run: Run, spec: str) -> None:
+    run("submit", spec)
+    assert run("cancel", "exp0001").stdout == "exp0001: asked to cancel, now cancelled\n"
+
+
+def test_what_has_ended_cannot_be_cancelled(run: Run, spec: str, api: FakeApi) -> None:
+    run("submit", spec)
+    api.succeed("exp0001")
+    result = run("cancel", "exp0001")
+    assert (result.exit_code, "is succeeded" in result.stderr) == (1, True)
+
+
+def test_logs_are_printed_as_they_are(run: Run, spec: str, api: FakeApi) -> None:
+    run("submit", spec)
+    api.experiments["exp0001"].lines = ["one", "[red]two[/]", "three"]
+    api.succeed("exp0001")
+    assert run("logs", "exp0001", "-n", "2").stdout == "[red]two[/]\nthree\n"
+    assert run("logs", "exp0001", "-f").stdout == "one\n[red]two[/]\nthree\n"
+    assert json.loads(run("logs", "exp0001", "--json", "-n", "1").stdout) == {"line": "three"}
+
+
+def test_the_report_is_a_table_a_document_a_page_or_a_link(run: Run, spec: str, api: FakeApi, tmp_path: Path) -> None:
+    run("submit", spec)
+    api.succeed("exp0001")
+    text = run("report", "exp0001").stdout
+    for expected in ("outcome pass", "By sex", "0.3700 0.27 to 0.47", "demographic_parity_difference", "dp-sex"):
+        assert expected in text
+    assert json.loads(run("report", "exp0001", "--json").stdout)["schema"] == "rai-report/1"
+    page = tmp_path / "page.html"
+    assert run("report", "exp0001", "--html", str(page)).stdout.strip() == str(page)
+    assert page.read_text().startswith("<!doctype html>")
+    assert run("report", "exp0001", "--link").stdout.startswith(api.url)
+
+
+def test_open_writes_a_private_file_and_says_when_there_is_no_browser(
+    run: Run, spec: str, api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda url: bool(opened.append(url)))
+    run("submit", spec)
+    api.succeed("exp0001")
+    result = run("report", "exp0001", "--open")
+    path = Path(result.stdout.strip())
+    assert (opened, path.parent.stat().st_mode & 0o777) == ([path.as_uri()], 0o700)
+    assert "no browser was found" in result.stderr
+    path.unlink()
+    path.parent.rmdir()
+
+
+def test_an_experiment_without_a_report_says_so(run: Run, spec: str) -> None:
+    run("submit", spec)
+    result = run("report", "exp0001")
+    assert (result.exit_code, "no report yet" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("command", ["show", "watch", "logs", "cancel", "report"])
+def test_an_unknown_id_exits_1_with_advice(run: Run, command: str) -> None:
+    result = run(command, "exp9999")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "fairlead list" in result.stderr
+
+
+def test_workloads_are_listed_and_shown(run: Run) -> None:
+    assert "tabular_mlp" in run("workloads").stdout
+    assert json.loads(run("workloads", "--json").stdout)[0]["name"] == "tabular_mlp"
+    shown = run("workloads", "show", "tabular_mlp").stdout
+    assert ("epochs" in shown, "from 1" in shown, "passes over the rows" in shown) == (True, True, True)
+
+
+def test_the_schema_is_json_schema(run: Run) -> None:
+    assert json.loads(run("schema").stdout)["$schema"].startswith("https://json-schema.org")
+
+
+def test_versions_of_both_ends_are_told(run: Run) -> None:
+    assert json.loads(run("version", "--json").stdout)["server"]["protocol"] == 1
+    assert run("--version").stdout == "0.1.0\n"
+
+
+def test_without_an_api_the_exit_code_is_4_and_the_way_to_one_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("FAIRLEAD_URL", "FAIRLEAD_TOKEN", "FAIRLEAD_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    result = CliRunner().invoke(app, ["--home", str(tmp_path), "list"])
+    assert (result.exit_code, "start one with 'fairlead up" in result.stderr) == (4, True)
+
+
+def test_a_refused_token_exits_4(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAIRLEAD_TOKEN", "fl_other")
+    result = run("list")
+    assert (result.exit_code, "FAIRLEAD_TOKEN" in result.stderr) == (4, True)
+
+
+def test_every_command_explains_itself(run: Run) -> None:
+    looking = ["watch", "logs", "list", "show", "report", "workloads", "schema", "version"]
+    commands = ["up", "demo", "submit", "plan", "cancel", *looking]
+    assert "Exit codes" in run("--help").stdout
+    assert [run(command, "--help").exit_code for command in commands] == [0] * len(commands)
