@@ -20,7 +20,7 @@ MAX_PARAMS = 100
 """Parameters or tags in one call; a hundred of the longest stay below MLflow's megabyte."""
 MARK = " … (cut by Fairlead; whole in spec.yaml)"
 
-_FITS = re.compile(r"^[A-Za-z0-9_\-.:/ ]{1,250}$")
+_FITS = re.compile(r"[A-Za-z0-9_\-.:/ ]{1,250}")
 _ODD = re.compile(r"[^A-Za-z0-9_\-.:/ ]")
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 def clean_key(key: str) -> str:
     """``key`` if MLflow accepts it, else the nearest one that it does. Idempotent; different keys stay different."""
-    if _FITS.match(key) and posixpath.normpath(key) == key and not key.startswith(("/", "..")) and key != ".":
+    if _FITS.fullmatch(key) and posixpath.normpath(key) == key and not key.startswith(("/", "..")) and key != ".":
         return key
     mark = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     parts = (part for part in _ODD.sub("_", key).split("/") if part.strip(". "))

@@ -71,7 +71,9 @@ def ensure_version(client: MlflowClient, candidate: Candidate) -> FoundVersion:
     found = _find_version(client, name, candidate.experiment_id)
     if found is None:
         model_id = _ensure_logged_model(client, candidate)
-        client.create_model_version(name, f"models:/{model_id}", run_id, candidate.all_tags, model_id=model_id)
+        client.create_model_version(
+            name, f"models:/{model_id}", run_id, candidate.all_tags, model_id=model_id, await_creation_for=0
+        )
         found = _find_version(client, name, candidate.experiment_id)
         assert found is not None, "just created"
     return found
@@ -194,7 +196,8 @@ def signature_of(document: ModelDocument) -> ModelSignature:
     """Columns for tables, one float32 tensor of shape (rows, channels, height, width) for images.
 
     Floats are declared ``double``: MLflow widens a narrower column and refuses to narrow a wider one, and pandas
-    reads numbers as float64. Probability columns are optional: a workload may predict classes only.
+    reads numbers as float64. It also refuses 64-bit integers there: callers turn those into floats first.
+    Probability columns are optional: a workload may predict classes only.
     """
     chances = [ColSpec(DataType.double, probability_column(label), required=False) for label in document.classes]
     outputs = Schema([ColSpec(DataType.string, PREDICTION), *chances])

@@ -1,0 +1,96 @@
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fairlead.errors import BadInput, NotFound
+from fairlead.serving import Model, _load_pyfunc
+
+TWO, THREE = ("no", "yes"), ("a", "b", "c")
+
+
+def model(answer: Any, *, classes: tuple[str, ...] = TWO, threshold: float = 0.5) -> Model:
+    return Model(lambda rows: answer, classes=classes, threshold=threshold)
+
+
+@pytest.mark.parametrize(
+    ("answer", "classes", "threshold", "predicted"),
+    [
+        ([[0.6, 0.4], [0.2, 0.8]], TWO, 0.5, ["no", "yes"]),
+        ([[0.6, 0.4], [0.2, 0.8]], TWO, 0.4, ["yes", "yes"]),
+        ([[0.5, 0.5]], TWO, 0.5, ["yes"]),
+        ([0.4, 0.8], TWO, 0.5, ["no", "yes"]),
+        ([[0.1, 0.7, 0.2], [0.4, 0.3, 0.3]], THREE, 0.9, ["b", "a"]),
+        (np.array([2, 0]), THREE, 0.5, ["c", "a"]),
+        (np.array(["b", "a"]), THREE, 0.5, ["b", "a"]),
+        (np.empty((0, 2)), TWO, 0.5, []),
+    ],
+)
+def test_classes_are_named(answer: Any, classes: tuple[str, ...], threshold: float, predicted: list[str]) -> None:
+    frame = model(answer, classes=classes, threshold=threshold).predict(np.zeros((len(predicted), 1)))
+    assert list(frame["prediction"]) == predicted
+
+
+def test_probabilities_keep_the_index_of_the_rows() -> None:
+    frame = model([0.25, 0.75]).predict(pd.DataFrame({"x": [1, 2]}, index=[4, 8]))
+    assert list(frame.index) == [4, 8]
+    assert list(frame.columns) == ["prediction", "probability_no", "probability_yes"]
+    assert frame.loc[8, "probability_yes"] == 0.75
+
+
+@pytest.mark.parametrize("answer", [[[0.1, 0.2, 0.7]], 0.5, [[[0.5]]]])
+def test_answers_of_another_shape_are_refused(answer: Any) -> None:
+    with pytest.raises(BadInput, match="shape"):
+        model(answer).predict(np.zeros((1, 1)))
+
+
+def test_one_float_does_not_say_which_of_three() -> None:
+    with pytest.raises(BadInput, match="3 classes"):
+        model([0.5], classes=THREE).predict(np.zeros((1, 1)))
+
+
+@pytest.fixture
+def an_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Writes a module that is importable during the test and a model.json that names it."""
+
+    def write(name: str, source: str | None, **document: Any) -> Path:
+        if source is not None:
+            (tmp_path / f"{name}.py").write_text(source)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        (tmp_path / "model.json").write_text(json.dumps({"workload": f"{name}:train", "classes": TWO, **document}))
+        return tmp_path
+
+    yield write  # type: ignore[misc]
+    for name in [name for name in sys.modules if name.startswith("served_")]:
+        del sys.modules[name]
+
+
+def test_the_module_named_in_the_export_is_loaded(an_export: Callable[..., Path]) -> None:
+    source = "def load(directory):\n    return lambda rows: [0.55 if (directory / 'model.json').is_file() else 2] * len(rows)\n"
+    path = an_export("served_well", source, module="served_well", workload="nick_name", threshold=0.6)
+    assert list(_load_pyfunc(str(path)).predict([[1], [2]])["prediction"]) == ["no", "no"]
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "error", "match"),
+    [
+        ("served_without", "x = 1", BadInput, r"has no load\(directory\)"),
+        ("served_nowhere", None, NotFound, "register the experiment with its code"),
+        ("served_lacking", "import no_such_library", ModuleNotFoundError, "no_such_library"),
+    ],
+)
+def test_what_cannot_be_loaded_says_why(
+    an_export: Callable[..., Path], module: str, source: str | None, error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        _load_pyfunc(str(an_export(module, source)))
+
+
+def test_a_directory_without_an_export_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"model\.json is missing"):
+        _load_pyfunc(str(tmp_path))
