@@ -85,7 +85,7 @@ def train(params: Params, context: Context) -> None:
     rows = context.all_rows("train")
     classes = len(context.dataset.classes)
     mean, std = scale_of(rows.features)
-    config = {"mean": mean, "std": std, "width": settings.width, "blocks": settings.blocks}
+    config: dict[str, Any] = {"mean": mean, "std": std, "width": settings.width, "blocks": settings.blocks}
     model = ConvolutionalNet(**config, classes=classes).to(context.device)
     parallel = DistributedDataParallel(model) if context.world_size > 1 else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)

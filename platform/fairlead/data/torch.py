@@ -1,6 +1,10 @@
 """The data layer's one door to torch: which device, how many threads, and what ranks agree on."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -49,3 +53,22 @@ def sum_over_ranks(*values: float) -> tuple[float, ...]:
 def seed_epoch(seed: int, *, epoch: int, rank: int) -> None:
     """Seed torch for one epoch of one rank: a resumed epoch draws what it would have drawn, with no state to keep."""
     torch.manual_seed(int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1)[0]))
+
+
+@contextmanager
+def joined_ranks(meeting_file: Path, *, rank: int, world_size: int, timeout_s: float = 120) -> Iterator[None]:
+    """Join this machine's ranks over CPU collectives without any port known beforehand; leave them at the end.
+
+    All ranks name the same ``meeting_file``, which must not exist yet. On a cluster the platform joins them itself.
+    """
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{meeting_file}",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=timeout_s),
+    )
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,133 @@
+"""Trains a workload in a test: in this process, or on several ranks of this machine, always without Ray.
+
+``train_here`` gives what one rank saw. ``train_on_ranks`` starts real processes that talk over gloo, trains one spec
+after another in them, and merges what they counted as the platform does.
+"""
+
+import importlib
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from fairlead.data.context import KeepingOutlet, LocalContext, Outlet, alone
+from fairlead.data.dataset import open_dataset
+from fairlead.data.export import Origin
+from fairlead.evaluation.state import CountState
+from fairlead.spec import ExperimentSpec
+from fairlead.workload import Workload
+
+TIMEOUT_S = 600
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """What came of one spec on all its ranks."""
+
+    states: Mapping[str, CountState]
+    """Merged counts by split."""
+    reports: Sequence[tuple[int, Mapping[str, float]]]
+    """Step and metrics, as rank 0 reported them."""
+
+
+def a_context(
+    spec: ExperimentSpec,
+    *,
+    outlet: Outlet | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    resume_from: Path | None = None,
+    export_to: Path | None = None,
+    agree: Callable[[bool], bool] = alone,
+) -> LocalContext:
+    """A context for ``spec`` on this machine's processor; reports are kept in memory."""
+    return LocalContext(
+        dataset=open_dataset(spec.data),
+        origin=Origin(workload=spec.workload, module=f"fairlead_workloads.{spec.workload}", params=spec.params),
+        outlet=outlet or KeepingOutlet(),
+        seed=spec.seed,
+        threshold=spec.evaluation.threshold,
+        rank=rank,
+        world_size=world_size,
+        resume_from=resume_from,
+        export_to=export_to,
+        agree=agree,
+    )
+
+
+def train_here(train: Workload, spec: ExperimentSpec, **options: Any) -> Trained:
+    """Train on one rank in this process; ``options`` as for ``a_context``."""
+    outlet = options.pop("outlet", None) or KeepingOutlet()
+    context = a_context(spec, outlet=outlet, **options)
+    train(spec.params, context)
+    return Trained(states=context.states, reports=tuple(outlet.reports))
+
+
+def train_on_ranks(workload: str, specs: Sequence[ExperimentSpec], *, ranks: int) -> list[Trained]:
+    """Train ``specs`` one after another on ``ranks`` new processes, one thread each.
+
+    ``workload``: ``package.module:function``. Raises ``RuntimeError`` with the exit status if a rank dies.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as directory:
+        pipes = [spawn.Pipe(duplex=False) for _ in range(ranks)]
+        arguments = [(workload, list(specs), rank, ranks, Path(directory) / "meeting") for rank in range(ranks)]
+        processes = [
+            spawn.Process(target=_rank, args=(pipe[1], *given), daemon=True)
+            for pipe, given in zip(pipes, arguments, strict=True)
+        ]
+        for process, (_, sender) in zip(processes, pipes, strict=True):
+            process.start()
+            sender.close()
+        try:
+            answers = [_answer(receiver, process) for (receiver, _), process in zip(pipes, processes, strict=True)]
+        finally:
+            for process in processes:
+                process.join(timeout=5)
+                process.kill()
+    return [_merged(parts) for parts in zip(*answers, strict=True)]
+
+
+_Answer = tuple[dict[str, bytes], list[tuple[int, dict[str, float]]]]
+
+
+def _answer(receiver: Connection, process: Any) -> list[_Answer]:
+    try:
+        if receiver.poll(TIMEOUT_S):
+            answer: list[_Answer] = receiver.recv()
+            return answer
+    except EOFError:
+        process.join(timeout=5)
+    raise RuntimeError(f"a rank ended with status {process.exitcode} and no answer")
+
+
+def _merged(parts: Sequence[_Answer]) -> Trained:
+    found: dict[str, list[CountState]] = {}
+    for states, _ in parts:
+        for split, content in states.items():
+            found.setdefault(split, []).append(CountState.from_bytes(content))
+    merged = {split: reduce(CountState.merge, states) for split, states in found.items()}
+    return Trained(states=merged, reports=tuple(parts[0][1]))
+
+
+def _rank(
+    sender: Connection, workload: str, specs: Sequence[ExperimentSpec], rank: int, ranks: int, meeting: Path
+) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is loaded, which is why that happens in here
+    door = importlib.import_module("fairlead.data.torch")
+    module, _, function = workload.partition(":")
+    train: Workload = getattr(importlib.import_module(module), function)
+    answers: list[_Answer] = []
+    with door.joined_ranks(meeting, rank=rank, world_size=ranks):
+        for spec in specs:
+            outlet = KeepingOutlet()
+            context = a_context(spec, outlet=outlet, rank=rank, world_size=ranks, agree=door.any_rank)
+            train(spec.params, context)
+            answers.append(({split: state.to_bytes() for split, state in context.states.items()}, outlet.reports))
+    sender.send(answers)
+    sender.close()
