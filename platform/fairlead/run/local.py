@@ -24,7 +24,7 @@ from fairlead.errors import Unavailable
 MAX_TEMP_DIRECTORY = 60
 """Characters: Ray puts Unix sockets below it, and their paths may have 107 bytes."""
 _START_TIMEOUT_S = 90.0
-_STOP_TIMEOUT_S = 20.0
+_STOP_TIMEOUT_S = 5.0
 _OBJECT_STORE_BYTES = 200 * 1024 * 1024
 
 
@@ -41,9 +41,8 @@ class LocalRay:
     def stop(self) -> None:
         """End its processes and remove its directory. May be called again."""
         family = _family(self.process)
-        for process in family:
-            _signal(process, signal.SIGTERM)
-            break
+        for head in family[:1]:  # it ends the others
+            _signal(head, signal.SIGTERM)
         _, alive = psutil.wait_procs(family, timeout=_STOP_TIMEOUT_S)
         for process in alive:
             _signal(process, signal.SIGKILL)

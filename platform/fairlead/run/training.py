@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from fairlead.protocol import LaunchDocument
 from fairlead.run.environment import collective_timeout_s
@@ -23,6 +27,36 @@ class Places:
     bookkeeping: Path
 
 
+class SteadySize(FixedScalingPolicy):
+    """A fixed group that asks no autoscaler: placement has already found room for all of it.
+
+    Ray's coordinator would be one process for the whole cluster, owned by whichever attempt came first.
+    """
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Ask for nothing."""
+
+    def _maybe_send_resource_request(self) -> None:
+        """Ask for nothing."""
+
+    def _cancel_resource_request(self) -> None:
+        """There is nothing to take back."""
+
+
+class LeanTrainer(TorchTrainer):
+    """Without two processes an attempt never needs: data come from our own layer, and the runner sweeps its groups.
+
+    Ray has no public switch for either; its version is pinned, and a test counts the actors.
+    """
+
+    _SUPERFLUOUS = (DatasetsCallback, PlacementGroupCleanerCallback)
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        arguments["scaling_policy"] = SteadySize(self.scaling_config)
+        arguments["callbacks"] = [each for each in arguments["callbacks"] if not isinstance(each, self._SUPERFLUOUS)]
+        return super()._initialize_and_run_controller(**arguments)
+
+
 def fit(document: LaunchDocument, places: Places) -> None:
     """Train to the end. Raises what Ray Train raises when it gives up."""
     resources = document.spec.resources
@@ -34,7 +68,7 @@ def fit(document: LaunchDocument, places: Places) -> None:
         attempt=str(places.attempt),
         code=str(places.code) if places.code else None,
     )
-    TorchTrainer(
+    LeanTrainer(
         work,
         train_loop_config={"assignment": assignment},
         torch_config=TorchConfig(

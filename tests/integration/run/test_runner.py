@@ -90,3 +90,98 @@ def test_two_ranks_train_evaluate_and_export(attempts: Attempts) -> None:
     spool = attempts.directory(document) / "spool" / "metrics.jsonl"
     losses = [json.loads(line) for line in spool.read_text().splitlines() if "train/loss" in line]
     assert losses[1]["value"] == "NaN"
+
+
+ALONE = {"resources": {"workers": 1, "cpus_per_worker": 1}}
+
+
+@pytest.mark.parametrize(
+    ("misbehave", "reason", "words"),
+    [
+        ("exit_zero", "no_result", "exit code 0"),
+        ("sys_exit", "no_result", "sys.exit()"),
+        ("no_evaluation", "no_result", "evaluate('test')"),
+        ("evaluate_twice", "rows counted twice or not at all", "266 rows were counted, the split has 133"),
+    ],
+)
+def test_a_workload_that_ends_without_a_result_is_a_user_error(
+    attempts: Attempts, misbehave: str, reason: str, words: str
+) -> None:
+    name = f"exp-{misbehave.replace('_', '-')}"
+    _, result = attempts.run(name, params={"misbehave": misbehave}, **ALONE)
+    assert (result.outcome, result.reason) == (Outcome.USER_ERROR, reason)
+    assert words in result.detail
+    assert result.model is None
+
+
+def test_what_one_rank_raises_ends_the_attempt_while_the_other_waits_in_a_collective(attempts: Attempts) -> None:
+    _, result = attempts.run("exp-raise", params={"misbehave": "raise", "rank": 1})
+    assert result.outcome is Outcome.USER_ERROR
+    assert result.reason == "ValueError: the loss exploded on rank 1"
+    assert "in _raise" in result.detail
+
+
+def test_data_that_lack_a_column_are_a_user_error_before_training(attempts: Attempts) -> None:
+    data = {"uri": "builtin://diabetes", "sensitive": ["religion"]}
+    document, result = attempts.run("exp-data", data=data, **ALONE)
+    assert result.outcome is Outcome.USER_ERROR
+    assert result.reason.startswith("bad_data: ")
+    assert "religion" in result.reason
+    assert attempts.steps(document, "train/loss") == []
+
+
+def test_printing_100_mb_keeps_the_first_and_the_last_words(attempts: Attempts) -> None:
+    document, result = attempts.run("exp-print", params={"misbehave": "print"}, **ALONE)
+    assert result.outcome is Outcome.SUCCEEDED
+    segments = sorted((attempts.directory(document) / "logs").glob("rank-0.*.log"))
+    assert len(segments) == 4
+    assert sum(segment.stat().st_size for segment in segments) <= 16 * 1024 * 1024
+    assert segments[0].read_text().startswith("first words")
+    assert "last words" in segments[-1].read_text()[-100:]
+
+
+def test_a_killed_rank_goes_on_from_the_last_checkpoint_in_the_same_attempt(attempts: Attempts) -> None:
+    params = {"misbehave": "die_once", "rank": 1, "at": 3, "steps": 6}
+    document, result = attempts.run("exp-kill", params=params, within_s=150)
+    assert (result.outcome, result.reason) == (Outcome.SUCCEEDED, "completed")
+    assert attempts.notes(document) == ["worker_group_restarted", "resumed"]
+    assert attempts.steps(document, "train/loss") == [0, 1, 2, 3, 4, 5]
+
+
+def test_an_attempt_without_progress_is_stalled_and_leaves_its_stacks(attempts: Attempts) -> None:
+    policy = {"stall_timeout_s": 4}
+    document, result = attempts.run("exp-hang", params={"misbehave": "hang"}, policy=policy, **ALONE)
+    assert (result.outcome, result.last_step) == (Outcome.STALLED, 0)
+    stacks = (attempts.directory(document) / "logs" / "rank-0.stacks.log").read_text()
+    assert "tiny.py" in stacks
+
+
+def test_run_time_is_limited_by_the_runner_itself(attempts: Attempts) -> None:
+    spec = a_spec(params={"steps": 10_000, "step_s": 0.1}, **ALONE)
+    document = a_launch("exp-long", spec=spec, runtime_left_s=20)
+    attempts.start(document)
+    result = attempts.result(document)
+    assert result.outcome is Outcome.TIMEOUT
+
+
+def test_a_cancelled_workload_may_return_by_itself_within_its_grace(attempts: Attempts) -> None:
+    document = a_launch("exp-cancel", spec=a_spec(params={"steps": 10_000, "step_s": 0.05}))
+    runner = attempts.start(document)
+    wait_for(lambda: attempts.steps(document, "train/loss"), within_s=90, what="the first step")
+    assert not ray.get(runner.stop.remote("cancel", grace_s=20, agent_epoch=0)), "an older agent commands nothing"
+    assert ray.get(runner.stop.remote("cancel", grace_s=20, agent_epoch=1))
+    result = attempts.result(document, within_s=15)
+    assert (result.outcome, result.reason) == (Outcome.CANCELLED, "cancelled")
+
+
+def test_an_attempt_begins_once_whoever_asks(attempts: Attempts) -> None:
+    document = a_launch("exp-once", spec=a_spec(params={"steps": 2}, **ALONE))
+    attempts.directory(document).mkdir(parents=True)
+    (attempts.directory(document) / "BEGUN").write_text("{}")
+    environment = runner_environment(document.runner_name, document.spec, worker_start_timeout_s=120)
+    runner = RUNNER.options(
+        name=document.runner_name, lifetime="detached", runtime_env={"env_vars": environment}
+    ).remote()
+    attempts.names.append(document.runner_name)
+    begin = runner.begin.remote(document.model_dump_json(), storage=str(attempts.storage), code=None, agent_epoch=1)
+    assert ray.get(begin, timeout=60) == "taken"
