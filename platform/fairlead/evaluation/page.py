@@ -1,0 +1,642 @@
+"""The report as one HTML page: no script, no network, readable in a frame, on paper and in the dark.
+
+The page shows what the report holds and computes nothing but positions on paper. Groups of fewer rows than
+``min_display`` are hidden, and with them a second one wherever a hidden number could be had by subtraction; the
+report itself has everything. All strings from data are escaped. Colour is never the only signal.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+
+from fairlead.evaluation.metrics import canonical, split_aggregate
+from fairlead.evaluation.report import report_sha256
+from fairlead.evaluation.state import UNKNOWN
+
+Report = Mapping[str, Any]
+Key = tuple[str, ...]
+
+_MOST_SERIES = 6
+_MOST_LETTERS = 60
+_MOST_GROUPS = 200
+_CHART = 220.0
+_OPERATORS = {"<=": "at most", "<": "below", ">=": "at least", ">": "above"}
+_TITLES = {
+    "accuracy_score": "accuracy",
+    "zero_one_loss": "error rate",
+    "selection_rate": "selection rate",
+    "base_rate": "share of positive labels",
+    "true_positive_rate": "true positive rate",
+    "false_negative_rate": "false negative rate",
+    "false_positive_rate": "false positive rate",
+    "true_negative_rate": "true negative rate",
+    "precision_score": "precision",
+    "false_discovery_rate": "false discovery rate",
+    "negative_predictive_value": "negative predictive value",
+    "false_omission_rate": "false omission rate",
+    "balanced_accuracy_score": "balanced accuracy",
+    "f1_score": "F1 score",
+    "matthews_corrcoef": "Matthews correlation",
+    "treatment_equality": "false negatives per false positive",
+    "roc_auc_score": "area under the ROC curve",
+    "count": "number of rows",
+}
+_NAMED = {
+    "demographic_parity_difference": "gap in selection rate (demographic parity)",
+    "demographic_parity_ratio": "lowest over highest selection rate (demographic parity)",
+    "impact_ratio": "lowest over highest selection rate (impact ratio)",
+    "equal_opportunity_difference": "gap in true positive rate (equal opportunity)",
+    "equal_opportunity_ratio": "lowest over highest true positive rate (equal opportunity)",
+    "predictive_parity_difference": "gap in precision (predictive parity)",
+    "predictive_parity_ratio": "lowest over highest precision (predictive parity)",
+    "equalized_odds_difference": "larger of the gaps in true and false positive rate (equalized odds)",
+    "equalized_odds_ratio": "smaller of the ratios of true and false positive rates (equalized odds)",
+    "equalized_odds_mean_difference": "mean of the gaps in true and false positive rate (equalized odds)",
+    "equalized_odds_mean_ratio": "mean of the ratios of true and false positive rates (equalized odds)",
+    "total_variation_distance": "distance between distributions of predictions",
+}
+_AGGREGATES = {
+    "difference": "gap in {}",
+    "ratio": "lowest over highest {}",
+    "group_min": "lowest {} of any group",
+    "group_max": "highest {} of any group",
+    "difference_to_overall": "largest distance from the overall {}",
+    "ratio_to_overall": "smallest ratio to the overall {}",
+}
+_MEANINGS = {
+    "accuracy_score": "share of rows predicted correctly",
+    "balanced_accuracy_score": "mean over classes of the share predicted correctly",
+    "selection_rate": "share of rows predicted {positive}",
+    "true_positive_rate": "of rows that are {positive}, the share predicted so",
+    "false_positive_rate": "of rows that are not {positive}, the share predicted so nevertheless",
+    "precision_score": "of rows predicted {positive}, the share that are",
+    "roc_auc_score": "chance that a row that is {positive} scores above one that is not",
+    "f1_score": "balance of precision and true positive rate",
+}
+_COLUMNS = {
+    "binary": ("selection_rate", "true_positive_rate", "false_positive_rate", "accuracy_score"),
+    "multiclass": ("accuracy_score", "balanced_accuracy_score", "f1_score"),
+}
+_TILES = {
+    "binary": (
+        "accuracy_score",
+        "roc_auc_score",
+        "selection_rate",
+        "true_positive_rate",
+        "false_positive_rate",
+        "precision_score",
+    ),
+    "multiclass": ("accuracy_score", "balanced_accuracy_score", "f1_score", "precision_score"),
+}
+_LADDER = {
+    "binary": (
+        "demographic_parity_difference",
+        "equal_opportunity_difference",
+        "equalized_odds_difference",
+        "predictive_parity_difference",
+        "accuracy_score_difference",
+        "roc_auc_score_difference",
+    ),
+    "multiclass": (
+        "demographic_parity_difference",
+        "equal_opportunity_difference",
+        "accuracy_score_difference",
+        "f1_score_difference",
+    ),
+}
+_REASONS = {
+    "empty": "no rows",
+    "no_positive_labels": "no positive labels",
+    "no_negative_labels": "no negative labels",
+    "no_positive_predictions": "none predicted positive",
+    "no_negative_predictions": "none predicted negative",
+    "single_group": "fewer than two groups have a value",
+    "both_zero": "all rates are zero",
+}
+_SYMBOLS = {"pass": "✓", "fail": "✕", "inconclusive": "?"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mark:
+    """A value with its interval on a scale from 0 to 1; positions in percent, None where there is no value."""
+
+    text: str
+    note: str = ""
+    at: float | None = None
+    low: float | None = None
+    high: float | None = None
+    is_low_support: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateCard:
+    """One gate in words and on a scale."""
+
+    outcome: str
+    symbol: str
+    sentence: str
+    why: str
+    advice: str
+    mark: Mark
+    limit_at: float | None
+    is_upper: bool
+    id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupRow:
+    """One group of a table."""
+
+    name: str
+    rows: str
+    share: str
+    flags: tuple[str, ...]
+    marks: tuple[Mark, ...]
+    counts: tuple[str, ...]
+    is_hidden: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rung:
+    """One gap of the ladder."""
+
+    name: str
+    mark: Mark
+    between: str
+    limit_at: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeatCell:
+    """One intersection: its value, how dark it is drawn (0 to 1), and whether it is hatched."""
+
+    text: str
+    rows: str
+    shade: float
+    is_hatched: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeatMap:
+    """Intersections of two attributes."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[HeatCell, ...]], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Series:
+    """One line of a chart, in units of the chart; ``style`` picks colour, dashes and marker together."""
+
+    name: str
+    style: int
+    points: tuple[tuple[float, float], ...]
+    has_markers: bool
+    bands: tuple[tuple[float, float, float], ...] = ()
+    """Vertical intervals: x, bottom, top."""
+
+    @property
+    def path(self) -> str:
+        """Points as SVG wants them."""
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in self.points)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chart:
+    """A square chart with both axes from 0 to 1."""
+
+    title: str
+    x_axis: str
+    y_axis: str
+    series: tuple[Series, ...]
+    has_diagonal: bool
+    marker_at: float | None = None
+    """A vertical line, such as the threshold in use."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """Everything about one grouping."""
+
+    title: str
+    columns: tuple[tuple[str, str], ...]
+    count_names: tuple[str, ...]
+    rows: tuple[GroupRow, ...]
+    num_more: int
+    overall: tuple[float | None, ...]
+    ladder: tuple[Rung, ...]
+    heat_map: HeatMap | None
+    charts: tuple[Chart, ...]
+    resolution: str
+
+
+def render_page(report: Report) -> str:
+    """The page of a ``rai-report/1`` document, as HTML."""
+    charts = _charts(report, by=())
+    return _template().render(
+        report=report,
+        digest=report_sha256(report),
+        headline=_headline(report),
+        gates=[_gate_card(gate) for gate in report["gates"]],
+        tiles=_tiles(report),
+        who=[_who(report, attribute["name"]) for attribute in report["attributes"]],
+        charts=charts,
+        classes=_class_rows(report),
+        sections=[_section(report, by) for by in _groupings(report)],
+        number=_number,
+        count=_count,
+        chart_size=_CHART,
+    )
+
+
+@cache
+def _template() -> Template:
+    text = resources.files("fairlead.evaluation").joinpath("page.html.j2").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(text)
+
+
+def hidden_groups(groups: Sequence[Mapping[str, Any]], *, min_display: int) -> frozenset[Key]:
+    """Which groups of one grouping are hidden: small ones, and a second one where one alone could be computed.
+
+    In every line of the table (all groups, and all groups that share a level of one attribute) a single hidden
+    group takes the smallest other one with it. ``groups`` are entries of the report with equal ``by``.
+    """
+    sizes = {tuple(group["key"].values()): group["n"] for group in groups if group["n"]}
+    hidden = {key for key, rows in sizes.items() if rows < min_display}
+    width = len(next(iter(sizes), ()))
+    lines = [list(sizes)]
+    for axis in range(width if width > 1 else 0):
+        levels = dict.fromkeys(key[axis] for key in sizes)
+        lines += [[key for key in sizes if key[axis] == level] for level in levels]
+    is_settled = False
+    while not is_settled:
+        is_settled = True
+        for line in lines:
+            seen = [key for key in line if key not in hidden]
+            if seen and len(line) - len(seen) == 1:
+                hidden.add(min(seen, key=lambda key: (sizes[key], key)))
+                is_settled = False
+    return frozenset(hidden)
+
+
+def metric_title(metric: str) -> str:
+    """A metric's name as people say it."""
+    name = canonical(metric)
+    if name in _NAMED:
+        return _NAMED[name]
+    if name in _TITLES:
+        return _TITLES[name]
+    base, aggregate = split_aggregate(name)
+    return _AGGREGATES[aggregate].format(_TITLES[base])
+
+
+def _headline(report: Report) -> dict[str, str]:
+    gates, outcome = report["gates"], report["outcome"]
+    total = len(gates)
+    matching = sum(gate["outcome"] == outcome for gate in gates)
+    if not gates:
+        return {"kind": "none", "symbol": "–", "title": "No requirements were set", "text": "Nothing was to be proven."}
+    of_total = f"{matching} of {total} requirement{'s' if total > 1 else ''}"
+    titles = {
+        "pass": "The requirement is met" if total == 1 else f"All {total} requirements are met",
+        "fail": f"{of_total} {'is' if matching == 1 else 'are'} not met",
+        "inconclusive": f"{of_total} could not be decided",
+    }
+    texts = {
+        "pass": "The limits below hold on these test data with the stated certainty. "
+        "This says nothing about what was not measured.",
+        "fail": "On these test data the model breaks a limit that was set for it.",
+        "inconclusive": "The test data neither prove nor disprove that the limits hold. Undecided is not passed.",
+    }
+    return {"kind": outcome, "symbol": _SYMBOLS[outcome], "title": titles[outcome], "text": texts[outcome]}
+
+
+def _gate_card(gate: Mapping[str, Any]) -> GateCard:
+    operator = gate["require"][: len(gate["require"]) - len(gate["require"].lstrip("<>="))]
+    by = f" by {_by(gate['by'])}" if gate["by"] else ""
+    title = metric_title(gate["metric"]) if gate["metric"] else ""
+    rows = gate["rows_needed_per_group"]
+    where = "rows in each group" if gate["by"] else "rows"
+    on_scale = gate["metric"] != "count"
+    return GateCard(
+        outcome=gate["outcome"],
+        symbol=_SYMBOLS[gate["outcome"]],
+        sentence=f"{title[:1].upper()}{title[1:]}{by}: {_OPERATORS[operator]} {gate['limit'].strip()}",
+        why=f"{gate['why'][:1].upper()}{gate['why'][1:]}.",
+        advice=f"At the observed rates about {_count(rows)} {where} would decide it." if rows else "",
+        mark=_mark_of_bounds(gate, on_scale=on_scale),
+        limit_at=_percent(float(gate["limit"])) if on_scale else None,
+        is_upper=operator.startswith("<"),
+        id=gate["id"],
+    )
+
+
+def _mark_of_bounds(entry: Mapping[str, Any], *, on_scale: bool = True) -> Mark:
+    """Value and one-sided bounds of a gap or a gate."""
+    if entry["value"] is None:
+        return Mark(text="no value", note=_REASONS.get(entry.get("reason", ""), ""))
+    text = _number(entry["value"]) if on_scale else _count(entry["value"])
+    note = ""
+    if entry["lower95"] is not None and on_scale:
+        note = f"{_number(entry['lower95'])} to {_number(entry['upper95'])}"
+    if not on_scale:
+        return Mark(text=text)
+    return Mark(
+        text=text,
+        note=note,
+        at=_percent(entry["value"]),
+        low=_percent(entry["lower95"]),
+        high=_percent(entry["upper95"]),
+    )
+
+
+def _mark_of_interval(entry: Mapping[str, Any]) -> Mark:
+    """Value and two-sided interval of one group."""
+    if entry["value"] is None:
+        return Mark(text="–", note=_REASONS.get(entry.get("reason", ""), entry.get("reason", "")))
+    low, high = entry["interval"] or (None, None)
+    return Mark(
+        text=_number(entry["value"]),
+        note=f"{_number(low)} to {_number(high)}" if low is not None else "",
+        at=_percent(entry["value"]),
+        low=_percent(low),
+        high=_percent(high),
+        is_low_support=entry["support"] == "low",
+    )
+
+
+def _tiles(report: Report) -> list[tuple[str, str, Mark]]:
+    """Headline values over all rows: name, meaning, value."""
+    metrics = _overall(report)["metrics"]
+    return [
+        (_TITLES[metric], _meaning(report, metric), _mark_of_interval(metrics[metric]))
+        for metric in _TILES[report["task"]]
+        if metric in metrics
+    ]
+
+
+def _who(report: Report, attribute: str) -> tuple[str, list[GroupRow]]:
+    """How many rows each level has; the levels of a single attribute, whether or not it was a grouping."""
+    found = [group for group in report["groups"] if group["by"] == [attribute]]
+    hidden = hidden_groups(found, min_display=report["settings"]["min_display"])
+    return attribute, [_group_row(report, group, hidden, metrics=()) for group in found[:_MOST_GROUPS]]
+
+
+def _section(report: Report, by: Sequence[str]) -> Section:
+    found = [group for group in report["groups"] if group["by"] == list(by)]
+    hidden = hidden_groups(found, min_display=report["settings"]["min_display"])
+    metrics = _COLUMNS[report["task"]]
+    overall = _overall(report)["metrics"]
+    return Section(
+        title=f"By {_by(by)}",
+        columns=tuple((_TITLES[metric], _meaning(report, metric)) for metric in metrics),
+        count_names=_count_names(report),
+        rows=tuple(_group_row(report, group, hidden, metrics=metrics) for group in found[:_MOST_GROUPS]),
+        num_more=max(0, len(found) - _MOST_GROUPS),
+        overall=tuple(_percent(overall[metric]["value"]) for metric in metrics),
+        ladder=_ladder(report, by, hidden),
+        heat_map=_heat_map(report, found, hidden) if len(by) == 2 else None,
+        charts=_charts(report, by=tuple(by), hidden=hidden),
+        resolution=_resolution(report, by),
+    )
+
+
+def _group_row(report: Report, group: Mapping[str, Any], hidden: frozenset[Key], *, metrics: Sequence[str]) -> GroupRow:
+    key = tuple(group["key"].values())
+    is_hidden = key in hidden
+    total = max(1, sum(one["n"] for one in report["groups"] if not one["by"]))
+    is_small = 0 < group["n"] < report["settings"]["min_support"]
+    few = f"under {report['settings']['min_display']}"
+    rows = (few if group["n"] < report["settings"]["min_display"] else "hidden") if is_hidden else _count(group["n"])
+    flags = (
+        ("unknown", group["unknown"]),
+        ("no rows", group["n"] == 0),
+        ("few rows", is_small),
+        ("not shown", is_hidden),
+    )
+    return GroupRow(
+        name=_group_name(key),
+        rows=rows,
+        share="" if is_hidden else f"{100 * group['n'] / total:.1f} %",
+        flags=tuple(name for name, is_set in flags if is_set),
+        marks=() if is_hidden else tuple(_mark_of_interval(group["metrics"][metric]) for metric in metrics),
+        counts=() if is_hidden else tuple(_count(group["counts"].get(name, 0)) for name in _count_names(report)),
+        is_hidden=is_hidden,
+    )
+
+
+def _count_names(report: Report) -> tuple[str, ...]:
+    if report["task"] != "binary":
+        return ()
+    return ("tn", "fp", "fn", "tp", *(("abstained",) if report["data"]["n_abstained"] else ()))
+
+
+def _ladder(report: Report, by: Sequence[str], hidden: frozenset[Key]) -> tuple[Rung, ...]:
+    found = {entry["metric"]: entry for entry in report["disparities"] if entry["by"] == list(by)}
+    limits = {gate["metric"]: _percent(float(gate["limit"])) for gate in report["gates"] if set(gate["by"]) == set(by)}
+    rungs = []
+    for metric in _LADDER[report["task"]]:
+        if metric in found:
+            rungs.append(_rung(metric, found[metric], hidden, limits.get(metric)))
+    return tuple(rungs)
+
+
+def _rung(metric: str, entry: Mapping[str, Any], hidden: frozenset[Key], limit_at: float | None) -> Rung:
+    title = metric_title(metric)
+    name = f"{title[:1].upper()}{title[1:]}"
+    shown = entry["supported"] or entry
+    ends = [tuple(shown[end].values()) for end in ("max", "min") if shown[end]]
+    if any(end in hidden for end in ends):
+        return Rung(name=name, mark=Mark(text="not shown", note="a group is too small"), between="", limit_at=None)
+    between = f"highest {_group_name(ends[0])}, lowest {_group_name(ends[1])}" if len(ends) == 2 else ""
+    if "class" in shown:
+        between = f"class {_short(shown['class'])}: {between}"
+    if entry["supported"]:
+        between = f"{between}; groups with enough rows only" if between else "groups with enough rows only"
+    return Rung(name=name, mark=_mark_of_bounds(shown), between=between, limit_at=limit_at)
+
+
+def _heat_map(report: Report, found: Sequence[Mapping[str, Any]], hidden: frozenset[Key]) -> HeatMap | None:
+    metric = _COLUMNS[report["task"]][0]
+    by_key = {tuple(group["key"].values()): group for group in found}
+    columns = list(dict.fromkeys(key[1] for key in by_key if UNKNOWN not in key))
+    rows = list(dict.fromkeys(key[0] for key in by_key if UNKNOWN not in key))
+    if len(columns) > 12 or len(rows) > 40:
+        return None
+    shown = [g["metrics"][metric]["value"] for k, g in by_key.items() if k not in hidden and UNKNOWN not in k]
+    values = [value for value in shown if value is not None]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    return HeatMap(
+        title=f"{_TITLES[metric][:1].upper()}{_TITLES[metric][1:]} at the intersections",
+        columns=tuple(_short(column) for column in columns),
+        rows=tuple(
+            (
+                _short(row),
+                tuple(
+                    _heat_cell(by_key[row, column], metric, (row, column) in hidden, low, high) for column in columns
+                ),
+            )
+            for row in rows
+        ),
+    )
+
+
+def _heat_cell(group: Mapping[str, Any], metric: str, is_hidden: bool, low: float, high: float) -> HeatCell:
+    entry = group["metrics"][metric]
+    if is_hidden:
+        return HeatCell(text="not shown", rows="", shade=0.0, is_hatched=True)
+    if entry["value"] is None:
+        return HeatCell(text="–", rows="no rows", shade=0.0, is_hatched=True)
+    shade = (entry["value"] - low) / (high - low) if high > low else 0.5
+    is_low = entry["support"] != "ok"
+    return HeatCell(text=_number(entry["value"]), rows=f"n = {_count(group['n'])}", shade=shade, is_hatched=is_low)
+
+
+def _charts(report: Report, *, by: tuple[str, ...], hidden: frozenset[Key] = frozenset()) -> tuple[Chart, ...]:
+    reliability = _entries(report["calibration"], by, hidden)
+    curves = _entries(report["curves"], by, hidden)
+    sizes = {tuple(g["key"].values()): g["n"] for g in report["groups"] if g["by"] == list(by)}
+    charts = []
+    if curves:
+        charts.append(
+            Chart(
+                title="ROC curve",
+                x_axis="false positive rate",
+                y_axis="true positive rate",
+                series=tuple(_series(index, entry, sizes, entry["roc"]) for index, entry in enumerate(curves)),
+                has_diagonal=True,
+            )
+        )
+    if reliability:
+        charts.append(
+            Chart(
+                title="Reliability",
+                x_axis="mean score" if report["task"] == "binary" else "mean confidence",
+                y_axis="share of positive labels" if report["task"] == "binary" else "share predicted correctly",
+                series=tuple(_reliability_series(index, entry, sizes) for index, entry in enumerate(reliability)),
+                has_diagonal=True,
+            )
+        )
+    sweep = next((entry for entry in report["thresholds"] if entry["by"] == list(by)), None)
+    if sweep and not hidden:
+        charts.append(_sweep_chart(report, sweep["points"]))
+    return tuple(charts)
+
+
+def _entries(entries: Sequence[Mapping[str, Any]], by: tuple[str, ...], hidden: frozenset[Key]) -> list[Any]:
+    found = [entry for entry in entries if entry["by"] == list(by) and tuple(entry["key"].values()) not in hidden]
+    return [entry for entry in found if UNKNOWN not in entry["key"].values()][:_MOST_SERIES]
+
+
+def _series(
+    index: int, entry: Mapping[str, Any], sizes: Mapping[Key, int], points: Sequence[Sequence[float]]
+) -> Series:
+    key = tuple(entry["key"].values())
+    return Series(
+        name=f"{_group_name(key) if key else 'all rows'} (n = {_count(sizes.get(key, 0))})",
+        style=index,
+        points=tuple(_place(x, y) for x, y in points),
+        has_markers=False,
+    )
+
+
+def _reliability_series(index: int, entry: Mapping[str, Any], sizes: Mapping[Key, int]) -> Series:
+    """Bins as markers that grow firm with Wilson limits; the interval is drawn only for a single line."""
+    points = [(one["mean_score"], one["rate"]) for one in entry["bins"]]
+    plain = _series(index, entry, sizes, points)
+    return Series(name=plain.name, style=index, points=plain.points, has_markers=True)
+
+
+def _sweep_chart(report: Report, points: Sequence[Mapping[str, float]]) -> Chart:
+    lines = (("accuracy", "accuracy_score"), ("gap in selection rate", "selection_rate_difference"))
+    threshold = report["threshold"]["value"] if report["threshold"] else None
+    return Chart(
+        title="If the threshold were another",
+        x_axis="threshold",
+        y_axis="accuracy and gap",
+        series=tuple(
+            Series(
+                name=name,
+                style=index,
+                points=tuple(_place(point["threshold"], point[field]) for point in points),
+                has_markers=False,
+            )
+            for index, (name, field) in enumerate(lines)
+        ),
+        has_diagonal=False,
+        marker_at=None if threshold is None else threshold * _CHART,
+    )
+
+
+def _class_rows(report: Report) -> list[tuple[str, list[Mark]]]:
+    """Precision, recall and share of each class of a multi-class task, over all rows."""
+    classes = _overall(report).get("classes", {})
+    metrics = ("base_rate", "selection_rate", "true_positive_rate", "precision_score")
+    return [(_short(name), [_mark_of_interval(entry[metric]) for metric in metrics]) for name, entry in classes.items()]
+
+
+def _resolution(report: Report, by: Sequence[str]) -> str:
+    entry = next((one for one in report["resolution"] if one["by"] == list(by)), None)
+    if entry is None or entry["smallest_provable_gap"] is None:
+        return "With so few rows no gap can be bounded here."
+    metric = _TITLES[entry["metric"].removesuffix("_difference")]
+    gap = _number(entry["smallest_provable_gap"])
+    return (
+        f"Even if all groups had exactly the same {metric}, groups of these sizes could only prove "
+        f"that the gap stays below {gap}. Smaller limits need more rows."
+    )
+
+
+def _groupings(report: Report) -> list[tuple[str, ...]]:
+    return list(dict.fromkeys(tuple(group["by"]) for group in report["groups"] if group["by"]))
+
+
+def _overall(report: Report) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = next(group for group in report["groups"] if not group["by"])
+    return found
+
+
+def _meaning(report: Report, metric: str) -> str:
+    if metric not in _MEANINGS:
+        return ""
+    if report["task"] == "multiclass" and metric not in ("accuracy_score", "balanced_accuracy_score"):
+        return "mean over classes"
+    return _MEANINGS[metric].format(positive=f"“{_short(report['positive_class'] or '')}”")
+
+
+def _group_name(key: Key) -> str:
+    return " · ".join(_short(level) for level in key)
+
+
+def _by(names: Sequence[str]) -> str:
+    return " and ".join(_short(name) for name in names)
+
+
+def _short(text: str) -> str:
+    if text == UNKNOWN:
+        return "unknown"
+    plain = "".join(letter if letter.isprintable() else "�" for letter in text) or "(empty)"
+    return plain if len(plain) <= _MOST_LETTERS else f"{plain[:_MOST_LETTERS]}…"
+
+
+def _place(x: float, y: float) -> tuple[float, float]:
+    return x * _CHART, (1 - y) * _CHART
+
+
+def _percent(value: float | None) -> float | None:
+    """A position on a scale from 0 to 1, in percent; None off the scale."""
+    return None if value is None or not -1e-9 <= value <= 1 + 1e-9 else round(100 * value, 2)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _count(value: float) -> str:
+    return f"{int(value):,}".replace(",", " ")
