@@ -20,7 +20,7 @@ def next_offset(session: Session, attempt_id: str, stream: str) -> int:
 def offsets(session: Session, attempt_id: str) -> dict[str, int]:
     """The next expected offset of each stream that has begun."""
     query = select(StreamRow.stream, StreamRow.next_offset).where(StreamRow.attempt_id == attempt_id)
-    return dict(session.execute(query).tuples().all())
+    return dict(session.execute(query).all())
 
 
 def advance(session: Session, attempt_id: str, batch: Batch) -> None:

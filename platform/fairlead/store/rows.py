@@ -22,8 +22,8 @@ def insert_if_absent(session: Session, row_type: type[Table], **values: Any) -> 
     table = row_type.__table__
     assert isinstance(table, CoreTable), "rows are mapped to tables"
     insert = _INSERTS[session.get_bind().dialect.name]
-    made = session.execute(insert(table).values(values).on_conflict_do_nothing())
-    return bool(made.rowcount)  # type: ignore[attr-defined]  # an INSERT's result has it
+    made = insert(table).values(values).on_conflict_do_nothing().returning(*table.primary_key)
+    return session.execute(made).first() is not None
 
 
 def loaded(session: Session, row_type: type[R], key: str) -> R | None:

@@ -24,6 +24,8 @@ START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.02
 USER = "fairlead"
+_SHARED_MEMORY = "/dev/shm"
+_ENOUGH_BYTES = 1024**3
 _ORDINARY_ACCOUNTS = ("postgres", "nobody")
 _SETTINGS = {
     "listen_addresses": "",
@@ -135,7 +137,7 @@ def serving_postgres() -> Iterator[PostgresServer]:
     Raises ``RuntimeError`` with the package to install where PostgreSQL is missing.
     """
     # A socket's path has at most 107 bytes: a test's own directory may be too deep.
-    directory = Path(tempfile.mkdtemp(prefix="fairlead-pg-"))
+    directory = Path(tempfile.mkdtemp(prefix="fairlead-pg-", dir=_memory()))
     server = PostgresServer(directory)
     try:
         server.initialise()
@@ -144,6 +146,13 @@ def serving_postgres() -> Iterator[PostgresServer]:
     finally:
         server.stop()
         shutil.rmtree(directory)
+
+
+def _memory() -> str | None:
+    """Main memory as a directory, where there is enough: a new database takes a tenth of the time there."""
+    if not os.access(_SHARED_MEMORY, os.W_OK) or shutil.disk_usage(_SHARED_MEMORY).free < _ENOUGH_BYTES:
+        return None
+    return _SHARED_MEMORY
 
 
 def binary(name: str) -> str:

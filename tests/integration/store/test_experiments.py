@@ -8,10 +8,12 @@ from pathlib import Path
 from threading import Barrier, Thread
 
 import pytest
+from sqlalchemy.orm import Session
 
 from fairlead.errors import IllegalMove, NotFound
 from fairlead.lifecycle import Desired, State
 from fairlead.store import Store, events, experiments
+from fairlead.store.tables import ExperimentRow
 from fairlead.testing import FakeClock, a_spec
 from fairlead.testing.stored import an_experiment, replayed_state
 
@@ -116,11 +118,15 @@ def test_columns_beside_the_life_change_no_version(store: Store) -> None:
         assert (row.version, row.metrics, row.last_step) == (1, {"loss": "NaN"}, 3)
 
 
-def test_a_failing_transaction_leaves_neither_state_nor_event(store: Store, clock: FakeClock) -> None:
+def fail_after_moving(session: Session, row: ExperimentRow) -> None:
+    assert experiments.move_if_current(session, row, State.QUEUED, reason="r", actor="a", now=FakeClock().now())
+    raise ZeroDivisionError
+
+
+def test_a_failing_transaction_leaves_neither_state_nor_event(store: Store) -> None:
     row = an_experiment(store)
     with pytest.raises(ZeroDivisionError), store.write() as session:
-        assert experiments.move_if_current(session, row, State.QUEUED, reason="r", actor="a", now=clock.now())
-        1 / 0  # noqa: B018 - the point
+        fail_after_moving(session, row)
     with store.read() as session:
         assert replayed_state(session, row.id) == (State.ACCEPTED, 1)
 
