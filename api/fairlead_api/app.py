@@ -1,0 +1,64 @@
+"""Puts the API together. Nothing is mounted beside the one router, whose root asks for a token."""
+
+from collections.abc import Callable, Mapping
+
+from fastapi import Depends, FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from fairlead import __version__
+from fairlead.clock import Clock, SystemClock
+from fairlead.data.manifests import find_manifests
+from fairlead.errors import FairleadError
+from fairlead.settings import ControlSettings
+from fairlead.spec import Manifest
+from fairlead.store import Store
+from fairlead_api.access import authorize
+from fairlead_api.edge import Edge
+from fairlead_api.openapi import describe
+from fairlead_api.parts import Api
+from fairlead_api.problems import on_bad_parameters, on_fairlead_error, on_http_error
+from fairlead_api.routes import agents, attempts, docs, experiments, links, progress, server, workloads
+from fairlead_api.secret import read_secret
+from fairlead_api.streams import Streams
+from fairlead_api.watch import Watch
+
+
+def create_app(
+    settings: ControlSettings,
+    store: Store,
+    *,
+    clock: Clock | None = None,
+    manifests: Mapping[str, Manifest] | None = None,
+    hint: Callable[[], None] = lambda: None,
+) -> FastAPI:
+    """The API over ``store``. ``hint`` is called after whatever the control loops should look at soon.
+
+    Raises ``BadInput`` where the secret key file is missing or too short.
+    """
+    api = Api(
+        settings=settings,
+        store=store,
+        clock=clock or SystemClock(),
+        manifests=find_manifests() if manifests is None else manifests,
+        hint=hint,
+        secret=read_secret(settings.secret_key_file),
+    )
+    app = FastAPI(
+        title="Fairlead",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        dependencies=[Depends(authorize)],
+    )
+    app.state.api, app.state.streams, app.state.watch = api, Streams(), Watch(api)
+    for module in (experiments, progress, links, workloads, server, agents, attempts, docs):
+        app.include_router(module.router)
+    app.add_exception_handler(FairleadError, on_fairlead_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, on_bad_parameters)
+    app.add_middleware(Edge, allowed_hosts=settings.allowed_hosts)
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
+    return app

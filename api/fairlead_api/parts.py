@@ -1,0 +1,55 @@
+"""What every route needs, made once by ``create_app`` and found on the application's state."""
+
+import hashlib
+import hmac
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from fairlead.clock import Clock
+from fairlead.settings import ControlSettings
+from fairlead.spec import Manifest
+from fairlead.store import Store
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Api:
+    """The parts of a running API."""
+
+    settings: ControlSettings
+    store: Store
+    clock: Clock
+    manifests: Mapping[str, Manifest]
+    hint: Callable[[], None]
+    """Wakes the control loops: something was submitted or has ended."""
+    secret: bytes = field(repr=False)
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set when the server is asked to end: streams and long polls let go."""
+
+    def now(self) -> datetime:
+        """The clock's time."""
+        return self.clock.now()
+
+    @property
+    def storage(self) -> Path:
+        """The root of the shared storage."""
+        return self.settings.storage
+
+    def sign(self, purpose: str, text: str) -> bytes:
+        """HMAC-SHA256 under a key of its own for each ``purpose``."""
+        key = hmac.digest(self.secret, purpose.encode(), hashlib.sha256)
+        return hmac.digest(key, text.encode(), hashlib.sha256)
+
+
+def api_of(request: Request) -> Api:
+    """The parts, for a route."""
+    api: Api = request.app.state.api
+    return api
+
+
+ApiParts = Annotated[Api, Depends(api_of)]

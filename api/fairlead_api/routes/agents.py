@@ -1,0 +1,220 @@
+"""For agents, with an agent token: attach, sync, lease. The agent's epoch fences all but the newest out."""
+
+import asyncio
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from starlette.responses import Response
+
+from fairlead.admission import Admitted, admit
+from fairlead.errors import BadInput, Conflict, Problem, StaleAgent, StaleAttempt
+from fairlead.lifecycle import Desired, Observation
+from fairlead.protocol import (
+    PROTOCOL,
+    AttachAnswer,
+    AttachRequest,
+    AttemptObservation,
+    CheckpointRef,
+    LaunchDocument,
+    LeaseRequest,
+    Offer,
+    OpenAttempt,
+    StopCommand,
+    StopMode,
+    SyncAnswer,
+    SyncRequest,
+)
+from fairlead.store import Session, attempts, batches, bundles, checkpoints, clusters, experiments
+from fairlead.store.tables import AttemptRow, ExperimentRow
+from fairlead_api.access import CallingCluster, new_attempt_token
+from fairlead_api.bodies import ReportBody, read_report
+from fairlead_api.openapi import problems, takes
+from fairlead_api.parts import Api, ApiParts
+from fairlead_api.views import answer
+
+router = APIRouter(prefix="/internal/v1", tags=["agents"])
+SYNC_POLL_S = 0.2
+REOFFER_AFTER_S = 10.0
+"""A leased attempt that its agent does not know was leased by an answer that got lost."""
+GRACE_S = {StopMode.CANCEL: 10.0, StopMode.PAUSE: 30.0}
+_MODES = {Desired.CANCEL: StopMode.CANCEL, Desired.PAUSE: StopMode.PAUSE}
+
+
+@router.post(
+    "/agent/attach",
+    operation_id="attachAgent",
+    summary="Become the agent of a cluster",
+    response_model=AttachAnswer,
+    responses=problems(413, 415, 422),
+    openapi_extra=takes(AttachRequest),
+)
+def attach(api: ApiParts, cluster: CallingCluster, body: ReportBody) -> Response:
+    """A new epoch, which fences older agents out; open attempts, with fresh tokens for those that were leased."""
+    request = read_report(AttachRequest, body)
+    if request.protocol != PROTOCOL:
+        message = f"this server speaks protocol {PROTOCOL}, not {request.protocol}; install the same release on both"
+        raise BadInput(message, problems=(Problem(pointer="/protocol", message=message),))
+    with api.store.write() as session:
+        epoch = clusters.attach(session, cluster, request, now=api.now())
+        found = tuple(_open_attempt(session, row) for row in attempts.open_on(session, cluster))
+    return answer(AttachAnswer(cluster=cluster, agent_epoch=epoch, attempts=found))
+
+
+def _open_attempt(session: Session, row: AttemptRow) -> OpenAttempt:
+    token = None
+    if row.leased_at is not None:
+        token = new_attempt_token(row.id)
+        attempts.renew_token(session, row.id, token)
+    return OpenAttempt(
+        attempt_id=row.id,
+        experiment_id=row.experiment_id,
+        attempt_no=row.attempt_no,
+        runner_name=row.runner_name,
+        attempt_token=token,
+        is_leased=row.leased_at is not None,
+        storage_path=row.storage_path,
+        batch_offsets=batches.offsets(session, row.id),
+    )
+
+
+@router.post(
+    "/agent/sync",
+    operation_id="syncAgent",
+    summary="Say what is seen, hear what is to be done",
+    response_model=SyncAnswer,
+    responses=problems(404, 409, 413, 415, 422),
+    openapi_extra=takes(SyncRequest),
+)
+async def sync(api: ApiParts, cluster: CallingCluster, body: ReportBody) -> Response:
+    """The answer is held back for ``wait_s`` until there is something to do; no connection is held meanwhile."""
+    request = await asyncio.to_thread(read_report, SyncRequest, body)
+    deadline_s = time.monotonic() + request.wait_s
+    await asyncio.to_thread(_take_in, api, cluster, request)
+    while True:
+        todo = await asyncio.to_thread(_todo, api, cluster, request)
+        is_late = time.monotonic() >= deadline_s or api.stopping.is_set()
+        if is_late or todo != SyncAnswer():
+            return answer(todo)
+        await asyncio.sleep(min(SYNC_POLL_S, max(0.0, deadline_s - time.monotonic())))
+
+
+def _take_in(api: Api, cluster: str, request: SyncRequest) -> None:
+    now = api.now()
+    with api.store.write() as session:
+        clusters.sync(
+            session,
+            cluster,
+            agent_epoch=request.agent_epoch,
+            ray_session=request.ray_session,
+            nodes=request.nodes,
+            now=now,
+        )
+        here = {row.id: row for row in attempts.open_on(session, cluster)}
+        for seen in request.observations:
+            if (row := here.get(seen.attempt_id)) is not None:
+                attempts.write_if_open(session, row.id, **_columns(seen, row), observed_at=now)
+                if seen.has_evidence_of_death and row.death_since is None:
+                    attempts.write_if_open(session, row.id, death_since=now, death_reason=seen.death_reason)
+    if any(seen.has_evidence_of_death for seen in request.observations):
+        api.hint()
+
+
+def _columns(seen: AttemptObservation, row: AttemptRow) -> dict[str, object]:
+    columns: dict[str, object] = {"observation": seen.observation, "observed_detail": seen.detail}
+    if seen.last_step is not None:
+        columns["last_step"] = max(seen.last_step, row.last_step or 0)
+    if seen.observation is Observation.PRESENT:
+        columns |= {"death_since": None, "death_reason": ""}
+    return columns
+
+
+def _todo(api: Api, cluster: str, request: SyncRequest) -> SyncAnswer:
+    """What there is to do for the agent, or an empty answer. Raises ``StaleAgent``."""
+    known = {seen.attempt_id for seen in request.observations}
+    offers, stops = [], []
+    with api.store.read() as session:
+        if clusters.get(session, cluster).agent_epoch != request.agent_epoch:
+            raise StaleAgent(f"another agent has attached to cluster {cluster} since epoch {request.agent_epoch}")
+        rows = attempts.open_on(session, cluster)
+        for row in rows:
+            desired = Desired(experiments.get(session, row.experiment_id).desired)
+            if desired is Desired.RUN and _is_on_offer(api, row, known):
+                offers.append(Offer(attempt_id=row.id, runner_name=row.runner_name))
+            elif desired is not Desired.RUN and row.leased_at is not None:
+                stops.append(_stop(row, desired))
+        ended = sorted(known - {row.id for row in rows})
+    served = {row.runner_name for row in rows}
+    strays = tuple(name for name in request.stray_runners if name not in served)
+    return SyncAnswer(offers=tuple(offers), stops=tuple(stops), ended=tuple(ended), strays_to_stop=strays)
+
+
+def _is_on_offer(api: Api, row: AttemptRow, known: set[str]) -> bool:
+    if row.leased_at is None:
+        return True
+    is_lost = row.id not in known and row.started_at is None
+    return is_lost and (api.now() - row.leased_at).total_seconds() >= REOFFER_AFTER_S
+
+
+def _stop(row: AttemptRow, desired: Desired) -> StopCommand:
+    mode = _MODES[desired]
+    return StopCommand(attempt_id=row.id, mode=mode, grace_s=GRACE_S[mode], detail=f"the user asks to {desired}")
+
+
+@router.post(
+    "/attempts/{attempt_id}/lease",
+    operation_id="leaseAttempt",
+    summary="Take an offered attempt",
+    response_model=LaunchDocument,
+    responses=problems(404, 409, 413, 415, 422),
+    openapi_extra=takes(LeaseRequest),
+)
+def lease(
+    api: ApiParts, cluster: CallingCluster, attempt_id: Annotated[str, Path(max_length=80)], body: ReportBody
+) -> Response:
+    """Everything that a runner needs, with a fresh token: the one before stops working."""
+    request = read_report(LeaseRequest, body)
+    now, token = api.now(), new_attempt_token(attempt_id)
+    with api.store.write() as session:
+        # The same fence as a sync's: no agent can attach between this line and the commit.
+        clusters.sync(session, cluster, agent_epoch=request.agent_epoch, ray_session="", nodes=(), now=now)
+        attempt = attempts.lease(session, attempt_id, cluster=cluster, token=token, now=now)
+        row = experiments.get(session, attempt.experiment_id)
+        if row.current_attempt_no != attempt.attempt_no or row.desired != Desired.RUN:
+            raise StaleAttempt(f"attempt {attempt_id} is no longer wanted: {row.state}, {row.desired}")
+        document = _launch_document(api, session, row, attempt, token)
+    return answer(document)
+
+
+def _launch_document(api: Api, session: Session, row: ExperimentRow, attempt: AttemptRow, token: str) -> LaunchDocument:
+    spec = experiments.spec_of(row)
+    admitted = admit(spec, manifests=api.manifests, has_bundle=lambda sha256: bundles.find(session, sha256) is not None)
+    if not isinstance(admitted, Admitted):
+        raise Conflict(f"experiment {row.id} could not be admitted now: {admitted.detail}")
+    resume = tuple(
+        CheckpointRef(step=one.step, path=one.path, manifest_sha256=one.manifest_sha256)
+        for one in checkpoints.newest_first(session, row.id)
+    )
+    return LaunchDocument(
+        attempt_id=attempt.id,
+        experiment_id=row.id,
+        attempt_no=attempt.attempt_no,
+        lease_epoch=attempt.lease_epoch,
+        runner_name=attempt.runner_name,
+        attempt_token=token,
+        spec=spec,
+        spec_hash=row.spec_hash,
+        workload_module=admitted.workload_module,
+        task=admitted.task,
+        params=dict(admitted.params),
+        code_sha256=spec.code.removeprefix("sha256:") if spec.code else None,
+        storage_path=attempt.storage_path,
+        resume=resume,
+        runtime_left_s=max(0.0, spec.policy.max_runtime_s - _spent_s(session, attempt)),
+    )
+
+
+def _spent_s(session: Session, attempt: AttemptRow) -> float:
+    """Run time of earlier attempts."""
+    earlier = [one for one in attempts.of_experiment(session, attempt.experiment_id) if one.id != attempt.id]
+    return sum((one.ended_at - one.started_at).total_seconds() for one in earlier if one.started_at and one.ended_at)

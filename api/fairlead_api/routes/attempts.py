@@ -1,0 +1,225 @@
+"""For the runner of one attempt, through its agent, with the attempt's token: each works for its own attempt only.
+
+Once the attempt has an outcome, or another one is current, every write answers 409 ``stale_attempt``: drop it.
+"""
+
+import math
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path
+from starlette.responses import Response
+
+from fairlead.errors import BadInput, NotFound, Problem, StaleAttempt
+from fairlead.protocol import (
+    Batch,
+    BatchAnswer,
+    CheckpointCommit,
+    MetricPoint,
+    ResultClaim,
+    StartedReport,
+)
+from fairlead.store import Session, attempts, batches, checkpoints, experiments, series
+from fairlead.store.tables import AttemptRow
+from fairlead_api.access import AttemptToken, attempt_named_by
+from fairlead_api.bodies import ReportBody, read_report
+from fairlead_api.openapi import problems, takes
+from fairlead_api.parts import Api, ApiParts
+from fairlead_api.routes.workloads import Sha256, bundle_answer
+from fairlead_api.views import answer
+
+router = APIRouter(prefix="/internal/v1", tags=["agents"])
+MAX_KEYS = 1000
+"""Metrics of which last values and series are kept here; MLflow gets all of them."""
+SYSTEM_PREFIX = "system/"
+MAX_DETAIL = 20_000
+AttemptId = Annotated[str, Path(max_length=80)]
+_ANSWERS = problems(409, 413, 415, 422)
+
+
+def _actor(row: AttemptRow) -> str:
+    return f"agent:{row.cluster}"
+
+
+@router.post(
+    "/attempts/{attempt_id}/started",
+    operation_id="reportStarted",
+    summary="A runner has begun",
+    status_code=204,
+    responses=_ANSWERS,
+    openapi_extra=takes(StartedReport),
+)
+def started(api: ApiParts, token: AttemptToken, attempt_id: AttemptId, body: ReportBody) -> Response:
+    """Repeating it changes nothing but where the runner is."""
+    report = read_report(StartedReport, body)
+    with api.store.write() as session:
+        row = attempts.authenticate(session, attempt_id, token)
+        began = row.started_at or api.now()
+        columns = {"started_at": began, "ray_session": report.ray_session, "node_id": report.node_id}
+        attempts.write_if_open(session, attempt_id, **columns)
+    api.hint()
+    return Response(status_code=204)
+
+
+@router.post(
+    "/attempts/{attempt_id}/batches",
+    operation_id="shipBatch",
+    summary="Consecutive metric points or notes",
+    response_model=BatchAnswer,
+    responses=_ANSWERS,
+    openapi_extra=takes(Batch),
+)
+def ship(api: ApiParts, token: AttemptToken, attempt_id: AttemptId, body: ReportBody) -> Response:
+    """Taken in once and in order: 409 ``offset`` says in ``expected`` where the next one must start."""
+    batch = read_report(Batch, body)
+    with api.store.write() as session:
+        row = attempts.authenticate(session, attempt_id, token)
+        batches.advance(session, attempt_id, batch)
+        batches.insert(session, row, batch, now=api.now())
+        if batch.points:
+            _keep_points(session, row, batch.points)
+        for note in batch.notes:
+            experiments.note(
+                session,
+                row.experiment_id,
+                kind=note.kind,
+                actor=_actor(row),
+                now=api.now(),
+                reason=note.detail[:MAX_DETAIL],
+                attempt_no=row.attempt_no,
+                payload={**note.payload, "at_ms": note.at_ms},
+            )
+    return answer(BatchAnswer(next_offset=batch.next_offset))
+
+
+def _keep_points(session: Session, row: AttemptRow, points: tuple[MetricPoint, ...]) -> None:
+    """Last values, the last step, and the down-sampled series."""
+    experiment = experiments.get(session, row.experiment_id)
+    last: dict[str, Any] = dict(experiment.metrics)
+    by_key: dict[str, list[list[Any]]] = {}
+    for point in points:
+        if point.key in last or len(last) < MAX_KEYS:
+            value = _stored(point.value)
+            last[point.key] = value
+            by_key.setdefault(point.key, []).append([point.step, point.at_ms, value])
+    steps = [point.step for point in points if not point.key.startswith(SYSTEM_PREFIX)]
+    columns: dict[str, Any] = {"metrics": last} | ({"last_step": max(steps)} if steps else {})
+    experiments.set_columns(session, row.experiment_id, **columns)
+    for key, found in by_key.items():
+        series.extend(session, row.experiment_id, key, found)
+    if steps:
+        attempts.write_if_open(session, row.id, last_step=max(steps))
+
+
+def _stored(value: float) -> float | str:
+    """As JSON keeps it: what is not finite by its name."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+@router.post(
+    "/attempts/{attempt_id}/checkpoints",
+    operation_id="commitCheckpoint",
+    summary="Make a complete checkpoint visible",
+    status_code=204,
+    responses=_ANSWERS,
+    openapi_extra=takes(CheckpointCommit),
+)
+def commit(api: ApiParts, token: AttemptToken, attempt_id: AttemptId, body: ReportBody) -> Response:
+    """The same step and digest again change nothing; another digest for the step is a conflict."""
+    given = read_report(CheckpointCommit, body)
+    now = api.now()
+    with api.store.write() as session:
+        row = attempts.authenticate(session, attempt_id, token)
+        _refuse_foreign_path(row, given.path)
+        is_new = checkpoints.commit(
+            session,
+            experiment_id=row.experiment_id,
+            attempt_no=row.attempt_no,
+            step=given.step,
+            path=given.path,
+            manifest_sha256=given.manifest_sha256,
+            now=now,
+        )
+        if is_new:
+            experiments.note(
+                session,
+                row.experiment_id,
+                kind="checkpoint_committed",
+                actor=_actor(row),
+                now=now,
+                reason=f"checkpoint of step {given.step}",
+                attempt_no=row.attempt_no,
+                payload={"step": given.step, "path": given.path},
+            )
+    return Response(status_code=204)
+
+
+def _refuse_foreign_path(row: AttemptRow, path: str) -> None:
+    """An attempt makes visible what lies below its own path, nothing else."""
+    given, own = PurePosixPath(path), PurePosixPath(row.storage_path)
+    if ".." in given.parts or own not in given.parents:
+        message = f"a checkpoint of this attempt lies below {own}"
+        raise BadInput(message, problems=(Problem(pointer="/path", message=message),))
+
+
+@router.post(
+    "/attempts/{attempt_id}/result",
+    operation_id="claimResult",
+    summary="How the attempt ended",
+    status_code=204,
+    responses=_ANSWERS,
+    openapi_extra=takes(ResultClaim),
+)
+def claim(api: ApiParts, token: AttemptToken, attempt_id: AttemptId, body: ReportBody) -> Response:
+    """Written once; the very same claim again changes nothing."""
+    given = read_report(ResultClaim, body)
+    with api.store.write() as session:
+        try:
+            row = attempts.authenticate(session, attempt_id, token)
+        except StaleAttempt:
+            if attempts.get(session, attempt_id).result_sha256 != given.result_sha256:
+                raise
+            return Response(status_code=204)
+        _refuse_foreign_result(row, given)
+        result = given.result
+        attempts.end(
+            session,
+            attempt_id,
+            outcome=result.outcome,
+            reason=result.reason,
+            now=api.now(),
+            detail=result.detail[:MAX_DETAIL],
+            result=result.model_dump(mode="json"),
+            result_sha256=given.result_sha256,
+        )
+    api.hint()
+    return Response(status_code=204)
+
+
+def _refuse_foreign_result(row: AttemptRow, given: ResultClaim) -> None:
+    if (given.result.experiment_id, given.result.attempt_no) != (row.experiment_id, row.attempt_no):
+        message = f"this result is not of attempt {row.attempt_no} of experiment {row.experiment_id}"
+        raise BadInput(message, problems=(Problem(pointer="/result", message=message),))
+
+
+@router.get(
+    "/code-bundles/{sha256}",
+    operation_id="getAttemptBundle",
+    summary="The code that this attempt runs",
+    response_class=Response,
+    responses={200: {"content": {"application/zip": {}}}, **problems(404, 409)},
+)
+def download(api: ApiParts, token: AttemptToken, sha256: Sha256) -> Response:
+    """Only the bundle that the attempt's own spec names."""
+    _refuse_other_bundle(api, token, sha256)
+    return bundle_answer(api, sha256)
+
+
+def _refuse_other_bundle(api: Api, token: str, sha256: str) -> None:
+    with api.store.write() as session:  # the attempt's row is locked while its token is compared
+        row = attempts.authenticate(session, attempt_named_by(token), token)
+        spec = experiments.spec_of(experiments.get(session, row.experiment_id))
+    if spec.code != f"sha256:{sha256}":
+        raise NotFound("this attempt runs no such bundle")

@@ -1,0 +1,363 @@
+"""Create, list, show, and say what is wanted of an experiment."""
+
+import hashlib
+import re
+import secrets
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Query, Request
+from starlette.responses import Response
+
+from fairlead.admission import Admitted, Rejected, admit
+from fairlead.control.dispatch import snapshots
+from fairlead.errors import BadInput, BadSpec, Conflict, Problem, StaleVersion, TooMany
+from fairlead.lifecycle import Desired, State
+from fairlead.placement import Placement, place
+from fairlead.queueing import order
+from fairlead.representation import AttemptView, ExperimentDetail, ExperimentView, Page, PlanView, ProblemView
+from fairlead.spec import ExperimentSpec, spec_hash
+from fairlead.store import Session, attempts, bundles, clusters, experiments, idempotency
+from fairlead.store.experiments import Candidate
+from fairlead.store.idempotency import StoredAnswer
+from fairlead.store.tables import ExperimentRow
+from fairlead_api.access import Caller
+from fairlead_api.bodies import SpecBody, read_document
+from fairlead_api.filters import read_filters
+from fairlead_api.openapi import EXAMPLE_SPEC, problems, takes
+from fairlead_api.pages import DEFAULT_LIMIT, MAX_LIMIT, address, cursor_after, read_cursor
+from fairlead_api.parts import Api, ApiParts
+from fairlead_api.problems import BadRequest
+from fairlead_api.views import answer, attempt_view, etag, experiment_detail, experiment_view
+
+router = APIRouter(prefix="/v1", tags=["experiments"])
+ANSWERS_KEPT = timedelta(hours=24)
+WAITING_STATES = (State.ACCEPTED, *experiments.WAITING_STATES)
+FILTERS = {"state": frozenset(State), "project": None, "name": None}
+_CLIENT_ID = re.compile(r"^[a-z0-9][a-z0-9-]{0,39}$")
+_TRIES = 5
+ExperimentId = Annotated[str, Path(max_length=64)]
+IfMatch = Annotated[str | None, Header(description="Act only on this version of the experiment.")]
+
+
+# ---- plan and submit ------------------------------------------------------------------------------------------------
+
+
+@router.post(
+    "/plan",
+    operation_id="planExperiment",
+    summary="What would become of a spec; nothing is stored",
+    response_model=PlanView,
+    responses=problems(413, 415),
+    openapi_extra=takes(ExperimentSpec, EXAMPLE_SPEC),
+)
+def plan(api: ApiParts, body: SpecBody) -> Response:
+    """Is it valid, would it fit, and who is ahead?"""
+    try:
+        spec = read_document(ExperimentSpec, body)
+        with api.store.read() as session:
+            decision = _admit(api, session, spec)
+            candidates = experiments.candidates(session)
+            here = snapshots(clusters.every(session), clusters.usage(session), api.settings, api.now())
+    except BadSpec as error:
+        given = error.problems or (Problem(pointer="", message=str(error)),)
+        return answer(PlanView(is_valid=False, problems=_views(given), why=str(error)))
+    if isinstance(decision, Rejected):
+        return answer(PlanView(is_valid=False, problems=_views(decision.problems), why=decision.detail))
+    candidate = _as_candidate(api, spec)
+    placement = place(candidate, here)
+    fits = isinstance(placement, Placement)
+    view = PlanView(
+        is_valid=True,
+        warnings=decision.warnings,
+        fits=fits,
+        why=f"it would run on cluster {placement.cluster}" if isinstance(placement, Placement) else str(placement),
+        ahead=order([*candidates, candidate]).index(candidate),
+        cpus=spec.resources.cpus,
+        gpus=spec.resources.gpus,
+        spec=spec,
+        spec_hash=spec_hash(spec),
+    )
+    return answer(view)
+
+
+def _views(found: tuple[Problem, ...]) -> tuple[ProblemView, ...]:
+    return tuple(ProblemView(pointer=p.pointer, message=p.message, suggestion=p.suggestion) for p in found)
+
+
+def _as_candidate(api: Api, spec: ExperimentSpec) -> Candidate:
+    """The spec as if it were in the queue now."""
+    return Candidate(
+        id="~",
+        version=0,
+        state=State.QUEUED,
+        project=spec.project,
+        priority=spec.policy.priority,
+        workers=spec.resources.workers,
+        cpus=spec.resources.cpus,
+        gpus=spec.resources.gpus,
+        cpus_per_worker=spec.resources.cpus_per_worker,
+        gpus_per_worker=spec.resources.gpus_per_worker,
+        current_attempt_no=0,
+        enqueued_at=api.now(),
+        waiting=None,
+    )
+
+
+@router.post(
+    "/experiments",
+    operation_id="createExperiment",
+    summary="Submit a spec",
+    status_code=201,
+    response_model=ExperimentDetail,
+    responses={
+        201: {"headers": {"Location": {"description": "The experiment's address", "schema": {"type": "string"}}}},
+        **problems(400, 409, 413, 415, 422, 429),
+    },
+    openapi_extra=takes(ExperimentSpec, EXAMPLE_SPEC),
+)
+def create(
+    api: ApiParts,
+    caller: Caller,
+    body: SpecBody,
+    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+) -> Response:
+    """Store the spec as a new experiment. The same ``Idempotency-Key`` and body give the first answer again."""
+    key = (idempotency_key or "").strip().strip('"')
+    if not key:
+        raise BadRequest("Idempotency-Key is missing: send any text of your own, the same when you repeat the request")
+    spec = read_document(ExperimentSpec, body)
+    stored = _unless_raced(lambda: _create_once(api, caller.token_id, caller.name, key, spec, body))
+    api.hint()
+    return Response(stored.body, stored.status, stored.headers, "application/json")
+
+
+def _create_once(api: Api, token_id: str, name: str, key: str, spec: ExperimentSpec, body: bytes) -> StoredAnswer:
+    """Experiment, event and answer in one transaction, or the answer of the first time."""
+    scope = {"principal": token_id, "route": "POST /v1/experiments", "key": key}
+    digest = hashlib.sha256(body).hexdigest()
+    now = api.now()
+    with api.store.write() as session:
+        known = idempotency.find(session, **scope, body_sha256=digest)
+        if known is not None:
+            return known
+        row = _insert(api, session, secrets.token_hex(6), spec, name)
+        stored = StoredAnswer(
+            status=201,
+            headers={"Location": f"/v1/experiments/{row.id}", "ETag": etag(row)},
+            body=experiment_detail(row, []).model_dump_json(by_alias=True),
+        )
+        expires_at = now + ANSWERS_KEPT
+        idempotency.insert(session, **scope, body_sha256=digest, answer=stored, expires_at=expires_at)
+    return stored
+
+
+def _insert(api: Api, session: Session, experiment_id: str, spec: ExperimentSpec, actor: str) -> ExperimentRow:
+    decision = _admit(api, session, spec)
+    if isinstance(decision, Rejected):
+        raise BadSpec(decision.detail, problems=decision.problems)
+    if experiments.count_in(session, WAITING_STATES) >= api.settings.max_queued:
+        raise TooMany(f"{api.settings.max_queued} experiments are waiting already; try again later")
+    return experiments.insert(
+        session,
+        experiment_id=experiment_id,
+        spec=spec,
+        actor=actor,
+        now=api.now(),
+        total_steps=decision.total_steps,
+    )
+
+
+def _admit(api: Api, session: Session, spec: ExperimentSpec) -> Admitted | Rejected:
+    return admit(spec, manifests=api.manifests, has_bundle=lambda sha256: bundles.find(session, sha256) is not None)
+
+
+def _unless_raced(act: Callable[[], StoredAnswer]) -> StoredAnswer:
+    """Once more where another request inserted the same row first: now its row can be seen."""
+    try:
+        return act()
+    except Conflict as error:
+        if type(error) is not Conflict:
+            raise
+        return act()
+
+
+@router.put(
+    "/experiments/{experiment_id}",
+    operation_id="putExperiment",
+    summary="Submit a spec under an id of your own",
+    response_model=ExperimentDetail,
+    responses={201: {"model": ExperimentDetail}, **problems(409, 413, 415, 422, 429)},
+    openapi_extra=takes(ExperimentSpec, EXAMPLE_SPEC),
+)
+def put(api: ApiParts, caller: Caller, experiment_id: str, body: SpecBody) -> Response:
+    """Create it (201), or find it there with the same spec (200); 409 where the spec is another one."""
+    if not _CLIENT_ID.match(experiment_id):
+        message = "an id has 1 to 40 of a-z, 0-9 and '-', and begins with a letter or a digit"
+        raise BadInput(message, problems=(Problem(pointer="/path/experiment_id", message=message),))
+    spec = read_document(ExperimentSpec, body)
+    stored = _unless_raced(lambda: _put_once(api, caller.name, experiment_id, spec))
+    api.hint()
+    return Response(stored.body, stored.status, stored.headers, "application/json")
+
+
+def _put_once(api: Api, name: str, experiment_id: str, spec: ExperimentSpec) -> StoredAnswer:
+    with api.store.write() as session:
+        row = experiments.find(session, experiment_id)
+        is_new = row is None
+        if row is None:
+            row = _insert(api, session, experiment_id, spec, name)
+        elif row.spec_hash != spec_hash(spec):
+            raise Conflict(f"experiment {experiment_id} exists with another spec; specs never change, use another id")
+        tries = [] if is_new else attempts.of_experiment(session, row.id)
+        body = experiment_detail(row, tries).model_dump_json(by_alias=True)
+        headers = {"Location": f"/v1/experiments/{row.id}", "ETag": etag(row)}
+        return StoredAnswer(status=201 if is_new else 200, headers=headers, body=body)
+
+
+# ---- list and show --------------------------------------------------------------------------------------------------
+
+
+@router.get(
+    "/experiments",
+    operation_id="listExperiments",
+    summary="Experiments, newest first",
+    response_model=Page[ExperimentView],
+    responses=problems(422),
+)
+def list_experiments(
+    request: Request,
+    api: ApiParts,
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT,
+    cursor: Annotated[str | None, Query(max_length=500, description="From `next` of the page before.")] = None,
+    state: Annotated[str | None, Query(examples=["eq:running", "in:queued,running"])] = None,
+    project: Annotated[str | None, Query(examples=["eq:default"])] = None,
+    name: Annotated[str | None, Query(examples=["eq:diabetes-risk"])] = None,
+) -> Response:
+    """Filters are written ``field=eq:value`` or ``field=in:a,b``; repeated ones must all hold."""
+    del state, project, name  # declared for the description; read all at once, since they may be repeated
+    wanted = read_filters(request.query_params, FILTERS)
+    after = read_cursor(api, cursor)
+    if any(values == () for values in wanted.values()):
+        return answer(Page[ExperimentView](items=()))
+    with api.store.read() as session:
+        rows = experiments.page(
+            session,
+            limit=limit + 1,
+            after=after,
+            states=wanted.get("state", ()),
+            projects=wanted.get("project", ()),
+            names=wanted.get("name", ()),
+        )
+    items, following = rows[:limit], None
+    if len(rows) > limit:
+        kept = [(key, value) for key, value in request.query_params.multi_items() if key != "cursor"]
+        last = items[-1]
+        following = address("/v1/experiments", [*kept, ("cursor", cursor_after(api, last.created_at, last.id))])
+    return answer(Page[ExperimentView](items=tuple(experiment_view(row) for row in items), next=following))
+
+
+@router.get(
+    "/experiments/{experiment_id}",
+    operation_id="getExperiment",
+    summary="An experiment, its spec and its attempts",
+    response_model=ExperimentDetail,
+    responses=problems(404),
+)
+def show(api: ApiParts, experiment_id: ExperimentId) -> Response:
+    """Everything about it; the ETag is its version."""
+    with api.store.read() as session:
+        row = experiments.get(session, experiment_id)
+        return answer(experiment_detail(row, attempts.of_experiment(session, row.id)), headers={"ETag": etag(row)})
+
+
+@router.get(
+    "/experiments/{experiment_id}/attempts",
+    operation_id="listAttempts",
+    summary="Every try at running it, oldest first",
+    response_model=Page[AttemptView],
+    responses=problems(404),
+)
+def list_attempts(api: ApiParts, experiment_id: ExperimentId) -> Response:
+    """Outcome, reason and observation of each."""
+    with api.store.read() as session:
+        experiments.get(session, experiment_id)
+        rows = attempts.of_experiment(session, experiment_id)
+    return answer(Page[AttemptView](items=tuple(attempt_view(row) for row in rows)))
+
+
+# ---- what is wanted -------------------------------------------------------------------------------------------------
+
+
+def _want(api: Api, caller: Caller, experiment_id: str, desired: Desired, if_match: str | None) -> Response:
+    for _ in range(_TRIES):
+        with api.store.write() as session:
+            row = experiments.get(session, experiment_id)
+            if if_match is not None and if_match.strip() not in ("*", etag(row)):
+                raise StaleVersion(f"experiment {experiment_id} is at version {row.version}; look again, then decide")
+            _refuse_too_late(row, desired)
+            if row.desired != desired:
+                if not experiments.want_if_current(session, row, desired, actor=caller.name, now=api.now()):
+                    continue
+                session.refresh(row)
+            body = experiment_view(row)
+            headers = {"ETag": etag(row), "Location": f"/v1/experiments/{row.id}"}
+        api.hint()
+        return answer(body, status=202, headers=headers)
+    raise Conflict(f"experiment {experiment_id} changes too fast; ask again")
+
+
+def _refuse_too_late(row: ExperimentRow, desired: Desired) -> None:
+    state, is_repeated = State(row.state), row.desired == desired
+    if desired is Desired.RUN and state is State.HELD:
+        raise Conflict(f"experiment {row.id} is held ({row.reason}): cancel it and submit it again once that is mended")
+    if state.is_final and (desired is Desired.RUN or not is_repeated):
+        raise Conflict(f"experiment {row.id} is {state}: it is too late to {_VERBS[desired]} it")
+    if state is State.EVALUATING and not is_repeated and desired is not Desired.RUN:
+        raise Conflict(f"experiment {row.id} is being evaluated: it is too late to {_VERBS[desired]} it")
+    if row.desired == Desired.CANCEL and not is_repeated:
+        raise Conflict(f"experiment {row.id} is being cancelled: that cannot be taken back; submit it again")
+
+
+_VERBS = {Desired.CANCEL: "cancel", Desired.PAUSE: "pause", Desired.RUN: "resume"}
+_ACTION_ANSWERS = problems(404, 409, 412)
+
+
+@router.post(
+    "/experiments/{experiment_id}/cancel",
+    operation_id="cancelExperiment",
+    summary="Ask for its end",
+    status_code=202,
+    response_model=ExperimentView,
+    responses=_ACTION_ANSWERS,
+)
+def cancel(api: ApiParts, caller: Caller, experiment_id: ExperimentId, if_match: IfMatch = None) -> Response:
+    """Stops it wherever it is. A second call changes nothing."""
+    return _want(api, caller, experiment_id, Desired.CANCEL, if_match)
+
+
+@router.post(
+    "/experiments/{experiment_id}/pause",
+    operation_id="pauseExperiment",
+    summary="Ask it to stop after its next checkpoint and to wait",
+    status_code=202,
+    response_model=ExperimentView,
+    responses=_ACTION_ANSWERS,
+)
+def pause(api: ApiParts, caller: Caller, experiment_id: ExperimentId, if_match: IfMatch = None) -> Response:
+    """Its place in the queue is kept. A second call changes nothing."""
+    return _want(api, caller, experiment_id, Desired.PAUSE, if_match)
+
+
+@router.post(
+    "/experiments/{experiment_id}/resume",
+    operation_id="resumeExperiment",
+    summary="Ask it to go on after a pause",
+    status_code=202,
+    response_model=ExperimentView,
+    responses=_ACTION_ANSWERS,
+)
+def resume(api: ApiParts, caller: Caller, experiment_id: ExperimentId, if_match: IfMatch = None) -> Response:
+    """It goes on from its last checkpoint. A second call changes nothing."""
+    return _want(api, caller, experiment_id, Desired.RUN, if_match)

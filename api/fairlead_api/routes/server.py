@@ -1,0 +1,52 @@
+"""The server itself: is it well, what is it, and who am I?"""
+
+from fastapi import APIRouter
+from starlette.responses import PlainTextResponse, Response
+
+from fairlead import __version__
+from fairlead.protocol import PROTOCOL
+from fairlead.representation import VersionView, WhoAmI
+from fairlead.store import check_revision, schema_revision
+from fairlead_api.access import Caller
+from fairlead_api.openapi import problems
+from fairlead_api.parts import ApiParts
+from fairlead_api.views import answer
+
+router = APIRouter(tags=["server"])
+
+
+@router.get("/healthz", operation_id="isAlive", summary="The process answers", response_class=PlainTextResponse)
+def healthz() -> Response:
+    """Nothing is looked at."""
+    return PlainTextResponse("ok\n")
+
+
+@router.get(
+    "/readyz",
+    operation_id="isReady",
+    summary="The database answers and has this release's schema",
+    response_class=PlainTextResponse,
+    responses=problems(503),
+)
+def readyz(api: ApiParts) -> Response:
+    """503 where it does not."""
+    check_revision(api.store)
+    return PlainTextResponse("ready\n")
+
+
+@router.get("/v1/version", operation_id="getVersion", summary="What is running", response_model=VersionView)
+def version(api: ApiParts) -> Response:
+    """Release, agent protocol, database schema, and where MLflow is."""
+    view = VersionView(
+        version=__version__,
+        protocol=PROTOCOL,
+        schema_revision=schema_revision(api.store) or "",
+        mlflow_url=api.settings.mlflow_public_url or api.settings.mlflow_url,
+    )
+    return answer(view)
+
+
+@router.get("/v1/whoami", operation_id="whoAmI", summary="Whose token this is", response_model=WhoAmI)
+def whoami(caller: Caller) -> Response:
+    """Kind and name of the bearer."""
+    return answer(WhoAmI(kind=caller.kind, name=caller.name))

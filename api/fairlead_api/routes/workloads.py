@@ -1,0 +1,164 @@
+"""Training programs and uploaded code."""
+
+import asyncio
+import hashlib
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path as FilePath
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Request
+from starlette.responses import FileResponse, Response
+
+from fairlead import bundle
+from fairlead.errors import BadBundle, NotFound, Problem
+from fairlead.representation import BundleView, Page, WorkloadView
+from fairlead.spec import Manifest
+from fairlead.store import bundles
+from fairlead_api.access import Caller
+from fairlead_api.bodies import chunks
+from fairlead_api.openapi import problems
+from fairlead_api.parts import Api, ApiParts
+from fairlead_api.problems import UnsupportedMediaType
+from fairlead_api.views import answer
+
+router = APIRouter(prefix="/v1", tags=["workloads"])
+UPLOAD_TIMEOUT_S = 300.0
+ZIP_TYPES = frozenset({"application/zip", "application/octet-stream", "application/x-zip-compressed"})
+BUNDLES = "bundles"
+Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _view(manifest: Manifest) -> WorkloadView:
+    return WorkloadView(name=manifest.name, title=manifest.title, manifest=manifest)
+
+
+@router.get(
+    "/workloads",
+    operation_id="listWorkloads",
+    summary="Installed training programs",
+    response_model=Page[WorkloadView],
+)
+def list_workloads(api: ApiParts) -> Response:
+    """With their parameters, defaults and ranges."""
+    return answer(Page[WorkloadView](items=tuple(_view(manifest) for manifest in api.manifests.values())))
+
+
+@router.get(
+    "/workloads/{name}",
+    operation_id="getWorkload",
+    summary="One training program",
+    response_model=WorkloadView,
+    responses=problems(404),
+)
+def get_workload(api: ApiParts, name: str) -> Response:
+    """Its manifest."""
+    if name not in api.manifests:
+        raise NotFound(f"no workload is called {name!r}; installed: {', '.join(api.manifests) or 'none'}")
+    return answer(_view(api.manifests[name]))
+
+
+# ---- code bundles ---------------------------------------------------------------------------------------------------
+
+
+@router.post(
+    "/code-bundles",
+    operation_id="uploadCodeBundle",
+    summary="Upload a zip of code; it is named by its SHA-256",
+    status_code=201,
+    response_model=BundleView,
+    responses={200: {"model": BundleView, "description": "It was known"}, **problems(408, 413, 415, 422)},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def upload(
+    request: Request,
+    api: ApiParts,
+    caller: Caller,
+    x_content_sha256: Annotated[str | None, Header(pattern=r"^[0-9a-fA-F]{64}$")] = None,
+) -> Response:
+    """At most 50 MiB. One bad member refuses the whole bundle. A repeated upload changes nothing."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in ZIP_TYPES:
+        raise UnsupportedMediaType(f"send application/zip, not {media_type or 'a body without Content-Type'}")
+    directory = api.storage / BUNDLES
+    await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
+    body = chunks(request, max_bytes=bundle.MAX_ARCHIVE_BYTES, timeout_s=UPLOAD_TIMEOUT_S)
+    scratch, sha256, size = await _save(body, directory)
+    try:
+        _compare(sha256, x_content_sha256)
+        is_new = await asyncio.to_thread(_keep, api, scratch, sha256, size, caller.name)
+    finally:
+        scratch.unlink(missing_ok=True)
+    view = BundleView(sha256=sha256, size=size, is_new=is_new)
+    headers = {"Location": f"/v1/code-bundles/{sha256}"}
+    return answer(view, status=201 if is_new else 200, headers=headers)
+
+
+async def _save(body: AsyncIterator[bytes], directory: FilePath) -> tuple[FilePath, str, int]:
+    """Write the body beside where it will stay; returns its path, digest and size."""
+    descriptor, name = tempfile.mkstemp(prefix=".upload-", dir=directory)
+    path, digest, size = FilePath(name), hashlib.sha256(), 0
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            async for chunk in body:
+                digest.update(chunk)
+                size += len(chunk)
+                await asyncio.to_thread(file.write, chunk)
+            await asyncio.to_thread(_flush, file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return path, digest.hexdigest(), size
+
+
+def _flush(descriptor: int) -> None:
+    os.fsync(descriptor)
+
+
+def _compare(sha256: str, announced: str | None) -> None:
+    if announced is not None and announced.lower() != sha256:
+        message = "the bytes that arrived are not those that X-Content-SHA256 announced; upload it again"
+        raise BadBundle(message, problems=(Problem(pointer="/header/X-Content-SHA256", message=message),))
+
+
+def _keep(api: Api, scratch: FilePath, sha256: str, size: int, actor: str) -> bool:
+    """Check it whole, give it its name, note it: in this order, so that a noted bundle is always there."""
+    bundle.check(scratch)
+    scratch.chmod(0o644)
+    scratch.replace(bundle_path(api, sha256))
+    with api.store.write() as session:
+        return bundles.ensure(session, sha256=sha256, size=size, actor=actor, now=api.now())
+
+
+def bundle_path(api: Api, sha256: str) -> FilePath:
+    """Where a bundle's bytes lie."""
+    return api.storage / BUNDLES / f"{sha256}.zip"
+
+
+def bundle_answer(api: Api, sha256: str) -> Response:
+    """A bundle's bytes. Raises ``NotFound``."""
+    with api.store.read() as session:
+        is_known = bundles.find(session, sha256) is not None
+    path = bundle_path(api, sha256)
+    if not is_known or not path.is_file():
+        raise NotFound(f"no bundle {sha256} was uploaded")
+    return FileResponse(path, media_type="application/zip", headers={"ETag": f'"{sha256}"'})
+
+
+@router.head("/code-bundles/{sha256}", operation_id="hasCodeBundle", summary="Whether a bundle is there")
+@router.get(
+    "/code-bundles/{sha256}",
+    operation_id="getCodeBundle",
+    summary="A bundle's bytes",
+    response_class=FileResponse,
+    responses=problems(404, 422),
+)
+def download(api: ApiParts, sha256: Sha256) -> Response:
+    """The very bytes that were uploaded."""
+    return bundle_answer(api, sha256)

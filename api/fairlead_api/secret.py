@@ -1,0 +1,21 @@
+"""The key that signs links and cursors."""
+
+from pathlib import Path
+
+from fairlead.errors import BadInput
+
+MIN_BYTES = 32
+
+
+def read_secret(path: Path) -> bytes:
+    """The file's bytes. Raises ``BadInput`` where it is missing or holds fewer than 32."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"the secret key file {path} cannot be read ({error.strerror}); {_ADVICE}") from error
+    if len(content) < MIN_BYTES:
+        raise BadInput(f"the secret key file {path} holds {len(content)} bytes, fewer than {MIN_BYTES}; {_ADVICE}")
+    return content
+
+
+_ADVICE = "make one that only the server's user can read: head -c 32 /dev/urandom > FILE; chmod 600 FILE"
