@@ -27,6 +27,7 @@ _GRACE_S = 2.0
 _LASTING = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")  # Python keeps these for itself
 _LASTING_A_SESSION = ("postgres",)  # the fixture of that name ends it
 _CHANGED_BY_PYTEST = ("PYTEST_CURRENT_TEST", "PYTEST_VERSION")
+_SET_BY_IMPORTS = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")  # scikit-learn's, once a process
 
 
 @pytest.fixture
@@ -163,7 +164,7 @@ def _nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in _CHANGED_BY_PYTEST}
+    return {name: value for name, value in os.environ.items() if name not in _CHANGED_BY_PYTEST + _SET_BY_IMPORTS}
 
 
 def _await_end_of_threads(before: set[threading.Thread]) -> None:
