@@ -5,6 +5,7 @@ python -m fairlead_workloads.image_cnn --data=path/to/folder             ... on 
 """
 
 import copy
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from fairlead.data import batches, num_batches
 from fairlead.data.alone import run_alone
 from fairlead.data.export import read_model
 from fairlead.data.torch import seed_epoch, share_cores, sum_over_ranks
+from fairlead.errors import BadData
 from fairlead.workload import Context, Params, Predictor
 
 
@@ -46,10 +48,10 @@ class Block(nn.Module):
         # with 32 compute the same thing.
         self.body = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.GroupNorm(4, channels),
+            nn.GroupNorm(math.gcd(4, channels), channels),
             nn.GELU(),
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.GroupNorm(4, channels),
+            nn.GroupNorm(math.gcd(4, channels), channels),
         )
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -79,6 +81,8 @@ class ConvolutionalNet(nn.Module):
 
 def train(params: Params, context: Context) -> None:
     """Train, report once per epoch, count the test split, export the epoch with the lowest validation loss."""
+    if len(context.dataset.feature_shape) != 3:
+        raise BadData(f"{context.dataset.uri} holds a table, not pictures; use tabular_mlp")
     settings = Settings(**params)
     threads = share_cores(context.world_size)
     seed_epoch(context.seed, epoch=0, rank=0)  # every rank starts from the same weights

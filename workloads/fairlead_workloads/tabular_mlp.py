@@ -22,6 +22,7 @@ from fairlead.data import batches, matrix_of, num_batches
 from fairlead.data.alone import run_alone
 from fairlead.data.export import read_model
 from fairlead.data.torch import seed_epoch, share_cores, sum_over_ranks
+from fairlead.errors import BadData
 from fairlead.workload import Context, Params, Predictor
 
 
@@ -66,6 +67,8 @@ class Perceptron(nn.Module):
 
 def train(params: Params, context: Context) -> None:
     """Train, report once per epoch, count the test split, export the epoch with the lowest validation loss."""
+    if len(context.dataset.feature_shape) != 1:
+        raise BadData(f"{context.dataset.uri} holds pictures, not a table; use image_cnn")
     settings = Settings(**params)
     threads = share_cores(context.world_size)
     seed_epoch(context.seed, epoch=0, rank=0)  # every rank starts from the same weights

@@ -144,6 +144,8 @@ class LocalContext:
         scores: NDArray[np.float64] | None = None,
     ) -> None:
         """Count predictions of this rank's rows. Raises ``BadInput`` for shapes or values that cannot be counted."""
+        if split not in self.dataset.num_by_split:
+            raise BadInput(f"evaluate: there is no split {split!r}, only {', '.join(self.dataset.num_by_split)}")
         try:
             state = self.states.setdefault(split, self._empty_state(has_scores=scores is not None))
             state.update(

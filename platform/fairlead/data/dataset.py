@@ -116,6 +116,7 @@ def open_dataset(spec: DataSpec) -> Dataset:
     noisy = labels
     if spec.label_noise is not None:
         noisy = _with_noise(labels, spec.label_noise, classes, attributes, codes, by_split)
+    _refuse_unusable_splits(spec, noisy, by_split)
     return Dataset(info=info, features=features, all_labels=noisy, codes=codes, hashes=hashes, by_split=by_split)
 
 
@@ -125,11 +126,7 @@ def check(spec: DataSpec, *, task: Task | None = None, kind: Kind | None = None)
         dataset = open_dataset(spec)
     except BadData as error:
         return error.problems or (Problem(pointer="/data", message=str(error)),)
-    return (
-        *_task_problems(dataset.info, task),
-        *_kind_problems(dataset, kind),
-        *_split_problems(dataset, spec),
-    )
+    return (*_task_problems(dataset.info, task), *_kind_problems(dataset, kind))
 
 
 def _task_problems(info: DatasetInfo, task: Task | None) -> Iterable[Problem]:
@@ -147,15 +144,15 @@ def _kind_problems(dataset: Dataset, kind: Kind | None) -> Iterable[Problem]:
 _PLURALS: Mapping[Kind, str] = {"table": "columns of a table", "images": "images"}
 
 
-def _split_problems(dataset: Dataset, spec: DataSpec) -> Iterable[Problem]:
-    num_rows = dataset.info.num_rows
+def _refuse_unusable_splits(
+    spec: DataSpec, labels: NDArray[np.int64], by_split: Mapping[str, NDArray[np.int64]]
+) -> None:
     for split in SPLITS:
-        if getattr(spec.split, split) > 0 and dataset.info.num_by_split[split] == 0:
-            message = f"the {split} split of {num_rows} rows has none"
-            yield Problem(pointer=f"/data/split/{split}", message=message, suggestion="give it a larger share")
-    train = dataset.by_split["train"]
-    if len(train) and len(np.unique(dataset.all_labels[train])) < 2:
-        yield Problem(pointer="/data/split/train", message="all rows of the train split have one class")
+        if getattr(spec.split, split) > 0 and len(by_split[split]) == 0:
+            message = f"{spec.uri}: of {len(labels)} rows none falls into the {split} split"
+            raise bad(f"/data/split/{split}", message, "give it a larger share")
+    if len(np.unique(labels[by_split["train"]])) < 2:
+        raise bad("/data/split/train", f"{spec.uri}: all rows of the train split have one class")
 
 
 def _target_name(spec: DataSpec, source: Source) -> str:
@@ -249,7 +246,7 @@ def _features(spec: DataSpec, source: Source, target: str) -> tuple[NDArray[np.f
 
 def _feature_names(spec: DataSpec, source: Source, target: str) -> tuple[str, ...]:
     if spec.features is not None:
-        names = spec.features
+        names = tuple(dict.fromkeys(spec.features))
     else:
         kept_aside = {target, spec.record_id, *spec.sensitive}
         names = tuple(name for name in source.features or source.columns if name not in kept_aside)

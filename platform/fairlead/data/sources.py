@@ -39,8 +39,7 @@ def read(uri: str) -> Source:
     if ending not in (".csv", ".parquet", ".pq"):
         hint = "end the name in .csv, .csv.gz, .parquet or .pq, or name a folder with one directory of images a class"
         raise bad("/data/uri", f"{uri}: a file ending in {ending or 'nothing'} is not read", hint)
-    with files.open(root, "rb") as file:
-        content = file.read()
+    content = _content(uri, files, root)
     if not content:
         raise bad("/data/uri", f"{uri}: the file is empty")
     frame = _csv(uri, content, root) if ending == ".csv" else _parquet(uri, content)
@@ -70,6 +69,15 @@ def _locate(uri: str) -> tuple[Any, str]:
     raise bad("/data/uri", f"{uri}: nothing is there", "the path must exist where the workers run")
 
 
+def _content(uri: str, files: Any, path: str) -> bytes:
+    try:
+        with files.open(path, "rb") as file:
+            content: bytes = file.read()
+            return content
+    except OSError as error:
+        raise bad("/data/uri", f"{uri}: the file cannot be read: {error}") from error
+
+
 def _csv(uri: str, content: bytes, root: str) -> Any:
     import pandas
 
@@ -77,11 +85,16 @@ def _csv(uri: str, content: bytes, root: str) -> Any:
     try:
         header = pandas.read_csv(io.BytesIO(content), header=None, nrows=1, dtype=str, **options)
         _refuse_repeated(uri, [str(name) for name in header.iloc[0]])
-        return pandas.read_csv(
+        frame = pandas.read_csv(
             io.BytesIO(content), na_values=MISSING, keep_default_na=False, low_memory=False, **options
         )
     except (ValueError, OSError, EOFError) as error:
         raise bad("/data/uri", f"{uri}: this is not a CSV table: {str(error).strip()}") from error
+    if not isinstance(frame.index, pandas.RangeIndex):  # pandas takes a surplus first field for a row name
+        raise bad(
+            "/data/uri", f"{uri}: the rows have more fields than the {len(frame.columns)} names of the first line"
+        )
+    return frame
 
 
 def _parquet(uri: str, content: bytes) -> Any:
@@ -108,6 +121,8 @@ def _columns(frame: Any) -> dict[str, Column]:
 def column_of(series: Any) -> Column:
     """A pandas Series as a column: numbers stay numbers, everything else becomes texts or None."""
     kind = getattr(series.dtype, "kind", "O")
+    if kind == "u" and series.max() > np.iinfo(np.int64).max:
+        kind = "O"  # such numbers are names
     if kind in "biuf" and isinstance(series.dtype, np.dtype):
         wide = {"b": np.bool_, "i": np.int64, "u": np.int64, "f": np.float64}[kind]
         return np.asarray(series.to_numpy(), dtype=wide)
@@ -149,8 +164,7 @@ def _metadata(uri: str, files: Any, root: str, names: list[str]) -> dict[str, Co
     path = f"{root.rstrip('/')}/{METADATA}"
     if not files.exists(path):
         return {}
-    with files.open(path, "rb") as file:
-        frame = _csv(f"{uri}/{METADATA}", file.read(), path)
+    frame = _csv(f"{uri}/{METADATA}", _content(f"{uri}/{METADATA}", files, path), path)
     if "file_name" not in frame.columns:
         raise bad("/data/uri", f"{uri}/{METADATA}: there is no column 'file_name'")
     if frame["file_name"].duplicated().any():
