@@ -157,7 +157,7 @@ class GroupRow:
     flags: tuple[str, ...]
     marks: tuple[Mark, ...]
     counts: tuple[str, ...]
-    is_hidden: bool
+    hidden_because: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -230,6 +230,8 @@ class Section:
     num_more: int
     overall: tuple[float | None, ...]
     ladder: tuple[Rung, ...]
+    ladder_end: str
+    """The value at the right end of the ladder's scale."""
     heat_map: HeatMap | None
     charts: tuple[Chart, ...]
     resolution: str
@@ -248,7 +250,7 @@ def render_page(report: Report) -> str:
         charts=charts,
         classes=_class_rows(report),
         sections=[_section(report, by) for by in _groupings(report)],
-        number=_number,
+        confidence=f"{100 * report['confidence']:g} %",
         count=_count,
         chart_size=_CHART,
     )
@@ -323,36 +325,31 @@ def _gate_card(gate: Mapping[str, Any]) -> GateCard:
     title = metric_title(gate["metric"]) if gate["metric"] else ""
     rows = gate["rows_needed_per_group"]
     where = "rows in each group" if gate["by"] else "rows"
-    on_scale = gate["metric"] != "count"
+    is_count = gate["metric"] == "count"
     return GateCard(
         outcome=gate["outcome"],
         symbol=_SYMBOLS[gate["outcome"]],
         sentence=f"{title[:1].upper()}{title[1:]}{by}: {_OPERATORS[operator]} {gate['limit'].strip()}",
-        why=f"{gate['why'][:1].upper()}{gate['why'][1:]}.",
-        advice=f"At the observed rates about {_count(rows)} {where} would decide it." if rows else "",
-        mark=_mark_of_bounds(gate, on_scale=on_scale),
-        limit_at=_percent(float(gate["limit"])) if on_scale else None,
+        why=_sentence(gate["why"]),
+        advice=f"At the observed rates about {_roughly(rows)} {where} would decide it." if rows else "",
+        mark=Mark(text=_count(gate["value"])) if is_count else _mark_of_bounds(gate),
+        limit_at=None if is_count else _percent(float(gate["limit"])),
         is_upper=operator.startswith("<"),
         id=gate["id"],
     )
 
 
-def _mark_of_bounds(entry: Mapping[str, Any], *, on_scale: bool = True) -> Mark:
-    """Value and one-sided bounds of a gap or a gate."""
+def _mark_of_bounds(entry: Mapping[str, Any], *, end: float = 1.0) -> Mark:
+    """Value and one-sided bounds of a gap or a gate, on a scale from 0 to ``end``."""
     if entry["value"] is None:
         return Mark(text="no value", note=_REASONS.get(entry.get("reason", ""), ""))
-    text = _number(entry["value"]) if on_scale else _count(entry["value"])
-    note = ""
-    if entry["lower95"] is not None and on_scale:
-        note = f"{_number(entry['lower95'])} to {_number(entry['upper95'])}"
-    if not on_scale:
-        return Mark(text=text)
+    low, high = entry["lower95"], entry["upper95"]
     return Mark(
-        text=text,
-        note=note,
-        at=_percent(entry["value"]),
-        low=_percent(entry["lower95"]),
-        high=_percent(entry["upper95"]),
+        text=_number(entry["value"]),
+        note="" if low is None else f"{_number(low)} to {_number(high)}",
+        at=_percent(entry["value"] / end),
+        low=None if low is None else _percent(low / end),
+        high=None if high is None else _percent(high / end),
     )
 
 
@@ -393,6 +390,7 @@ def _section(report: Report, by: Sequence[str]) -> Section:
     hidden = hidden_groups(found, min_display=report["settings"]["min_display"])
     metrics = _COLUMNS[report["task"]]
     overall = _overall(report)["metrics"]
+    end = _ladder_end(report, by)
     return Section(
         title=f"By {_by(by)}",
         columns=tuple((_TITLES[metric], _meaning(report, metric)) for metric in metrics),
@@ -400,7 +398,8 @@ def _section(report: Report, by: Sequence[str]) -> Section:
         rows=tuple(_group_row(report, group, hidden, metrics=metrics) for group in found[:_MOST_GROUPS]),
         num_more=max(0, len(found) - _MOST_GROUPS),
         overall=tuple(_percent(overall[metric]["value"]) for metric in metrics),
-        ladder=_ladder(report, by, hidden),
+        ladder=_ladder(report, by, hidden, end=end),
+        ladder_end=f"{end:g}",
         heat_map=_heat_map(report, found, hidden) if len(by) == 2 else None,
         charts=_charts(report, by=tuple(by), hidden=hidden),
         resolution=_resolution(report, by),
@@ -412,13 +411,16 @@ def _group_row(report: Report, group: Mapping[str, Any], hidden: frozenset[Key],
     is_hidden = key in hidden
     total = max(1, sum(one["n"] for one in report["groups"] if not one["by"]))
     is_small = 0 < group["n"] < report["settings"]["min_support"]
-    few = f"under {report['settings']['min_display']}"
-    rows = (few if group["n"] < report["settings"]["min_display"] else "hidden") if is_hidden else _count(group["n"])
+    least = report["settings"]["min_display"]
+    rows = _count(group["n"])
+    hidden_because = ""
+    if is_hidden:
+        is_few = group["n"] < least
+        rows = f"under {least}" if is_few else "not shown"
+        hidden_because = "too few rows to show" if is_few else "not shown: a smaller group could be computed from it"
     flags = (
-        ("unknown", group["unknown"]),
         ("no rows", group["n"] == 0),
         ("few rows", is_small),
-        ("not shown", is_hidden),
     )
     return GroupRow(
         name=_group_name(key),
@@ -427,7 +429,7 @@ def _group_row(report: Report, group: Mapping[str, Any], hidden: frozenset[Key],
         flags=tuple(name for name, is_set in flags if is_set),
         marks=() if is_hidden else tuple(_mark_of_interval(group["metrics"][metric]) for metric in metrics),
         counts=() if is_hidden else tuple(_count(group["counts"].get(name, 0)) for name in _count_names(report)),
-        is_hidden=is_hidden,
+        hidden_because=hidden_because,
     )
 
 
@@ -437,29 +439,41 @@ def _count_names(report: Report) -> tuple[str, ...]:
     return ("tn", "fp", "fn", "tp", *(("abstained",) if report["data"]["n_abstained"] else ()))
 
 
-def _ladder(report: Report, by: Sequence[str], hidden: frozenset[Key]) -> tuple[Rung, ...]:
+def _ladder_end(report: Report, by: Sequence[str]) -> float:
+    """A round number that no bound and no limit of the ladder exceeds."""
+    gates = [gate for gate in report["gates"] if gate["metric"] in _LADDER[report["task"]]]
+    reach = [float(gate["limit"]) for gate in gates if set(gate["by"]) == set(by)]
+    for entry in report["disparities"]:
+        if entry["by"] == list(by) and entry["metric"] in _LADDER[report["task"]]:
+            shown = entry["supported"] or entry
+            reach += [shown[name] for name in ("value", "upper95") if shown[name] is not None]
+    return next((end for end in (0.1, 0.2, 0.3, 0.4, 0.5, 0.75) if max(reach, default=1.0) <= end), 1.0)
+
+
+def _ladder(report: Report, by: Sequence[str], hidden: frozenset[Key], *, end: float) -> tuple[Rung, ...]:
     found = {entry["metric"]: entry for entry in report["disparities"] if entry["by"] == list(by)}
-    limits = {gate["metric"]: _percent(float(gate["limit"])) for gate in report["gates"] if set(gate["by"]) == set(by)}
-    rungs = []
-    for metric in _LADDER[report["task"]]:
-        if metric in found:
-            rungs.append(_rung(metric, found[metric], hidden, limits.get(metric)))
-    return tuple(rungs)
+    limits = {gate["metric"]: float(gate["limit"]) for gate in report["gates"] if set(gate["by"]) == set(by)}
+    return tuple(
+        _rung(metric, found[metric], hidden, limit=limits.get(metric), end=end)
+        for metric in _LADDER[report["task"]]
+        if metric in found
+    )
 
 
-def _rung(metric: str, entry: Mapping[str, Any], hidden: frozenset[Key], limit_at: float | None) -> Rung:
+def _rung(metric: str, entry: Mapping[str, Any], hidden: frozenset[Key], *, limit: float | None, end: float) -> Rung:
     title = metric_title(metric)
     name = f"{title[:1].upper()}{title[1:]}"
     shown = entry["supported"] or entry
-    ends = [tuple(shown[end].values()) for end in ("max", "min") if shown[end]]
-    if any(end in hidden for end in ends):
-        return Rung(name=name, mark=Mark(text="not shown", note="a group is too small"), between="", limit_at=None)
+    ends = [tuple(shown[which].values()) for which in ("max", "min") if shown[which]]
+    if any(key in hidden for key in ends):
+        return Rung(name=name, mark=Mark(text="not shown", note="to protect a small group"), between="", limit_at=None)
     between = f"highest {_group_name(ends[0])}, lowest {_group_name(ends[1])}" if len(ends) == 2 else ""
     if "class" in shown:
-        between = f"class {_short(shown['class'])}: {between}"
+        between = f"class “{_short(shown['class'])}”: {between}"
     if entry["supported"]:
         between = f"{between}; groups with enough rows only" if between else "groups with enough rows only"
-    return Rung(name=name, mark=_mark_of_bounds(shown), between=between, limit_at=limit_at)
+    mark = _mark_of_bounds(shown, end=end)
+    return Rung(name=name, mark=mark, between=between, limit_at=None if limit is None else _percent(limit / end))
 
 
 def _heat_map(report: Report, found: Sequence[Mapping[str, Any]], hidden: frozenset[Key]) -> HeatMap | None:
@@ -547,10 +561,13 @@ def _series(
 
 
 def _reliability_series(index: int, entry: Mapping[str, Any], sizes: Mapping[Key, int]) -> Series:
-    """Bins as markers that grow firm with Wilson limits; the interval is drawn only for a single line."""
-    points = [(one["mean_score"], one["rate"]) for one in entry["bins"]]
-    plain = _series(index, entry, sizes, points)
-    return Series(name=plain.name, style=index, points=plain.points, has_markers=True)
+    """Bins as markers with their intervals."""
+    plain = _series(index, entry, sizes, [(one["mean_score"], one["rate"]) for one in entry["bins"]])
+    bands = tuple(
+        (one["mean_score"] * _CHART, (1 - one["interval"][0]) * _CHART, (1 - one["interval"][1]) * _CHART)
+        for one in entry["bins"]
+    )
+    return Series(name=plain.name, style=index, points=plain.points, has_markers=True, bands=bands)
 
 
 def _sweep_chart(report: Report, points: Sequence[Mapping[str, float]]) -> Chart:
@@ -636,6 +653,15 @@ def _percent(value: float | None) -> float | None:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}.".replace("<=", "≤").replace(">=", "≥")
+
+
+def _roughly(rows: int) -> str:
+    """Two leading digits are all that a forecast is worth."""
+    return _count(round(rows, 2 - len(str(rows)))) if rows >= 1000 else _count(rows)
 
 
 def _count(value: float) -> str:

@@ -20,7 +20,7 @@ from fairlead.evaluation.disparities import Disparity, Extreme, disparity
 from fairlead.evaluation.estimates import Estimates, FScores, IntArray, Means, Quotients, RankAreas, Rates
 from fairlead.evaluation.gates import GateOutcome, evaluate_gates, overall_outcome
 from fairlead.evaluation.groups import Grouping, grouping, requested_groupings
-from fairlead.evaluation.intervals import Bounds, gap_bounds, single_bounds
+from fairlead.evaluation.intervals import Bounds, gap_bounds, single_bounds, wilson_interval
 from fairlead.evaluation.metrics import (
     PUBLISHED,
     Counts,
@@ -129,7 +129,7 @@ def build_report(
         "disparities": disparities,
         "resolution": [_resolution(groups, overall, evaluation) for groups in groupings],
         "inequality": _inequality(overall, groupings),
-        "calibration": [entry for groups in simple for entry in _calibrations(groups)],
+        "calibration": [entry for groups in simple for entry in _calibrations(groups, evaluation.confidence)],
         "curves": [entry for groups in simple for entry in _curves(groups)],
         "thresholds": [entry for groups in groupings for entry in _sweep(groups, overall)],
         "names": {slug: list(groups.by) for slug, groups in zip(_slugs(groupings), groupings, strict=True)},
@@ -382,19 +382,22 @@ def _inequality(overall: Grouping, groupings: Sequence[Grouping]) -> dict[str, A
     }
 
 
-def _calibrations(groups: Grouping) -> list[dict[str, Any]]:
+def _calibrations(groups: Grouping, confidence: float) -> list[dict[str, Any]]:
     if groups.calibration is None or groups.score_sums is None:
         return []
     return [
-        _calibration(groups, index, groups.calibration[index], groups.score_sums[index])
+        _calibration(groups, index, groups.calibration[index], groups.score_sums[index], confidence)
         for index in range(len(groups.keys))
         if groups.calibration[index].any()
     ]
 
 
-def _calibration(groups: Grouping, index: int, counts: IntArray, score_sums: IntArray) -> dict[str, Any]:
+def _calibration(
+    groups: Grouping, index: int, counts: IntArray, score_sums: IntArray, confidence: float
+) -> dict[str, Any]:
     found = calibration(counts, score_sums)
     width = 1 / len(found.rows)
+    lower, upper = wilson_interval(counts[1], found.rows, confidence=confidence)
     return {
         "by": list(groups.by),
         "key": groups.key(index),
@@ -411,6 +414,7 @@ def _calibration(groups: Grouping, index: int, counts: IntArray, score_sums: Int
                 "num": int(counts[1, at]),
                 "mean_score": float(found.mean_score[at]),
                 "rate": float(found.hit_rate[at]),
+                "interval": [float(lower[at]), float(upper[at])],
             }
             for at, rows in enumerate(found.rows)
             if rows

@@ -100,7 +100,7 @@ def test_rows_needed_settle_the_gate_when_they_come() -> None:
     assert (found.outcome, found.rows_needed_per_group) == (
         Outcome.INCONCLUSIVE,
         1431,
-    )  # a Wald approximation would say 1442
+    )
     assert found.bound == pytest.approx(0.1058, abs=5e-5)
     assert found.lower95 == pytest.approx(0.0270, abs=5e-5)
     for rows, outcome in ((1500, "pass"), (1300, "inconclusive")):
