@@ -1,8 +1,10 @@
 """Opens the database: SQLite for one server, PostgreSQL for many. Short transactions, committed at the edge, once."""
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from fairlead.errors import Conflict, Unavailable
 
 _POOL_WAIT_S = 2.0
+_dumps = partial(json.dumps, allow_nan=False)  # NaN is not JSON; PostgreSQL refuses it, SQLite would not
 _SQLITE_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON")
 
 
@@ -56,7 +59,7 @@ class Store:
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Turn the driver's ways of saying "not now" into ``Unavailable``."""
+    """Turn the driver's ways of saying "not now" into ``Unavailable``, and a lost race for a key into ``Conflict``."""
     try:
         yield
     except (OperationalError, PoolTimeout) as error:
@@ -85,8 +88,15 @@ def _open_sqlite(url: str) -> Store:
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # One writer at a time is SQLite's rule: waiting in our pool is fair, waiting in its busy loop is not.
-    writer = create_engine(url, pool_size=1, max_overflow=0, pool_timeout=10, connect_args={"check_same_thread": False})
-    reader = create_engine(url, pool_size=8, max_overflow=8, pool_timeout=_POOL_WAIT_S)
+    writer = create_engine(
+        url,
+        pool_size=1,
+        max_overflow=0,
+        pool_timeout=10,
+        connect_args={"check_same_thread": False},
+        json_serializer=_dumps,
+    )
+    reader = create_engine(url, pool_size=8, max_overflow=8, pool_timeout=_POOL_WAIT_S, json_serializer=_dumps)
     for engine, begin in ((writer, "BEGIN IMMEDIATE"), (reader, "BEGIN")):
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", lambda connection, begin=begin: connection.exec_driver_sql(begin))
@@ -108,6 +118,7 @@ def _open_postgresql(url: str) -> Store:
         pool_timeout=_POOL_WAIT_S,
         pool_pre_ping=True,
         isolation_level="READ COMMITTED",
+        json_serializer=_dumps,
         connect_args={"options": options, "connect_timeout": 5},
     )
     return Store(engine, engine)

@@ -326,7 +326,7 @@ def want_if_current(session: Session, row: ExperimentRow, desired: Desired, *, a
 def versions(session: Session, ids: Sequence[str]) -> dict[str, int]:
     """The versions of some experiments, which tell whether anything new has happened to them."""
     query = select(ExperimentRow.id, ExperimentRow.version).where(ExperimentRow.id.in_(ids))
-    return {experiment_id: version for experiment_id, version in session.execute(query)}
+    return dict(session.execute(query).all())
 
 
 def set_columns(session: Session, experiment_id: str, **columns: Any) -> None:

@@ -1,0 +1,152 @@
+import math
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import func, inspect, select
+from sqlalchemy.exc import StatementError
+
+from fairlead.errors import Unavailable
+from fairlead.spec import spec_hash
+from fairlead.store import Store, check_revision, experiments, migrate, open_store, schema_revision
+from fairlead.store.schema import downgrade
+from fairlead.store.tables import ExperimentRow, Table
+from fairlead.testing.stored import an_experiment
+
+
+@pytest.fixture
+def empty(empty_url: str) -> Any:
+    store = open_store(empty_url)
+    yield store
+    store.close()
+
+
+def tables(store: Store) -> set[str]:
+    return set(inspect(store.engine).get_table_names()) - {"fairlead_schema"}
+
+
+def difference(store: Store) -> list[Any]:
+    with store.engine.connect() as connection:
+        options = {"version_table": "fairlead_schema", "compare_type": True, "compare_server_default": True}
+        return list(compare_metadata(MigrationContext.configure(connection, opts=options), Table.metadata))
+
+
+def test_migrations_lead_to_the_tables_and_back_and_there_again(empty: Store) -> None:
+    for _ in range(2):
+        migrate(empty)
+        check_revision(empty)
+        assert difference(empty) == []
+        assert tables(empty) == set(Table.metadata.tables)
+        downgrade(empty, "base")
+        assert tables(empty) == set()
+        assert schema_revision(empty) is None
+
+
+def test_migrating_twice_changes_nothing_and_keeps_the_rows(store: Store) -> None:
+    an_experiment(store)
+    migrate(store)
+    with store.read() as session:
+        assert experiments.get(session, "exp-1").version == 1
+
+
+def test_an_empty_database_is_refused_with_the_cure(empty: Store) -> None:
+    with pytest.raises(Unavailable, match=r"schema None.*fairlead.store migrate"):
+        check_revision(empty)
+
+
+def command(action: str, url: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "fairlead.store", action],
+        env={**os.environ, "FAIRLEAD_DATABASE_URL": url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def test_servers_that_migrate_at_once_take_turns(empty_url: str) -> None:
+    for process in [command("migrate", empty_url) for _ in range(2)]:
+        assert ended(process) == (0, "the database has schema 0001\n", "")
+
+
+def test_the_command_checks_and_migrates(empty_url: str) -> None:
+    code, out, err = ended(command("check", empty_url))
+    assert (code, out) == (1, "")
+    assert err.endswith("run `python -m fairlead.store migrate` first\n")
+    assert "Traceback" not in err
+    for action in ("migrate", "check"):
+        assert ended(command(action, empty_url)) == (0, "the database has schema 0001\n", "")
+
+
+def test_the_command_says_when_the_database_does_not_answer() -> None:
+    code, _, err = ended(command("migrate", "postgresql+psycopg://nobody@/nothing?host=/nowhere"))
+    assert code == 1
+    assert err.startswith("the database does not answer")
+
+
+# ---- values -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime(2026, 3, 29, 2, 30, tzinfo=UTC),
+        datetime(2026, 1, 1, 5, 45, tzinfo=timezone(timedelta(hours=5, minutes=45))),
+        datetime(1999, 12, 31, 23, 59, 59, 999_999, tzinfo=timezone(timedelta(hours=-11))),
+    ],
+)
+def test_a_time_comes_back_as_the_same_moment_in_utc(store: Store, moment: datetime) -> None:
+    row = an_experiment(store)
+    with store.write() as session:
+        experiments.set_columns(session, row.id, due_at=moment)
+    with store.read() as session:
+        found = experiments.get(session, row.id).due_at
+        assert found == moment
+        assert found is not None
+        assert found.tzinfo is UTC
+        earlier = select(func.count()).select_from(ExperimentRow).where(ExperimentRow.due_at < moment)
+        assert session.scalar(earlier) == 0
+        later = select(func.count()).select_from(ExperimentRow)
+        assert session.scalar(later.where(ExperimentRow.due_at < moment + timedelta(microseconds=1))) == 1
+
+
+def test_a_time_without_a_zone_is_refused(store: Store) -> None:
+    row = an_experiment(store)
+    with store.write() as session, pytest.raises(StatementError, match="without a zone"):
+        experiments.set_columns(session, row.id, due_at=datetime(2026, 1, 1))
+
+
+@pytest.mark.parametrize(
+    "value", ["NaN", "ü😀\u2028", "'; drop table experiment; --", 2**53 + 1, 1e308, None, [[]], {}]
+)
+def test_json_values_come_back_as_they_went_in(store: Store, value: Any) -> None:
+    row = an_experiment(store)
+    with store.write() as session:
+        experiments.set_columns(session, row.id, metrics={"value": value})
+    with store.read() as session:
+        assert experiments.get(session, row.id).metrics == {"value": value}
+
+
+def test_documents_keep_the_order_of_their_keys(store: Store) -> None:
+    row = an_experiment(store, params={"zeta": 1, "alpha": 2.0, "b": 1e20})
+    with store.read() as session:
+        found = experiments.get(session, row.id)
+        assert list(found.spec["params"].items()) == [("zeta", 1), ("alpha", 2.0), ("b", 1e20)]
+        assert spec_hash(experiments.spec_of(found)) == found.spec_hash
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_json_is_refused_on_every_database(store: Store, value: float) -> None:
+    row = an_experiment(store)
+    with store.write() as session, pytest.raises((StatementError, ValueError), match="not JSON compliant"):
+        experiments.set_columns(session, row.id, metrics={"value": value})
