@@ -81,7 +81,7 @@ def _numbers(column: Column, feature: FeatureColumn) -> NDArray[np.float32]:
 def _one_hot(column: Column, feature: FeatureColumn) -> NDArray[np.float32]:
     _refuse_missing(column, feature)
     place = {level: position for position, level in enumerate(feature.levels)}
-    codes = np.array([place.get(text, -1) for text in as_texts(column).tolist()])
+    codes = np.array([place.get(text, -1) for text in as_texts(column).tolist()], dtype=np.int64)
     if (codes < 0).any():
         row = int(np.argmax(codes < 0))
         known = ", ".join(feature.levels[:10])
