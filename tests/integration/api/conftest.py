@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fairlead_api import create_app
 from starlette.testclient import TestClient
 
 from fairlead.data import find_manifests
@@ -13,6 +12,7 @@ from fairlead.lifecycle import State
 from fairlead.settings import ControlSettings
 from fairlead.store import Store, attempts, experiments, tokens
 from fairlead.testing import FakeClock
+from fairlead_api import create_app
 
 CLUSTER = "local"
 

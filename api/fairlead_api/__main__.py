@@ -1,0 +1,163 @@
+"""``python -m fairlead_api``: serve the API, with the control loops in this process where asked.
+
+Settings are ``ControlSettings`` and those of ``ServerSettings``, from environment variables. Ends in order on SIGTERM
+and SIGINT: streams let go, requests under way are answered, the control lease is handed over.
+"""
+
+import logging
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from urllib.parse import urlsplit
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from structlog.typing import Processor
+
+from fairlead import control
+from fairlead.clock import SystemClock
+from fairlead.data.manifests import find_manifests
+from fairlead.errors import FairleadError
+from fairlead.settings import ControlSettings
+from fairlead.store import Store, check_revision, migrate, open_store
+from fairlead_api.accounts import accept_tokens, ensure_first_token
+from fairlead_api.app import create_app
+from fairlead_api.sole import sole_server_of
+
+GRACEFUL_S = 10
+LIMIT_CONCURRENCY = 1000
+logger = structlog.get_logger(__name__)
+
+
+class ServerSettings(BaseSettings):
+    """What this process does beside answering."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FAIRLEAD_", extra="ignore", frozen=True, use_attribute_docstrings=True
+    )
+
+    with_control: bool = False
+    """Run the control loops in threads of this process (``FAIRLEAD_WITH_CONTROL=1``); with SQLite nobody else may."""
+    migrate: bool = False
+    """Bring the database to this release's schema first (``FAIRLEAD_MIGRATE=1``); always done for SQLite."""
+    log_level: str = "INFO"
+
+
+class Server(uvicorn.Server):
+    """Tells streams and long polls to let go as soon as a signal comes, rather than cutting them later."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin the orderly end."""
+        app = self.config.app
+        assert isinstance(app, FastAPI), "made by create_app"
+        app.state.api.stopping.set()
+        super().handle_exit(sig, frame)
+
+
+def serve(settings: ControlSettings, server_settings: ServerSettings) -> None:
+    """Serve until a signal comes. Raises ``FairleadError`` where it cannot start."""
+    clock = SystemClock()
+    with ExitStack() as stack:
+        if (path := _sqlite_path(settings.database_url)) is not None:
+            stack.enter_context(sole_server_of(path))
+        store = open_store(settings.database_url)
+        stack.callback(store.close)
+        _prepare(store, settings, server_settings)
+        manifests, hint = find_manifests(), _nobody
+        if server_settings.with_control:
+            loops = control.start(store, settings, clock=clock, manifests=manifests)
+            stack.callback(loops.stop)
+            hint = loops.hint
+        app = create_app(settings, store, clock=clock, manifests=manifests, hint=hint)
+        _run(app, settings)
+
+
+def _nobody() -> None:
+    """The loops run elsewhere and look by themselves."""
+
+
+def _prepare(store: Store, settings: ControlSettings, server_settings: ServerSettings) -> None:
+    """Schema and tokens."""
+    if server_settings.migrate or store.is_sqlite:
+        migrate(store)
+    check_revision(store)
+    if settings.tokens_file is not None:
+        accept_tokens(store, settings.tokens_file, clock=SystemClock())
+    ensure_first_token(store, clock=SystemClock())
+
+
+def _sqlite_path(database_url: str) -> Path | None:
+    parts = urlsplit(database_url)
+    path = parts.path.removeprefix("/").partition("?")[0]
+    return Path(path) if parts.scheme.startswith("sqlite") and path else None
+
+
+def _run(app: FastAPI, settings: ControlSettings) -> None:
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http="h11",
+        loop="asyncio",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=LIMIT_CONCURRENCY,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=GRACEFUL_S,
+        h11_max_incomplete_event_size=32 * 1024,
+    )
+    # uvicorn raises the signal once more after its own end: ours is still to come.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    logger.info("serving", host=settings.host, port=settings.port)
+    Server(config).run()
+    logger.info("stopped")
+
+
+def _log_as_json(level: str) -> None:
+    """One JSON object a line on standard error, from our code and from the libraries'."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.processors.JSONRenderer()],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=structlog.processors.JSONRenderer())
+    )
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    logging.getLogger("alembic").setLevel("WARNING")
+
+
+def main() -> int:
+    """The process's exit code: 0 after an orderly end, 2 where it cannot start as it is set up."""
+    try:
+        settings, server_settings = ControlSettings(), ServerSettings()
+        _log_as_json(server_settings.log_level)
+        serve(settings, server_settings)
+    except ValidationError as error:
+        names = ", ".join("FAIRLEAD_" + ".".join(map(str, one["loc"])).upper() for one in error.errors())
+        print(f"fairlead_api: settings are missing or wrong: {names}", file=sys.stderr)
+        return 2
+    except FairleadError as error:
+        print(f"fairlead_api: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
