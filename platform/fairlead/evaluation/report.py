@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from importlib import resources
@@ -20,7 +20,7 @@ from fairlead.evaluation.disparities import Disparity, Extreme, disparity
 from fairlead.evaluation.estimates import Estimates, FScores, IntArray, Means, Quotients, RankAreas, Rates
 from fairlead.evaluation.gates import GateOutcome, evaluate_gates, overall_outcome
 from fairlead.evaluation.groups import Grouping, grouping, requested_groupings
-from fairlead.evaluation.intervals import Bounds, gap_bounds, single_bounds, wilson_interval
+from fairlead.evaluation.intervals import Bounds, gap_bounds, wilson_interval
 from fairlead.evaluation.metrics import (
     PUBLISHED,
     Counts,
@@ -90,17 +90,11 @@ def build_report(
     state: CountState, *, provenance: Provenance, evaluation: EvaluationSpec, gates: Sequence[GateSpec] = ()
 ) -> dict[str, Any]:
     """Measure everything and write it down; equal arguments give equal reports."""
-    alpha = 1 - evaluation.confidence
     overall = grouping(state)
     names = [attribute.name for attribute in state.attributes]
     groupings = [grouping(state, by) for by in requested_groupings(evaluation, gates, names)]
     outcomes = evaluate_gates(state, gates, evaluation)
-    has_scores = state.histogram is not None
-    disparities = [
-        _disparity(disparity(metric, groups, overall.counts, alpha=alpha, min_support=evaluation.min_support), groups)
-        for groups in groupings
-        for metric in aggregate_names(overall.counts.task, has_scores=has_scores)
-    ]
+    disparities = [entry for groups in groupings for entry in _disparities(groups, overall, evaluation)]
     simple = [overall, *(groups for groups in groupings if len(groups.by) == 1)]
     report = {
         "schema": SCHEMA,
@@ -123,9 +117,7 @@ def build_report(
             {"name": attribute.name, "levels": list(attribute.levels), "role": "sensitive"}
             for attribute in state.attributes
         ],
-        "groups": [
-            _group(groups, index, evaluation) for groups in (overall, *groupings) for index in range(len(groups.keys))
-        ],
+        "groups": [entry for groups in (overall, *groupings) for entry in _groups(groups, evaluation)],
         "disparities": disparities,
         "resolution": [_resolution(groups, overall, evaluation) for groups in groupings],
         "inequality": _inequality(overall, groupings),
@@ -226,66 +218,104 @@ def _data(state: CountState, provenance: Provenance) -> dict[str, Any]:
     }
 
 
-def _group(groups: Grouping, index: int, evaluation: EvaluationSpec) -> dict[str, Any]:
-    one = groups.counts.take([index])
-    metrics = metric_names(one.task, has_scores=one.histogram is not None)
-    entry: dict[str, Any] = {
-        "by": list(groups.by),
-        "key": groups.key(index),
-        "n": int(groups.sizes[index]),
-        "unknown": bool(groups.is_unknown[index]),
-        "metrics": {metric: _value(group_estimates(metric, one), evaluation) for metric in metrics},
-    }
-    if one.task == "binary":
-        entry["counts"] = _confusion_counts(one.table)
-    elif len(one.classes) <= _MOST_CLASSES_SHOWN:
-        entry["confusion"] = one.table[0].tolist()
-        entry["classes"] = {name: _class_metrics(one, at, evaluation) for at, name in enumerate(one.classes)}
-    return entry
+def _groups(groups: Grouping, evaluation: EvaluationSpec) -> list[dict[str, Any]]:
+    """The entries of one grouping; values are computed for all its groups at once."""
+    counts = groups.counts
+    names = metric_names(counts.task, has_scores=counts.histogram is not None)
+    metrics = {name: _values(group_estimates(name, counts), evaluation) for name in names}
+    tables = _tables(counts, evaluation)
+    return [
+        {
+            "by": list(groups.by),
+            "key": groups.key(index),
+            "n": int(size),
+            "unknown": bool(groups.is_unknown[index]),
+            "metrics": {name: values[index] for name, values in metrics.items()},
+            **tables[index],
+        }
+        for index, size in enumerate(groups.sizes)
+    ]
 
 
-def _confusion_counts(table: IntArray) -> dict[str, int]:
+def _tables(counts: Counts, evaluation: EvaluationSpec) -> list[dict[str, Any]]:
+    """What each group's values are made of: a confusion table, or one for all classes and values of each."""
+    if counts.task == "binary":
+        return [{"counts": table} for table in _confusions(counts.table)]
+    if len(counts.classes) > _MOST_CLASSES_SHOWN:
+        return [{} for _ in counts.table]
+    classes = {name: _class_values(counts, index, evaluation) for index, name in enumerate(counts.classes)}
+    return [
+        {
+            "confusion": table.tolist(),
+            "classes": {
+                name: {metric: each[index] for metric, each in values.items()} for name, values in classes.items()
+            },
+        }
+        for index, table in enumerate(counts.table)
+    ]
+
+
+def _confusions(table: IntArray) -> list[dict[str, int]]:
     confusion = one_against_rest(table, 1)
-    abstained = int(confusion.abstained_negative[0] + confusion.abstained_positive[0])
-    counts = {name: int(getattr(confusion, name)[0]) for name in ("tn", "fp", "fn", "tp")}
-    return counts | ({"abstained": abstained} if abstained else {})
+    abstained = confusion.abstained_negative + confusion.abstained_positive
+    return [
+        {name: int(getattr(confusion, name)[index]) for name in ("tn", "fp", "fn", "tp")}
+        | ({"abstained": int(rows)} if rows else {})
+        for index, rows in enumerate(abstained)
+    ]
 
 
-def _class_metrics(one: Counts, positive: int, evaluation: EvaluationSpec) -> dict[str, Any]:
-    return {metric: _value(class_estimates(metric, one, positive), evaluation) for metric in (*_PER_CLASS, "f1_score")}
+def _class_values(counts: Counts, positive: int, evaluation: EvaluationSpec) -> dict[str, list[dict[str, Any]]]:
+    names = (*_PER_CLASS, "f1_score")
+    return {name: _values(class_estimates(name, counts, positive), evaluation) for name in names}
 
 
-def _value(estimates: Estimates, evaluation: EvaluationSpec) -> dict[str, Any]:
-    """One value of one group, with what it is made of; ``estimates`` holds exactly that group."""
-    reason = estimates.reason(0)
-    support = int(estimates.support[0])
-    numerator, denominator = _made_of(estimates)
-    bounds = None
-    if reason is None and estimates.method is not None:
-        bounds = single_bounds(estimates, alpha=1 - evaluation.confidence)
-    entry = {
-        "value": None if reason else float(estimates.values[0]),
-        "num": numerator,
-        "den": denominator,
-        "method": estimates.method,
-        "support": "none" if support == 0 else "ok" if support >= evaluation.min_support else "low",
-        **_bounds(bounds),
-    }
-    if reason:
-        entry["reason"] = reason
-    if isinstance(estimates, RankAreas) and reason is None:
-        entry["bin_error"] = float(estimates.bin_errors[0])
+def _values(estimates: Estimates, evaluation: EvaluationSpec) -> list[dict[str, Any]]:
+    """The value of every group, with what it is made of."""
+    alpha = 1 - evaluation.confidence
+    one_sided, two_sided = (estimates.limits(tail) if estimates.method else None for tail in (alpha, alpha / 2))
+    values, supports = estimates.values, estimates.support
+    entries = []
+    for index, support in enumerate(supports):
+        reason = estimates.reason(index)
+        bounds = None
+        if reason is None and one_sided is not None and two_sided is not None:
+            bounds = Bounds(
+                lower=float(one_sided.lower[index]),
+                upper=float(one_sided.upper[index]),
+                interval=(float(two_sided.lower[index]), float(two_sided.upper[index])),
+            )
+        numerator, denominator = _made_of(estimates, index)
+        entries.append(
+            {
+                "value": None if reason else float(values[index]),
+                "num": numerator,
+                "den": denominator,
+                "method": estimates.method,
+                "support": "none" if support == 0 else "ok" if support >= evaluation.min_support else "low",
+                **_bounds(bounds),
+                **({"reason": reason} if reason else {}),
+                **_remarks(estimates, index, is_defined=reason is None),
+            }
+        )
+    return entries
+
+
+def _remarks(estimates: Estimates, group: int, *, is_defined: bool) -> dict[str, Any]:
+    if isinstance(estimates, RankAreas) and is_defined:
+        return {"bin_error": float(estimates.bin_errors[group])}
     if isinstance(estimates, Means) and estimates.skips_undefined:
-        entry["n_classes_undefined"] = estimates.num_undefined_parts(0)
-    return entry
+        return {"n_classes_undefined": estimates.num_undefined_parts(group)}
+    return {}
 
 
-def _made_of(estimates: Estimates) -> tuple[int | None, int | None]:
+def _made_of(estimates: Estimates, group: int) -> tuple[int | None, int | None]:
     if isinstance(estimates, Rates | Quotients):
-        return int(estimates.numerators[0]), int(estimates.denominators[0])
+        return int(estimates.numerators[group]), int(estimates.denominators[group])
     if isinstance(estimates, FScores):
-        return int(2 * estimates.hits[0]), int(2 * estimates.hits[0] + estimates.errors[0])
-    return _exact(estimates.exact(0))
+        hits, errors = int(estimates.hits[group]), int(estimates.errors[group])
+        return 2 * hits, 2 * hits + errors
+    return _exact(estimates.exact(group))
 
 
 def _exact(fraction: Fraction | None) -> tuple[int | None, int | None]:
@@ -299,6 +329,19 @@ def _bounds(bounds: Bounds | None) -> dict[str, Any]:
     if bounds is None:
         return {"lower95": None, "upper95": None, "interval": None}
     return {"lower95": bounds.lower, "upper95": bounds.upper, "interval": list(bounds.interval)}
+
+
+def _disparities(groups: Grouping, overall: Grouping, evaluation: EvaluationSpec) -> list[dict[str, Any]]:
+    """Every gap of one grouping; those known under a second name are computed once."""
+    has_scores = groups.counts.histogram is not None
+    names = aggregate_names(groups.counts.task, has_scores=has_scores)
+    alpha, min_support = 1 - evaluation.confidence, evaluation.min_support
+    found = {
+        name: disparity(name, groups, overall.counts, alpha=alpha, min_support=min_support)
+        for name in names
+        if name not in PUBLISHED
+    }
+    return [_disparity(replace(found[PUBLISHED.get(name, name)], metric=name), groups) for name in names]
 
 
 def _disparity(found: Disparity, groups: Grouping) -> dict[str, Any]:
