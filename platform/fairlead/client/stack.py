@@ -32,6 +32,8 @@ class Stack:
     ray_address: str
     ray_directory: Path
     """Ray's own temporary directory."""
+    marker: str
+    """In the environment of every process of the stack."""
     supervisor: StackProcess
     processes: tuple[StackProcess, ...] = ()
     is_ready: bool = False

@@ -20,6 +20,7 @@ def a_stack(home: Path, *, api_url: str = "http://127.0.0.1:8170", pid: int | No
         mlflow_url="http://127.0.0.1:8171",
         ray_address="127.0.0.1:6400",
         ray_directory=Path("/tmp/ray"),
+        marker="abc",
         supervisor=StackProcess(name="supervisor", pid=pid or os.getpid(), created=1.0),
         processes=(StackProcess(name="api", pid=1, created=2.0),),
         is_ready=True,

@@ -1,0 +1,25 @@
+"""Run a program that is asked to end when its parent dies: ``python -I -S tether.py PARENT_PID PROGRAM ARGUMENTS...``
+
+A supervisor that is killed cannot end its children, so the kernel does. Only the standard library is imported: this
+stands between every start of a child and its own first line.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str]) -> None:
+    """Tie this process to its parent and become the program."""
+    parent, *command = arguments
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != int(parent):  # it died before the tie was made
+        sys.exit(1)
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
