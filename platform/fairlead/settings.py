@@ -77,6 +77,12 @@ class AgentSettings(BaseSettings):
     """Code bundles, unpacked by content hash."""
     sync_wait_s: float = 2.0
     worker_start_timeout_s: float = 120
+    tick_s: float = Field(default=1.0, gt=0)
+    """How often each attempt is looked after."""
+    evidence_gap_s: float = Field(default=10, ge=0)
+    """Time between the two sightings of an absence that make it evidence."""
+    stray_after_s: float = Field(default=60, ge=0)
+    """A runner of no known attempt is reported after this long, and stopped if the server disowns it."""
 
 
 def data_directory(home: Path | None = None) -> Path:

@@ -36,9 +36,7 @@ def train(params: Params, context: Context) -> None:
         with tempfile.TemporaryDirectory() as directory:
             Path(directory, "state.json").write_text(json.dumps({"step": step}))
             loss = float("nan") if params.get("misbehave") == "nan" and step == params.get("at", 1) else 1 / (step + 1)
-            context.report(
-                {"train/loss": loss, "train/world": float(total)}, step=step, checkpoint=Path(directory)
-            )
+            context.report({"train/loss": loss, "train/world": float(total)}, step=step, checkpoint=Path(directory))
         if context.should_stop():
             return
     if params.get("misbehave") != "no_evaluation":

@@ -1,0 +1,221 @@
+"""The agent's main loop: attach, adopt what runs, then report and obey until told to end.
+
+It holds nothing that cannot be found again: attempts come from the server, runners from Ray, offsets from both.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import ray
+import structlog
+
+from fairlead import __version__
+from fairlead.agent.cluster import RayCluster
+from fairlead.agent.control_plane import ControlPlane
+from fairlead.agent.files import read_begun, read_claim
+from fairlead.agent.tending import Lease, Surroundings, Tending
+from fairlead.errors import BadInput, Conflict, FairleadError, NotFound, StaleAgent, Unavailable
+from fairlead.protocol import (
+    PROTOCOL,
+    AttachAnswer,
+    AttachRequest,
+    LaunchDocument,
+    LeaseRequest,
+    Offer,
+    OpenAttempt,
+    SyncAnswer,
+    SyncRequest,
+)
+from fairlead.settings import AgentSettings
+
+RAY_FIRST_WAIT_S = 20.0
+"""How long the first words wait for Ray; after that the agent reports that it cannot see."""
+LEAVE_TIMEOUT_S = 10.0
+MAX_BACKOFF_S = 10.0
+BUSY_REST_S = 0.2
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """What an agent is made of."""
+
+    settings: AgentSettings
+    control: ControlPlane
+    cluster: RayCluster
+    surroundings: Callable[[int], Surroundings]
+    """What the attempts share, for an agent epoch."""
+
+
+class Agent:
+    """One agent of one cluster, from its first words to its last."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._stop = threading.Event()
+        self._tended: dict[str, Tending] = {}
+        self._strays: dict[str, float] = {}
+        self._around: Surroundings | None = None
+
+    def stop(self) -> None:
+        """End after the current call; runners go on."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Work until stopped. Raises ``StaleAgent`` once a newer agent has attached."""
+        self._parts.cluster.wait_until_connected(RAY_FIRST_WAIT_S)
+        try:
+            self._persist(self._attach)
+            while not self._stop.is_set():
+                self._persist(self._turn)
+        finally:
+            self._leave()
+
+    def _persist(self, step: Callable[[], bool]) -> None:
+        """Repeat a step through outages of the control plane, more and more slowly."""
+        backoff_s = BUSY_REST_S
+        while not self._stop.is_set():
+            try:
+                is_busy = step()
+            except (Unavailable, NotFound) as error:
+                logger.warning("the control plane is away; runners go on", error=str(error), retry_s=backoff_s)
+                self._stop.wait(backoff_s)
+                backoff_s = min(MAX_BACKOFF_S, backoff_s * 2)
+                continue
+            if is_busy:
+                self._stop.wait(BUSY_REST_S)
+            return
+
+    # ---- attach and adopt ----
+
+    def _attach(self) -> bool:
+        cluster = self._parts.cluster
+        request = AttachRequest(
+            protocol=PROTOCOL,
+            agent_version=__version__,
+            ray_version=str(ray.__version__),
+            ray_session=cluster.session(),
+            nodes=cluster.nodes(),
+        )
+        answer = self._parts.control.attach(request)
+        self._around = self._parts.surroundings(answer.agent_epoch)
+        self._adopt(answer)
+        return False
+
+    def _adopt(self, answer: AttachAnswer) -> None:
+        for found in answer.attempts:
+            if found.attempt_token is not None and self._has_traces(found):
+                self._tend(
+                    Lease(
+                        attempt_id=found.attempt_id,
+                        experiment_id=found.experiment_id,
+                        attempt_no=found.attempt_no,
+                        runner_name=found.runner_name,
+                        token=found.attempt_token,
+                        storage_path=found.storage_path,
+                        offsets=dict(found.batch_offsets),
+                    )
+                )
+        logger.info("attached", cluster=answer.cluster, agent_epoch=answer.agent_epoch, adopted=sorted(self._tended))
+
+    def _has_traces(self, found: OpenAttempt) -> bool:
+        """Whether it has begun. One that has not will be offered again, with its launch document."""
+        attempt = self._parts.settings.storage / found.storage_path
+        return read_begun(attempt) is not None or read_claim(attempt) is not None
+
+    # ---- turns ----
+
+    def _turn(self) -> bool:
+        around = self._require_around()
+        self._forget_done()
+        cluster = self._parts.cluster
+        request = SyncRequest(
+            agent_epoch=around.agent_epoch,
+            ray_session=cluster.session(),
+            nodes=cluster.nodes(),
+            observations=tuple(tending.observation() for tending in self._tended.values()),
+            stray_runners=self._old_strays(),
+            wait_s=self._parts.settings.sync_wait_s,
+        )
+        answer = self._parts.control.sync(request)
+        self._obey(answer)
+        return answer != SyncAnswer()
+
+    def _obey(self, answer: SyncAnswer) -> None:
+        for attempt_id in answer.ended:
+            if attempt_id in self._tended:
+                self._tended[attempt_id].end()
+        for command in answer.stops:
+            if command.attempt_id in self._tended:
+                self._tended[command.attempt_id].obey(command)
+        for offer in answer.offers:
+            if offer.attempt_id not in self._tended:
+                self._take(offer)
+        for runner_name in answer.strays_to_stop:
+            self._remove_stray(runner_name)
+
+    def _take(self, offer: Offer) -> None:
+        try:
+            request = LeaseRequest(agent_epoch=self._require_around().agent_epoch)
+            document = self._parts.control.lease(offer.attempt_id, request)
+        except StaleAgent:
+            raise
+        except (BadInput, Conflict, NotFound, Unavailable) as error:
+            logger.warning("an offer could not be taken", attempt_id=offer.attempt_id, error=str(error))
+            return
+        self._tend(_lease(document))
+
+    def _tend(self, lease: Lease) -> None:
+        tending = Tending(lease, self._require_around())
+        self._tended[lease.attempt_id] = tending
+        tending.start()
+
+    def _forget_done(self) -> None:
+        for attempt_id in [each for each, tending in self._tended.items() if tending.is_done]:
+            del self._tended[attempt_id]
+
+    # ---- strays ----
+
+    def _old_strays(self) -> tuple[str, ...]:
+        """Runners that belong to none of our attempts, seen for some time already."""
+        now_s = self._require_around().clock.monotonic_s()
+        ours = {tending.lease.runner_name for tending in self._tended.values()}
+        try:
+            strangers = set(self._parts.cluster.runners()) - ours
+        except Unavailable:
+            return ()
+        self._strays = {name: self._strays.get(name, now_s) for name in strangers}
+        limit_s = now_s - self._parts.settings.stray_after_s
+        return tuple(sorted(name for name, since_s in self._strays.items() if since_s <= limit_s))
+
+    def _remove_stray(self, runner_name: str) -> None:
+        try:
+            self._parts.cluster.remove(runner_name)
+            logger.warning("removed a runner that belongs to no attempt", runner_name=runner_name)
+        except FairleadError as error:
+            logger.warning("a stray runner could not be removed", runner_name=runner_name, error=str(error))
+
+    # ---- the end ----
+
+    def _leave(self) -> None:
+        for tending in self._tended.values():
+            tending.leave()
+        for tending in self._tended.values():
+            tending.join(LEAVE_TIMEOUT_S)
+
+    def _require_around(self) -> Surroundings:
+        assert self._around is not None, "attach() comes first"
+        return self._around
+
+
+def _lease(document: LaunchDocument) -> Lease:
+    return Lease(
+        attempt_id=document.attempt_id,
+        experiment_id=document.experiment_id,
+        attempt_no=document.attempt_no,
+        runner_name=document.runner_name,
+        token=document.attempt_token,
+        storage_path=document.storage_path,
+        document=document,
+    )

@@ -1,0 +1,240 @@
+"""The agent's view of its Ray cluster: sightings, launches, stops, and the evidence that nothing is left.
+
+Every question has a time limit; no answer is ``Unavailable``, never a guess. Ray ends a driver whose head has been away
+for a minute: the agent's supervisor starts it again.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+import structlog
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from fairlead.agent.reconcile import RunnerSeen
+from fairlead.errors import Unavailable
+from fairlead.protocol import LaunchDocument, NodeInfo, StopCommand
+from fairlead.run.census import (
+    NAMESPACE,
+    actor_entries,
+    end_actors,
+    end_marked_processes,
+    find_family,
+    marked_processes,
+    remove_groups,
+)
+from fairlead.run.environment import runner_environment
+from fairlead.run.messages import RunnerStatus
+from fairlead.run.runner import RUNNER
+
+RUNNER_PREFIX = "fl-"
+_ANSWER_TIMEOUT_S = 10.0
+_LAUNCH_TIMEOUT_S = 120.0
+_NODE_TIMEOUT_S = 30.0
+_RECONNECT_S = 2.0
+_RAY_TROUBLE = (ray.exceptions.RayError, ConnectionError, RuntimeError)
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sighting:
+    """Whether there is a runner, and what it says."""
+
+    runner: RunnerSeen
+    status: RunnerStatus | None = None
+
+
+class Cluster(Protocol):
+    """What the agent asks of a cluster. Thread-safe; every call may be repeated; no answer raises ``Unavailable``."""
+
+    def session(self) -> str:
+        """The name of Ray's session; another one means that the head was lost."""
+        ...
+
+    def look(self, runner_name: str, *, agent_epoch: int) -> Sighting:
+        """Look for a runner; never raises."""
+        ...
+
+    def launch(self, document: LaunchDocument, *, code: Path | None, agent_epoch: int) -> str:
+        """Make the runner if there is none and let it begin: ``begun``, ``taken`` or ``stale``."""
+        ...
+
+    def stop(self, runner_name: str, command: StopCommand, *, agent_epoch: int) -> None:
+        """Pass a stop command on."""
+        ...
+
+    def remove(self, runner_name: str) -> bool:
+        """End everything that belongs to an attempt; whether nothing is left of it anywhere."""
+        ...
+
+
+class RayCluster:
+    """A cluster that is really there. Connects in the background, so that the agent can speak before Ray does."""
+
+    def __init__(self, *, address: str, storage: Path, worker_start_timeout_s: float) -> None:
+        self._address = address
+        self._storage = storage
+        self._worker_start_timeout_s = worker_start_timeout_s
+        self._is_connected = threading.Event()
+        self._is_closed = threading.Event()
+        threading.Thread(target=self._connect, name="fairlead-ray", daemon=True).start()
+
+    def _connect(self) -> None:
+        while not self._is_closed.is_set():
+            try:
+                ray.init(
+                    address=self._address,
+                    namespace=NAMESPACE,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    ignore_reinit_error=True,
+                )
+            except _RAY_TROUBLE as error:
+                logger.warning("Ray does not answer yet", address=self._address, error=str(error))
+                self._is_closed.wait(_RECONNECT_S)
+                continue
+            self._is_connected.set()
+            return
+
+    def wait_until_connected(self, timeout_s: float) -> bool:
+        """Whether Ray answered within ``timeout_s``."""
+        return self._is_connected.wait(timeout_s)
+
+    def close(self) -> None:
+        """Leave the cluster; runners go on."""
+        self._is_closed.set()
+        if self._is_connected.is_set():
+            ray.shutdown()
+
+    def _require(self) -> None:
+        if not self._is_connected.is_set():
+            raise Unavailable("Ray does not answer")
+
+    # ---- looking ----
+
+    def session(self) -> str:
+        """The name of Ray's session, or nothing while Ray has not answered."""
+        if not self._is_connected.is_set():
+            return ""
+        name: str = ray.get_runtime_context().get_session_name()
+        return name
+
+    def nodes(self) -> tuple[NodeInfo, ...]:
+        """Nodes with their resources; none while Ray does not answer."""
+        if not self._is_connected.is_set():
+            return ()
+        try:
+            free = ray._private.state.available_resources_per_node()
+            return tuple(_node_info(node, free.get(node["NodeID"], {})) for node in ray.nodes())
+        except _RAY_TROUBLE as error:
+            logger.warning("the nodes could not be listed", error=str(error))
+            return ()
+
+    def look(self, runner_name: str, *, agent_epoch: int) -> Sighting:
+        """Look for a runner; never raises."""
+        if not self._is_connected.is_set():
+            return Sighting(runner=RunnerSeen.RAY_AWAY)
+        try:
+            runner = ray.get_actor(runner_name, namespace=NAMESPACE)
+        except ValueError:
+            return Sighting(runner=RunnerSeen.NONE)
+        except _RAY_TROUBLE:
+            return Sighting(runner=RunnerSeen.RAY_AWAY)
+        try:
+            status: RunnerStatus = ray.get(runner.status.remote(agent_epoch=agent_epoch), timeout=_ANSWER_TIMEOUT_S)
+        except ray.exceptions.ActorDiedError:
+            return Sighting(runner=RunnerSeen.NONE)
+        except _RAY_TROUBLE:  # also a time-out, and an actor that may come back
+            return Sighting(runner=RunnerSeen.SILENT)
+        return Sighting(runner=RunnerSeen.FOUND, status=status)
+
+    def runners(self) -> tuple[str, ...]:
+        """Names of all runners that Ray knows to be alive."""
+        self._require()
+        return tuple(entry.name for entry in actor_entries() if entry.is_alive and entry.name.startswith(RUNNER_PREFIX))
+
+    # ---- acting ----
+
+    def launch(self, document: LaunchDocument, *, code: Path | None, agent_epoch: int) -> str:
+        """Make the runner if there is none and let it begin."""
+        self._require()
+        environment = runner_environment(
+            document.runner_name, document.spec, worker_start_timeout_s=self._worker_start_timeout_s
+        )
+        options: dict[str, Any] = {
+            "name": document.runner_name,
+            "namespace": NAMESPACE,
+            "lifetime": "detached",
+            "get_if_exists": True,
+            "runtime_env": {"env_vars": environment},
+        }
+        text = document.amended(attempt_token="").model_dump_json(by_alias=True)
+        runner = RUNNER.options(**options).remote()
+        begin = runner.begin.remote(
+            text, storage=str(self._storage), code=str(code) if code else None, agent_epoch=agent_epoch
+        )
+        return _answered(lambda: ray.get(begin, timeout=_LAUNCH_TIMEOUT_S), "the runner did not begin")
+
+    def stop(self, runner_name: str, command: StopCommand, *, agent_epoch: int) -> None:
+        """Pass a stop command on."""
+        self._require()
+
+        def send() -> None:
+            runner = ray.get_actor(runner_name, namespace=NAMESPACE)
+            call = runner.stop.remote(
+                command.mode, grace_s=command.grace_s, agent_epoch=agent_epoch, detail=command.detail
+            )
+            ray.get(call, timeout=_ANSWER_TIMEOUT_S)
+
+        _answered(send, "the stop command could not be passed on")
+
+    def remove(self, runner_name: str) -> bool:
+        """End actors, groups and marked processes of an attempt on every node; whether none is left."""
+        self._require()
+        family = find_family(runner_name)
+        end_actors(family.actors)
+        remove_groups(family.groups)
+        processes = self._on_every_node(end_marked_processes, runner_name)
+        if family.is_gone and not processes:
+            return True
+        time.sleep(0.2)  # a killed process takes a moment to leave the tables
+        return find_family(runner_name).is_gone and not self._on_every_node(marked_processes, runner_name)
+
+    def _on_every_node(self, function: Callable[[str], tuple[int, ...]], runner_name: str) -> tuple[int, ...]:
+        """Ask this node directly and the others by a task each. Raises ``Unavailable`` if one does not answer."""
+        here = ray.get_runtime_context().get_node_id()
+        found = function(runner_name)
+        others = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+        calls = [
+            ray.remote(num_cpus=0, max_retries=0)(function)
+            .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+            .remote(runner_name)
+            for node in others
+        ]
+        answers = _answered(lambda: ray.get(calls, timeout=_NODE_TIMEOUT_S), "a node could not be asked")
+        return tuple(pid for pids in (found, *answers) for pid in pids)
+
+
+def _answered(call: Callable[[], Any], what: str) -> Any:
+    """The answer of Ray; trouble of any kind says nothing about what happened."""
+    try:
+        return call()
+    except (*_RAY_TROUBLE, ValueError) as error:
+        raise Unavailable(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def _node_info(node: dict[str, Any], free: dict[str, float]) -> NodeInfo:
+    resources = node.get("Resources", {})
+    return NodeInfo(
+        node_id=node["NodeID"],
+        address=node["NodeManagerAddress"],
+        is_alive=node["Alive"],
+        cpus=resources.get("CPU", 0.0),
+        gpus=resources.get("GPU", 0.0),
+        free_cpus=free.get("CPU", 0.0),
+        free_gpus=free.get("GPU", 0.0),
+    )

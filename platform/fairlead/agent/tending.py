@@ -1,0 +1,330 @@
+"""What the agent does for one attempt, in a thread of its own, so that a bad one does not hold up the others."""
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from fairlead.agent.bundles import BundleCache
+from fairlead.agent.cluster import Cluster, Sighting
+from fairlead.agent.control_plane import ControlPlane
+from fairlead.agent.files import (
+    Begun,
+    read_begun,
+    read_claim,
+    result_without_a_run,
+    write_result_unless_begun,
+)
+from fairlead.agent.reconcile import Action, Decision, RunnerSeen, Seen, decide
+from fairlead.agent.shipping import Shipper
+from fairlead.clock import Clock
+from fairlead.errors import BadBundle, FairleadError, NotFound, StaleAttempt, Unavailable
+from fairlead.lifecycle import Observation, Outcome
+from fairlead.protocol import AttemptObservation, LaunchDocument, StartedReport, StopCommand, StopMode
+
+FORCE_AFTER_S = 30.0
+"""How long after the grace of a stop the runner itself may take to end the group."""
+LAUNCH_LIMIT_S = 300.0
+_STOPPED_BEFORE_START = {
+    StopMode.CANCEL: (Outcome.CANCELLED, "cancelled"),
+    StopMode.PAUSE: (Outcome.PREEMPTED, "pause_requested"),
+    StopMode.PREEMPT: (Outcome.PREEMPTED, "preempted"),
+    StopMode.TIMEOUT: (Outcome.TIMEOUT, "run time spent"),
+}
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lease:
+    """An attempt that this agent may write for. ``document`` is absent where a runner was adopted."""
+
+    attempt_id: str
+    experiment_id: str
+    attempt_no: int
+    runner_name: str
+    token: str = field(repr=False)
+    storage_path: str
+    document: LaunchDocument | None = None
+    offsets: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Surroundings:
+    """What every attempt of an agent shares."""
+
+    control: ControlPlane
+    cluster: Cluster
+    bundles: BundleCache
+    clock: Clock
+    storage: Path
+    agent_epoch: int
+    evidence_gap_s: float
+    tick_s: float
+
+
+class Tending:
+    """Look, decide, act, report; again and again until nothing is left of the attempt."""
+
+    def __init__(self, lease: Lease, around: Surroundings) -> None:
+        self.lease = lease
+        self.is_done = False
+        """Nothing is left here and the server knows the outcome: the attempt may be forgotten."""
+        self._around = around
+        self._attempt = around.storage / lease.storage_path
+        self._shipper = Shipper(
+            around.control,
+            attempt_id=lease.attempt_id,
+            token=lease.token,
+            attempt=self._attempt,
+            storage=around.storage,
+            offsets=lease.offsets,
+        )
+        self._log = logger.bind(attempt_id=lease.attempt_id)
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stop_agent = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"tend-{lease.runner_name}", daemon=True)
+        now_s = around.clock.monotonic_s()
+        self._leased_s = now_s
+        self._silent_since_s: float | None = None
+        self._absent_since_s: float | None = None
+        self._stop: StopCommand | None = None
+        self._stop_since_s = now_s
+        self._has_reported_start = False
+        self._has_claimed = False
+        self._is_over = False
+        self._observation = AttemptObservation(
+            attempt_id=lease.attempt_id, observation=Observation.UNKNOWN, detail="not looked at yet"
+        )
+
+    # ---- from the agent's main thread ----
+
+    def start(self) -> None:
+        """Begin to tend."""
+        self._thread.start()
+
+    def leave(self) -> None:
+        """Stop tending; the runner goes on."""
+        self._stop_agent.set()
+        self._wake.set()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until the thread has left."""
+        self._thread.join(timeout_s)
+
+    def observation(self) -> AttemptObservation:
+        """What was seen last."""
+        with self._lock:
+            return self._observation
+
+    def obey(self, command: StopCommand) -> None:
+        """Take a stop command; repeats change nothing."""
+        with self._lock:
+            if self._stop is None or self._stop.mode is not command.mode:
+                self._stop, self._stop_since_s = command, self._around.clock.monotonic_s()
+                self._wake.set()
+
+    def end(self) -> None:
+        """The server says that the attempt is over."""
+        self._is_over = True
+        self._wake.set()
+
+    # ---- the thread ----
+
+    def _run(self) -> None:
+        while not self._stop_agent.is_set() and not self.is_done:
+            self.tick()
+            self._wake.wait(self._around.tick_s)
+            self._wake.clear()
+
+    def tick(self) -> None:
+        """One look and its consequence."""
+        try:
+            self._publish(self._look_and_act())
+        except StaleAttempt as error:
+            self._log.warning("superseded", error=str(error))
+            self._is_over = True
+        except Unavailable as error:
+            self._log.info("try again", error=str(error))
+        except FairleadError as error:
+            self._log.error("refused", error=str(error))
+        except Exception as error:  # one bad attempt must not take the agent along
+            self._log.exception("tending failed")
+            failed = AttemptObservation(
+                attempt_id=self.lease.attempt_id, observation=Observation.UNKNOWN, detail=f"agent error: {error}"
+            )
+            self._publish(failed)
+
+    def _publish(self, observation: AttemptObservation) -> None:
+        with self._lock:
+            self._observation = observation
+
+    def _look_and_act(self) -> AttemptObservation:
+        sighting = self._around.cluster.look(self.lease.runner_name, agent_epoch=self._around.agent_epoch)
+        begun = read_begun(self._attempt)
+        decision = decide(self._seen(sighting, begun))
+        self._publish(self._describe(decision, sighting))
+        return self._act(decision, sighting, begun)
+
+    def _seen(self, sighting: Sighting, begun: Begun | None) -> Seen:
+        now_s = self._around.clock.monotonic_s()
+        if sighting.runner is not RunnerSeen.SILENT:
+            self._silent_since_s = None
+        elif self._silent_since_s is None:
+            self._silent_since_s = now_s
+        document = self.lease.document
+        return Seen(
+            is_over=self._is_over,
+            has_result=not self._has_claimed and read_claim(self._attempt) is not None,
+            runner=sighting.runner,
+            has_begun=begun is not None or bool(sighting.status and sighting.status.has_begun),
+            has_document=document is not None,
+            stop_asked=self._stop is not None,
+            stop_overdue=self._is_stop_overdue(now_s),
+            same_session=_is_same_session(begun, self._around.cluster.session()),
+            silent_s=now_s - self._silent_since_s if self._silent_since_s is not None else 0.0,
+            stall_timeout_s=document.spec.policy.stall_timeout_s if document else float("inf"),
+        )
+
+    def _is_stop_overdue(self, now_s: float) -> bool:
+        return self._stop is not None and now_s - self._stop_since_s > self._stop.grace_s + FORCE_AFTER_S
+
+    def _describe(self, decision: Decision, sighting: Sighting, *, evidence: str | None = None) -> AttemptObservation:
+        status = sighting.status
+        return AttemptObservation(
+            attempt_id=self.lease.attempt_id,
+            observation=decision.observation if evidence is None else Observation.ABSENT,
+            detail=decision.detail,
+            last_step=status.last_step if status else None,
+            progress_age_s=status.progress_age_s if status else None,
+            has_evidence_of_death=bool(evidence),
+            death_reason=evidence or "",
+        )
+
+    def _act(self, decision: Decision, sighting: Sighting, begun: Begun | None) -> AttemptObservation:
+        seen = self._describe(decision, sighting)
+        if decision.action is not Action.PROVE_DEATH:
+            self._absent_since_s = None
+        match decision.action:
+            case Action.WATCH:
+                self._watch(sighting)
+            case Action.LAUNCH:
+                self._launch()
+            case Action.ABANDON:
+                self._abandon()
+            case Action.CLAIM:
+                self._claim()
+            case Action.REMOVE:
+                self.is_done = self._around.cluster.remove(self.lease.runner_name)
+            case Action.FORCE:
+                self._around.cluster.remove(self.lease.runner_name)
+            case Action.PROVE_DEATH:
+                return self._prove_death(decision, sighting, begun)
+            case Action.WAIT:
+                self._harvest()
+        return seen
+
+    # ---- while it lives ----
+
+    def _watch(self, sighting: Sighting) -> None:
+        status = sighting.status
+        if status is not None and not self._has_reported_start:
+            report = StartedReport(node_id=status.node_id, pid=status.pid, ray_session=status.ray_session)
+            self._around.control.started(self.lease.attempt_id, report, token=self.lease.token)
+            self._has_reported_start = True
+        with self._lock:
+            stop = self._stop
+        if stop is not None and status is not None and not status.is_finished:
+            self._around.cluster.stop(self.lease.runner_name, stop, agent_epoch=self._around.agent_epoch)
+        self._harvest()
+
+    def _harvest(self) -> bool:
+        """Ship and commit what is there; whether nothing is left to ship."""
+        is_shipped = self._shipper.ship()
+        self._shipper.commit_checkpoints()
+        return is_shipped
+
+    # ---- the beginning ----
+
+    def _launch(self) -> None:
+        document = self.lease.document
+        assert document is not None, "decide() launches only with a document"
+        try:
+            code = self._fetch_code(document)
+        except BadBundle as error:
+            self._end_unbegun(Outcome.USER_ERROR, f"bad_bundle: {error}")
+            return
+        except (Unavailable, NotFound, OSError) as error:
+            self._retry_or_give_up(f"the code could not be prepared: {error}")
+            return
+        try:
+            answer = self._around.cluster.launch(document, code=code, agent_epoch=self._around.agent_epoch)
+        except Unavailable as error:
+            self._retry_or_give_up(f"the runner could not be started: {error}")
+            return
+        self._log.info("launched", answer=answer)
+        self._wake.set()
+
+    def _fetch_code(self, document: LaunchDocument) -> Path | None:
+        if document.code_sha256 is None:
+            return None
+        return self._around.bundles.fetch(document.code_sha256, token=self.lease.token)
+
+    def _retry_or_give_up(self, detail: str) -> None:
+        self._log.warning("launch failed", error=detail)
+        if self._around.clock.monotonic_s() - self._leased_s > LAUNCH_LIMIT_S:
+            self._end_unbegun(Outcome.INFRA_ERROR, "environment", detail)
+
+    def _abandon(self) -> None:
+        with self._lock:
+            stop = self._stop
+        if stop is not None:
+            outcome, reason = _STOPPED_BEFORE_START[stop.mode]
+            self._end_unbegun(outcome, reason, stop.detail)
+
+    def _end_unbegun(self, outcome: Outcome, reason: str, detail: str = "") -> None:
+        result = result_without_a_run(
+            experiment_id=self.lease.experiment_id,
+            attempt_no=self.lease.attempt_no,
+            outcome=outcome,
+            reason=reason,
+            detail=detail,
+            now=self._around.clock.now(),
+        )
+        write_result_unless_begun(self._attempt, result)
+        self._wake.set()
+
+    # ---- the end ----
+
+    def _claim(self) -> None:
+        if not self._harvest():
+            self._wake.set()
+            return
+        claim = read_claim(self._attempt)
+        assert claim is not None, "it was there a moment ago, and results are never removed"
+        self._around.control.claim(self.lease.attempt_id, claim, token=self.lease.token)
+        self._log.info("result claimed", outcome=claim.result.outcome, reason=claim.result.reason)
+        self._has_claimed = True
+        self._is_over = True
+        self._wake.set()
+
+    def _prove_death(self, decision: Decision, sighting: Sighting, begun: Begun | None) -> AttemptObservation:
+        """Absent, with everything asked, twice. Leftovers of a dead runner are ended: nobody can use them."""
+        clock = self._around.clock
+        if not self._around.cluster.remove(self.lease.runner_name):
+            self._absent_since_s = None
+            return self._describe(decision, sighting)
+        if not self._harvest():
+            self._wake.set()
+        if not _is_same_session(begun, self._around.cluster.session()):
+            return self._describe(decision, sighting)  # the control plane waits out the grace of a lost head
+        if self._absent_since_s is None:
+            self._absent_since_s = clock.monotonic_s()
+        is_proven = clock.monotonic_s() - self._absent_since_s >= self._around.evidence_gap_s
+        return self._describe(decision, sighting, evidence="runner_died" if is_proven else "")
+
+
+def _is_same_session(begun: Begun | None, session: str) -> bool:
+    """Whether Ray's session is the one in which the attempt began, as far as is known."""
+    return begun is None or begun.ray_session in ("", session)
