@@ -4,13 +4,18 @@
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from platformdirs import user_data_path
-from pydantic import Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _CONFIG = SettingsConfigDict(env_prefix="FAIRLEAD_", extra="ignore", frozen=True, use_attribute_docstrings=True)
+
+
+def _split(value: Any) -> Any:
+    """A list written as one text, as environment variables have it."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 class ClientSettings(BaseSettings):
@@ -46,7 +51,8 @@ class ControlSettings(DatabaseSettings):
     public_url: str = "http://127.0.0.1:8170"
     host: str = "127.0.0.1"
     port: int = 8170
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ("127.0.0.1", "localhost")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ("127.0.0.1", "localhost")
+    """Exact Host headers, separated by commas in the environment."""
     secret_key_file: Path
     """32 random bytes or more: signs links and cursors. The server refuses to start without it."""
     tokens_file: Path | None = None
