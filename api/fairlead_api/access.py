@@ -8,14 +8,15 @@
 """
 
 import secrets
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import Depends, Request
 
-from fairlead.errors import Unauthorized
-from fairlead.store import tokens
+from fairlead.errors import StaleAttempt, Unauthorized
+from fairlead.store import attempts, tokens
 from fairlead.store.tokens import Principal
-from fairlead_api.parts import api_of
+from fairlead_api.parts import Api, api_of
 
 OPEN = frozenset({"/healthz", "/readyz", "/docs", "/docs/problems", "/docs/{asset}", "/openapi.json", "/links/{token}"})
 USER, AGENT, ATTEMPT = "user", "agent", "attempt"
@@ -39,15 +40,25 @@ def authorize(request: Request) -> None:
     if kind is None:
         return
     token = _bearer(request)
+    api = api_of(request)
     if kind == ATTEMPT:
+        _check_attempt_token(request, api, token)
         request.state.attempt_token = token
         return
-    api = api_of(request)
     with api.store.read() as session:
         principal = tokens.authenticate(session, token, now=api.now())
     if principal.kind != kind:
         raise Unauthorized(f"this address is for {kind} tokens, not for {principal.kind} tokens")
     request.state.principal = principal
+
+
+def _check_attempt_token(request: Request, api: Api, token: str) -> None:
+    """The token is of the attempt in the address. Whether that may still write is asked in the write's transaction."""
+    attempt_id = attempt_named_by(token)
+    if request.path_params.get("attempt_id", attempt_id) != attempt_id:
+        raise Unauthorized("this token is for another attempt")
+    with api.store.read() as session, suppress(StaleAttempt):
+        attempts.authenticate(session, attempt_id, token)
 
 
 def _bearer(request: Request) -> str:
