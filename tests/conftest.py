@@ -17,10 +17,15 @@ from typing import Any
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 from fairlead.store import Store, migrate, open_store
 from fairlead.testing import FakeClock
 from fairlead.testing.postgres import PostgresServer, serving_postgres
+
+# The same examples on every run, and no time limit of their own: other work on the machine is no bug of ours.
+settings.register_profile("fairlead", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fairlead")
 
 _UNIT = Path(__file__).parent / "unit"
 _GRACE_S = 2.0

@@ -4,10 +4,10 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from fairlead.spec.data import DataSpec
-from fairlead.spec.document import Document
+from fairlead.spec.document import Document, unfit
 from fairlead.spec.evaluation import EvaluationSpec, GateSpec
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -88,6 +88,13 @@ class ExperimentSpec(Document):
     """Free words for finding it again; they become tags."""
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
+
+    @field_validator("params")
+    @classmethod
+    def _is_json(cls, params: dict[str, Any]) -> dict[str, Any]:
+        if (flaw := unfit(params)) is not None:
+            raise ValueError(f"{flaw.pointer.lstrip('/')}: {flaw.message}")
+        return params
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:

@@ -1,0 +1,197 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fairlead.errors import IllegalMove
+from fairlead.lifecycle import (
+    MAX_RETRY_DELAY_S,
+    MOVES,
+    POISON_AFTER,
+    Desired,
+    EndedAttempt,
+    Next,
+    Outcome,
+    State,
+    after_attempt,
+    move,
+    retry_delay_bound_s,
+)
+from fairlead.spec import RetriesSpec
+
+FINAL = {State.SUCCEEDED, State.FAILED, State.CANCELLED}
+UNHAPPY = [Outcome.USER_ERROR, Outcome.OOM, Outcome.STALLED, Outcome.INFRA_ERROR, Outcome.LOST]
+
+
+def ended(outcome: Outcome, reason: str = "why", *, made_progress: bool = False) -> EndedAttempt:
+    return EndedAttempt(outcome=outcome, reason=reason, made_progress=made_progress)
+
+
+def follows(*attempts: EndedAttempt, desired: Desired = Desired.RUN, retries: RetriesSpec | None = None) -> Next:
+    return after_attempt(attempts, desired=desired, retries=retries or RetriesSpec())
+
+
+# ---- the table ----------------------------------------------------------------------------------------------------
+
+
+def reachable(start: State) -> set[State]:
+    found, edge = {start}, [start]
+    while edge:
+        new = MOVES[edge.pop()] - found
+        found |= new
+        edge += new
+    return found
+
+
+def test_every_state_stands_in_the_table_and_is_a_participle_of_its_own_name() -> None:
+    assert set(MOVES) == set(State)
+    assert all(state.value == state.name.lower() for state in State)
+
+
+def test_final_states_are_the_three_without_a_move() -> None:
+    assert {state for state in State if state.is_final} == FINAL
+
+
+@pytest.mark.parametrize("state", State)
+def test_every_state_can_come_to_an_end_and_be_reached(state: State) -> None:
+    assert reachable(state) & FINAL
+    assert state in reachable(State.ACCEPTED)
+
+
+@pytest.mark.parametrize("state", [state for state in State if state not in FINAL | {State.EVALUATING}])
+def test_a_user_can_cancel_until_the_evaluation(state: State) -> None:
+    assert State.CANCELLED in MOVES[state]
+
+
+def test_only_an_evaluation_succeeds() -> None:
+    assert [state for state in State if State.SUCCEEDED in MOVES[state]] == [State.EVALUATING]
+
+
+@given(st.sampled_from(State), st.sampled_from(State))
+def test_a_move_is_in_the_table_or_refused(state: State, to: State) -> None:
+    if to in MOVES[state]:
+        assert move(state, to) is to
+    else:
+        with pytest.raises(IllegalMove, match=f"from {state} to {to}"):
+            move(state, to)
+
+
+# ---- what follows an attempt --------------------------------------------------------------------------------------
+
+attempts = st.builds(
+    EndedAttempt,
+    outcome=st.sampled_from(Outcome),
+    reason=st.sampled_from(["why", "worker_died", "runner_died: signal 9", "node_lost", ""]),
+    made_progress=st.booleans(),
+)
+histories = st.lists(attempts, min_size=1, max_size=12).map(tuple)
+budgets = st.builds(RetriesSpec, infra=st.integers(0, 4), oom=st.integers(0, 3), stalled=st.integers(0, 3))
+
+
+@given(histories, st.sampled_from(Desired), budgets)
+def test_what_follows_is_always_legal_and_says_why(
+    history: tuple[EndedAttempt, ...], desired: Desired, retries: RetriesSpec
+) -> None:
+    found = after_attempt(history, desired=desired, retries=retries)
+    assert found.state in MOVES[State.RUNNING]
+    assert found.reason
+    assert (found.retry_no is not None) is (found.state is State.RETRYING)
+    assert found.retry_no is None or found.retry_no >= 1
+
+
+@given(histories, budgets)
+def test_a_result_is_never_thrown_away_whatever_the_user_wants_now(
+    history: tuple[EndedAttempt, ...], retries: RetriesSpec
+) -> None:
+    for desired in Desired:
+        found = follows(*history, ended(Outcome.SUCCEEDED), desired=desired, retries=retries)
+        assert found.state is State.EVALUATING
+
+
+@given(histories, budgets)
+def test_a_wish_to_end_is_obeyed_unless_there_is_a_result(
+    history: tuple[EndedAttempt, ...], retries: RetriesSpec
+) -> None:
+    if history[-1].outcome is not Outcome.SUCCEEDED:
+        assert follows(*history, desired=Desired.CANCEL, retries=retries).state is State.CANCELLED
+
+
+@given(st.lists(st.sampled_from(UNHAPPY), min_size=1, max_size=40), budgets)
+def test_without_progress_retries_end_within_their_budgets(outcomes: list[Outcome], retries: RetriesSpec) -> None:
+    history: tuple[EndedAttempt, ...] = ()
+    for outcome in outcomes:
+        history = (*history, ended(outcome))
+        found = after_attempt(history, desired=Desired.RUN, retries=retries)
+        if found.state is not State.RETRYING:
+            break
+    allowed = retries.infra + retries.oom + retries.stalled + retries.user_error
+    assert len(history) <= allowed + 1
+    assert found.state is not State.RETRYING or len(history) == len(outcomes)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "budget"),
+    [(Outcome.USER_ERROR, "user_error"), (Outcome.OOM, "oom"), (Outcome.STALLED, "stalled"), (Outcome.LOST, "infra")],
+)
+@pytest.mark.parametrize("allowed", [0, 1, 2])
+def test_a_budget_of_n_allows_n_retries(outcome: Outcome, budget: str, allowed: int) -> None:
+    retries = RetriesSpec.model_validate({budget: allowed})
+    found = [follows(*[ended(outcome)] * count, retries=retries).state for count in range(1, allowed + 2)]
+    assert found[:-1] == [State.RETRYING] * allowed
+    assert found[-1] in (State.FAILED, State.HELD)
+
+
+def test_losses_and_infrastructure_errors_share_one_budget() -> None:
+    pair = (ended(Outcome.LOST), ended(Outcome.INFRA_ERROR))
+    assert follows(*pair, retries=RetriesSpec(infra=2)).retry_no == 2
+    assert follows(*pair, retries=RetriesSpec(infra=1)).state is State.FAILED
+
+
+def test_progress_forgives_infrastructure_and_nothing_else() -> None:
+    retries = RetriesSpec(infra=1, oom=1)
+    for outcome, expected in ((Outcome.LOST, State.RETRYING), (Outcome.OOM, State.FAILED)):
+        history = (ended(outcome), ended(outcome, made_progress=True))
+        assert follows(*history, retries=retries).state is expected
+
+
+@pytest.mark.parametrize("outcome", [Outcome.TIMEOUT, Outcome.USER_ERROR])
+def test_what_a_retry_would_not_cure_fails_at_once(outcome: Outcome) -> None:
+    assert follows(ended(outcome, "the reason")) == Next(state=State.FAILED, reason=f"{outcome}: the reason")
+
+
+@given(st.integers(1, 50))
+def test_preemption_is_charged_to_nobody(count: int) -> None:
+    found = follows(*[ended(Outcome.PREEMPTED, "drain")] * count, retries=RetriesSpec(infra=0, oom=0, stalled=0))
+    assert found == Next(state=State.QUEUED, reason="preempted: drain")
+
+
+@pytest.mark.parametrize(
+    ("tail", "expected"),
+    [
+        ([ended(Outcome.INFRA_ERROR, "worker_died")] * POISON_AFTER, State.HELD),
+        ([ended(Outcome.INFRA_ERROR, "runner_died: signal 11")] * POISON_AFTER, State.HELD),
+        ([ended(Outcome.OOM), ended(Outcome.STALLED), ended(Outcome.INFRA_ERROR, "worker_died")], State.HELD),
+        ([ended(Outcome.INFRA_ERROR, "worker_died")] * (POISON_AFTER - 1), State.RETRYING),
+        ([ended(Outcome.INFRA_ERROR, "node_lost")] * POISON_AFTER, State.RETRYING),
+        ([ended(Outcome.INFRA_ERROR, "worker_died", made_progress=True)] * POISON_AFTER, State.RETRYING),
+        (
+            [ended(Outcome.INFRA_ERROR, "worker_died")] * 2
+            + [ended(Outcome.LOST, "node_lost"), ended(Outcome.INFRA_ERROR, "worker_died")],
+            State.RETRYING,
+        ),
+    ],
+)
+def test_three_deaths_in_a_row_without_progress_are_held_for_a_human(tail: list[EndedAttempt], expected: State) -> None:
+    assert follows(*tail, retries=RetriesSpec(infra=50, oom=50, stalled=50)).state is expected
+
+
+# ---- the delay before a retry -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("retry_no", "bound_s"), [(1, 20), (2, 40), (3, 80), (5, 320), (6, 600), (1000, 600)])
+def test_the_delay_doubles_up_to_ten_minutes(retry_no: int, bound_s: float) -> None:
+    assert retry_delay_bound_s(retry_no) == bound_s
+
+
+@given(st.integers(1, 10**9))
+def test_the_delay_never_shrinks_and_never_exceeds_its_bound(retry_no: int) -> None:
+    assert 0 < retry_delay_bound_s(retry_no) <= retry_delay_bound_s(retry_no + 1) <= MAX_RETRY_DELAY_S
