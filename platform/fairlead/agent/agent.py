@@ -46,24 +46,22 @@ class Parts:
     cluster: RayCluster
     surroundings: Callable[[int], Surroundings]
     """What the attempts share, for an agent epoch."""
+    keep_signals: Callable[[], None]
+    """Called again and again from the main thread: Ray takes the signals for itself whenever it connects."""
 
 
 class Agent:
     """One agent of one cluster, from its first words to its last."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, stop: threading.Event) -> None:
         self._parts = parts
-        self._stop = threading.Event()
+        self._stop = stop
         self._tended: dict[str, Tending] = {}
         self._strays: dict[str, float] = {}
         self._around: Surroundings | None = None
 
-    def stop(self) -> None:
-        """End after the current call; runners go on."""
-        self._stop.set()
-
     def run(self) -> None:
-        """Work until stopped. Raises ``StaleAgent`` once a newer agent has attached."""
+        """Work until ``stop`` is set; runners go on. Raises ``StaleAgent`` once a newer agent has attached."""
         self._parts.cluster.wait_until_connected(RAY_FIRST_WAIT_S)
         try:
             self._persist(self._attach)
@@ -128,6 +126,7 @@ class Agent:
 
     def _turn(self) -> bool:
         around = self._require_around()
+        self._parts.keep_signals()
         self._forget_done()
         cluster = self._parts.cluster
         request = SyncRequest(

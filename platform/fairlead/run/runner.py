@@ -24,6 +24,7 @@ from fairlead.protocol import BEGUN_FILE, RESULT_FILE, LaunchDocument, ResultDoc
 from fairlead.run.census import end_actors, find_family, remove_groups
 from fairlead.run.messages import Failure, Finished, Hello, Orders, Report, RunnerStatus, Welcome, WrittenCheckpoint
 from fairlead.run.outputs import Outputs, collect
+from fairlead.run.places import Places
 from fairlead.run.progress import SYSTEM_PREFIX, Progress
 from fairlead.run.spool import SpoolWriter
 from fairlead.run.storage import (
@@ -32,7 +33,6 @@ from fairlead.run.storage import (
     newest_verified,
     write_atomically,
 )
-from fairlead.run.training import Places, fit
 from fairlead.run.verdict import (
     MAX_DETAIL,
     Ending,
@@ -243,6 +243,8 @@ class Runner:
         watch = threading.Thread(target=self._watch, name="fairlead-watch")
         watch.start()
         try:
+            from fairlead.run.training import fit  # loads torch: seconds in which begin() has already answered
+
             fit(self._require_document(), self._require_places())
         except Exception as error:  # Ray Train raises what it likes; the verdict reads it
             trouble = f"{type(error).__name__}: {error}"

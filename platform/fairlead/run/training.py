@@ -1,7 +1,5 @@
 """The worker group of an attempt: one ``TorchTrainer.fit()``, restarted by Ray Train when a rank dies."""
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -12,19 +10,10 @@ from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from fairlead.protocol import LaunchDocument
 from fairlead.run.environment import collective_timeout_s
+from fairlead.run.places import Places
 from fairlead.run.worker import Assignment, work
 
 GROUP_RESTARTS = 3
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Places:
-    """Where an attempt finds and leaves things. ``bookkeeping`` is Ray Train's own, and worth nothing afterwards."""
-
-    storage: Path
-    attempt: Path
-    code: Path | None
-    bookkeeping: Path
 
 
 class SteadySize(FixedScalingPolicy):

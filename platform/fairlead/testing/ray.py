@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 import ray
-from ray._raylet import AuthenticationTokenLoader, Config
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled, without stubs
 
 from fairlead.protocol import LaunchDocument, attempt_path, runner_name
 from fairlead.run.local import LocalRay, start_local_ray

@@ -1,0 +1,14 @@
+"""How an agent's process ends, and where it writes its log."""
+
+import sys
+
+import structlog
+
+STOPPED = 0
+BAD_SETTINGS = 2
+SUPERSEDED = 3
+
+
+def log_to_stderr() -> None:
+    """One line of text an event, on standard error."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(file=sys.stderr))

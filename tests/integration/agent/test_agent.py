@@ -1,0 +1,215 @@
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+
+from fairlead.bundle import pack
+from fairlead.lifecycle import Observation, Outcome
+from fairlead.protocol import LaunchDocument, StopMode
+from fairlead.run.census import find_family, marked_processes
+from fairlead.run.local import LocalRay
+from fairlead.run.messages import RunnerStatus
+from fairlead.testing.control import AGENT_TOKEN, FakeAttempt, FakeControlPlane
+from fairlead.testing.ray import TINY, a_launch, a_spec, wait_for
+
+SUPERSEDED = 3
+START_S = 90
+
+
+@dataclass
+class Stack:
+    plane: FakeControlPlane
+    head: LocalRay
+    directory: Path
+    agents: list[psutil.Process] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+
+    @property
+    def storage(self) -> Path:
+        return self.directory / "storage"
+
+    def start_agent(self) -> "subprocess.Popen[bytes]":
+        token = self.directory / "agent-token"
+        token.write_text(AGENT_TOKEN)
+        settings = {
+            "FAIRLEAD_CONTROL_URL": self.plane.url,
+            "FAIRLEAD_AGENT_TOKEN_FILE": str(token),
+            "FAIRLEAD_RAY_ADDRESS": self.head.address,
+            "FAIRLEAD_STORAGE": str(self.storage),
+            "FAIRLEAD_CACHE": str(self.directory / "cache"),
+            "FAIRLEAD_TICK_S": "0.3",
+            "FAIRLEAD_SYNC_WAIT_S": "0.5",
+            "FAIRLEAD_EVIDENCE_GAP_S": "2",
+            "FAIRLEAD_STRAY_AFTER_S": "2",
+        }
+        with open(self.directory / "agent.log", "ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "fairlead.agent"],
+                env={**os.environ, **settings},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self.agents.append(psutil.Process(process.pid))
+        return process
+
+    def offer(self, experiment_id: str, **params: Any) -> FakeAttempt:
+        bundle = pack(self.directory / "code")
+        self.plane.bundles[bundle.sha256] = bundle.content
+        resources = {"workers": params.pop("workers", 1), "cpus_per_worker": 1}
+        spec = a_spec(params=params, resources=resources, code=f"sha256:{bundle.sha256}")
+        document = a_launch(experiment_id, spec=spec, code_sha256=bundle.sha256)
+        self.names.append(document.runner_name)
+        return self.plane.offer(document)
+
+    def runner_status(self, document: LaunchDocument) -> RunnerStatus:
+        runner = ray.get_actor(document.runner_name, namespace="fairlead")
+        status: RunnerStatus = ray.get(runner.status.remote(), timeout=20)
+        return status
+
+    def log(self) -> str:
+        return (self.directory / "agent.log").read_text()
+
+
+def kill_tree(process: psutil.Process) -> None:
+    """As a machine would: supervisor and agent at once, without a word."""
+    family = [process, *process.children(recursive=True)]
+    for each in family:
+        each.kill()
+    psutil.wait_procs(family, timeout=10)
+
+
+@pytest.fixture
+def stack(local_ray: LocalRay, tmp_path: Path) -> Iterator[Stack]:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "tiny.py").write_bytes(TINY.read_bytes())
+    (tmp_path / "storage").mkdir()
+    plane = FakeControlPlane()
+    made = Stack(plane=plane, head=local_ray, directory=tmp_path)
+    try:
+        yield made
+        print(made.log()[-4000:])
+    finally:
+        for name in made.names:
+            attempt = next(each for each in plane.attempts.values() if each.document.runner_name == name)
+            attempt.is_over = True
+        if made.agents and made.agents[-1].is_running():
+            wait_for(lambda: all(is_gone(name) for name in made.names), within_s=30, what="an empty cluster")
+        for process in made.agents:
+            if process.is_running():
+                process.terminate()
+        _, left = psutil.wait_procs(made.agents, timeout=20)
+        plane.close()
+        assert not left, "an agent did not end on SIGTERM"
+
+
+def is_gone(runner_name: str) -> bool:
+    return find_family(runner_name).is_gone and not marked_processes(runner_name)
+
+
+def has_step(attempt: FakeAttempt, step: int) -> bool:
+    return step in attempt.steps("train/loss")
+
+
+def wait_for_claim(attempt: FakeAttempt, within_s: float = START_S) -> Any:
+    return wait_for(lambda: attempt.claim, within_s=within_s, what="the result").result
+
+
+def test_an_offered_attempt_is_run_reported_and_cleaned_away(stack: Stack) -> None:
+    stack.start_agent()
+    attempt = stack.offer("exp-good", steps=5, workers=2)
+    result = wait_for_claim(attempt)
+    assert (result.outcome, result.reason) == (Outcome.SUCCEEDED, "completed")
+    assert attempt.steps("train/loss") == [0, 1, 2, 3, 4]
+    assert sorted(attempt.checkpoints) == [0, 1, 2, 3, 4]
+    assert attempt.started is not None
+    assert any(key.startswith("system/rank_1/") for key in {point.key for point in attempt.points})
+    wait_for(lambda: is_gone(attempt.document.runner_name), within_s=20, what="the removal of the runner")
+    assert stack.plane.stale_calls == 0
+    environment = (stack.storage / attempt.document.storage_path / "result.json").read_text()
+    assert attempt.token is not None
+    assert attempt.token not in environment
+
+
+def test_a_killed_agent_loses_and_doubles_nothing(stack: Stack) -> None:
+    first = stack.start_agent()
+    attempt = stack.offer("exp-adopt", steps=150, step_s=0.1)
+    wait_for(lambda: has_step(attempt, 3), within_s=START_S, what="the first steps")
+    kill_tree(psutil.Process(first.pid))
+    before = len(attempt.steps("train/loss"))
+    runner_pid = stack.runner_status(attempt.document).pid
+    wait_for(
+        lambda: (stack.runner_status(attempt.document).last_step or 0) > before + 10, within_s=30, what="steps alone"
+    )
+    stack.start_agent()
+    result = wait_for_claim(attempt)
+    assert result.outcome is Outcome.SUCCEEDED
+    assert attempt.steps("train/loss") == list(range(150))
+    assert attempt.started is not None
+    assert attempt.started.pid == runner_pid
+    assert stack.plane.agent_epoch == 2
+
+
+def test_a_killed_runner_is_proven_dead_after_its_spool_is_harvested(stack: Stack) -> None:
+    stack.start_agent()
+    attempt = stack.offer("exp-dead", steps=1000, step_s=0.1)
+    wait_for(lambda: has_step(attempt, 3), within_s=START_S, what="the first steps")
+    os.kill(stack.runner_status(attempt.document).pid, signal.SIGKILL)
+    proof = wait_for(lambda: stack.plane.has_evidence(attempt.document.attempt_id), within_s=40, what="evidence")
+    assert (proof.observation, proof.death_reason) == (Observation.ABSENT, "runner_died")
+    assert is_gone(attempt.document.runner_name)
+    spool = stack.storage / attempt.document.storage_path / "spool" / "metrics.jsonl"
+    assert len(attempt.points) == len(spool.read_text().splitlines())
+    steps = attempt.steps("train/loss")
+    assert steps == list(range(len(steps)))
+    assert set(attempt.checkpoints) >= set(steps[:-1])
+
+
+def test_a_cancel_ends_a_workload_that_does_not_listen(stack: Stack) -> None:
+    stack.start_agent()
+    attempt = stack.offer("exp-cancel", misbehave="hang", at=1)
+    wait_for(lambda: has_step(attempt, 0), within_s=START_S, what="the first step")
+    stack.plane.ask_to_stop(attempt.document.attempt_id, StopMode.CANCEL, grace_s=1)
+    result = wait_for_claim(attempt, within_s=30)
+    assert (result.outcome, result.reason) == (Outcome.CANCELLED, "cancelled")
+    wait_for(lambda: is_gone(attempt.document.runner_name), within_s=30, what="the end of all processes")
+
+
+def test_training_goes_on_while_the_control_plane_is_away(stack: Stack) -> None:
+    stack.start_agent()
+    attempt = stack.offer("exp-away", steps=60, step_s=0.1)
+    wait_for(lambda: has_step(attempt, 3), within_s=START_S, what="the first steps")
+    stack.plane.is_away = True
+    result = stack.storage / attempt.document.storage_path / "result.json"
+    wait_for(result.exists, within_s=60, what="the result on disk")
+    assert attempt.claim is None
+    stack.plane.is_away = False
+    assert wait_for_claim(attempt, within_s=30).outcome is Outcome.SUCCEEDED
+    assert attempt.steps("train/loss") == list(range(60))
+
+
+def test_an_older_agent_ends_when_another_attaches(stack: Stack) -> None:
+    first = stack.start_agent()
+    wait_for(lambda: stack.plane.agent_epoch == 1, within_s=START_S, what="the first agent")
+    stack.start_agent()
+    wait_for(lambda: stack.plane.agent_epoch == 2, within_s=START_S, what="the second agent")
+    assert first.wait(timeout=20) == SUPERSEDED
+    assert "superseded" in stack.log()
+
+
+def test_code_that_must_not_be_unpacked_ends_the_attempt_before_it_begins(stack: Stack) -> None:
+    attempt = stack.offer("exp-bundle", steps=1)
+    assert attempt.document.code_sha256 is not None
+    stack.plane.bundles[attempt.document.code_sha256] = b"this is no archive"
+    stack.start_agent()
+    result = wait_for_claim(attempt)
+    assert result.outcome is Outcome.USER_ERROR
+    assert result.reason.startswith("bad_bundle: ")
