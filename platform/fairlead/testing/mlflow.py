@@ -1,5 +1,7 @@
-"""A real MLflow server on a free loopback port, which a test may kill and start again."""
+"""A real MLflow server on a free loopback port, which a test may kill and start again, and a model to give it."""
 
+import hashlib
+import json
 import os
 import signal
 import socket
@@ -7,16 +9,42 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from fairlead.protocol import FileEntry, ModelDocument
 from fairlead.tracking.server import server_command, server_environment
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
 POLL_S = 0.05
+
+_WORKLOAD = '''
+"""A workload whose import leaves a trace."""
+import json
+from pathlib import Path
+
+import numpy as np
+
+Path("{trace}").write_text("imported")
+
+
+def train(params, context):
+    """Not called here."""
+
+
+def load(directory):
+    weight = json.loads((Path(directory) / "weight.json").read_text())
+    def predict(rows):
+        score = np.asarray(rows, dtype=np.float64).reshape(len(rows), -1).sum(axis=1) * weight
+        chance = 1 / (1 + np.exp(-score))
+        return np.column_stack([1 - chance, chance])
+    return predict
+'''
 
 
 class MlflowServer:
@@ -114,3 +142,46 @@ def answers(url: str) -> bool:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
+
+
+class ExportedModel:
+    """What a run leaves for the registry, made without one.
+
+    ``directory`` and ``document``: the export. ``code``: a directory with the user's code, which needs only numpy and
+    writes the file ``trace`` when it is imported. Its model predicts ``high`` where the features' sum is large.
+    """
+
+    def __init__(self, root: Path, *, feature_shape: tuple[int, ...] = (2,)) -> None:
+        self.trace, self.code, self.directory = root / "trace", root / "code", root / "model"
+        module = f"workload_{uuid.uuid4().hex[:8]}"
+        (self.code / module).mkdir(parents=True)
+        (self.code / module / "__init__.py").touch()
+        (self.code / module / "page.py").write_text(_WORKLOAD.replace("{trace}", str(self.trace)))
+        self.module = f"{module}.page"
+        self.directory.mkdir()
+        self._write(feature_shape)
+
+    def _write(self, feature_shape: tuple[int, ...]) -> None:
+        features = (("age", "float32"), ("weight", "float32")) if len(feature_shape) == 1 else (("image", "float32"),)
+        plain: dict[str, Any] = {
+            "workload": f"{self.module}:train",
+            "params": {},
+            "config": {},
+            "features": features,
+            "feature_shape": feature_shape,
+            "classes": ("low", "high"),
+            "task": "binary",
+            "dataset_digest": "sha256:" + "a" * 64,
+        }
+        (self.directory / "weight.json").write_text("1.5")
+        (self.directory / "model.json").write_text(json.dumps({**plain, "module": self.module, "threshold": 0.6}))
+        self.document = ModelDocument(**plain, files=file_entries(self.directory))
+
+
+def file_entries(directory: Path) -> tuple[FileEntry, ...]:
+    """The files directly in ``directory``, as an exported model lists them."""
+    contents = {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+    return tuple(
+        FileEntry(path=name, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+        for name, content in contents.items()
+    )

@@ -25,7 +25,7 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _CLOSED = re.compile(
     r"^/+((ajax-)?api/+[\d.]+/+(mlflow/+)?"
-    r"(assistant|gateway|gateway-proxy|genai|jobs|mcp-servers|prompt-optimization|scorers?|webhooks)|gateway)(/|$)"
+    r"(assistant|gateway|genai|jobs|mcp-servers|prompt-optimization|scorers?|webhooks)|gateway)(/|$)"
 )
 
 

@@ -33,6 +33,8 @@ DESCRIBED_TAG = "fairlead.described"
 MAX_DIGEST_CHARACTERS = 36
 _LARGE_CALL_CHARACTERS = 100_000
 _LARGE_VALUES = 15
+_TRAINING_VIEW = "workflowType=machine_learning"
+"""Without it MLflow's web UI shows a run as an evaluation of a language model."""
 
 
 class Recorder:
@@ -147,12 +149,12 @@ class Recorder:
         """The run's page in MLflow's web UI; asks the server once for the MLflow experiment it is in."""
         with reaching(self.url):
             experiment = self._client.get_run(run_id).info.experiment_id
-        return f"{self.public_url}/#/experiments/{experiment}/runs/{run_id}"
+        return f"{self.public_url}/#/experiments/{experiment}/runs/{run_id}?{_TRAINING_VIEW}"
 
     def model_url(self, name: str, version: str | None = None) -> str:
         """The page of a registered model, or of one of its versions."""
-        page = f"{self.public_url}/#/models/{quote(name, safe='')}"
-        return f"{page}/versions/{version}" if version else page
+        page = f"{self.public_url}/#/models/{quote(name, safe='')}" + (f"/versions/{version}" if version else "")
+        return f"{page}?{_TRAINING_VIEW}"
 
     # ---- inside -------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,22 @@ from mlflow import MlflowClient
 
 from fairlead.errors import BadInput, Unavailable
 from fairlead.protocol import ModelDocument
-from fairlead.testing.mlflow import MlflowServer
-from fairlead.tracking.documents import EXPERIMENT_ID_TAG, RunDocument
+from fairlead.testing.mlflow import ExportedModel, MlflowServer, file_entries
+from fairlead.tracking.documents import EXPERIMENT_ID_TAG, RegisteredVersion, RunDocument
 from fairlead.tracking.recorder import Recorder
 
 Documents = Callable[..., RunDocument]
-Exports = Callable[..., Any]
+Exports = Callable[..., ExportedModel]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model that a built-in workload has exported."""
+
+    directory: Path
+    document: ModelDocument
+    code: None = None
+
 
 PREDICT = """
 import json, sys
@@ -59,7 +70,9 @@ def python(program: str, *arguments: str, url: str) -> Any:
     return json.loads(ended.stdout.splitlines()[-1])
 
 
-def registered(recorder: Recorder, export: Any, run: RunDocument, **changes: Any) -> Any:
+def registered(
+    recorder: Recorder, export: ExportedModel | Trained, run: RunDocument, **changes: Any
+) -> RegisteredVersion:
     plain: dict[str, Any] = {
         "experiment_id": run.experiment_id,
         "model_dir": export.directory,
@@ -101,6 +114,47 @@ def test_registering_imports_neither_the_workload_nor_torch(
     arguments = (mlflow_server.url, run_id, str(export.directory), str(export.code), export.document.model_dump_json())
     assert python(REGISTER, *arguments, url=mlflow_server.url) == []
     assert not export.trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("workload", "rows"),
+    [
+        ("tabular_mlp", {"age": [24.0, 79.0], "bmi": [19.0, 38.0], "bp": [70.0, 120.0]}),
+        ("image_cnn", [[[[0.0] * 8] * 8], [[[16.0] * 8] * 8]]),
+    ],
+)
+def test_a_built_in_workload_predicts_without_a_bundle(
+    mlflow_server: MlflowServer, recorder: Recorder, a_document: Documents, tmp_path: Path, workload: str, rows: Any
+) -> None:
+    module = f"fairlead_workloads.{workload}"
+    command = [sys.executable, "-W", "ignore", "-m", module, "--epochs=1", f"--save={tmp_path}"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    export = trained(tmp_path / "model", module)
+    version = registered(recorder, export, a_document(), code_bundle=None)
+    if isinstance(rows, dict):
+        rows = {name: rows.get(name, [0.0, 0.0]) for name, _ in export.document.features}
+    answer = python(PREDICT, version.uri, json.dumps(rows), url=mlflow_server.url)
+    assert set(answer["prediction"]) <= set(export.document.classes)
+    chances = [answer[f"probability_{label}"] for label in export.document.classes]
+    assert [sum(row) for row in zip(*chances, strict=True)] == pytest.approx([1, 1], abs=1e-5)
+
+
+def trained(directory: Path, module: str) -> Trained:
+    """What the runner says of an exported model."""
+    written = json.loads((directory / "model.json").read_text())
+    document = ModelDocument(
+        workload=f"{module}:train",
+        params=written["params"],
+        config=written["config"],
+        features=tuple((column["name"], column["dtype"]) for column in written["features"]),
+        feature_shape=tuple(written["feature_shape"]),
+        classes=tuple(written["classes"]),
+        task="binary" if len(written["classes"]) == 2 else "multiclass",
+        dataset_digest=written["dataset"]["digest"],
+        files=file_entries(directory),
+    )
+    return Trained(directory, document)
 
 
 def test_a_version_says_where_it_comes_from(
@@ -176,30 +230,30 @@ def test_a_model_half_registered_in_an_outage_is_completed(
     assert str(client.get_logged_model(begun.model_id).status) == "READY"
 
 
-def changed(export: Any) -> ModelDocument:
+def changed(export: ExportedModel) -> ModelDocument:
     (export.directory / "weight.json").write_text("2.5")
     return export.document
 
 
-def outside(export: Any) -> ModelDocument:
+def outside(export: ExportedModel) -> ModelDocument:
     (export.directory.parent / "secret").write_text("s")
     entry = export.document.files[0].amended(path="../secret")
     return export.document.amended(files=(*export.document.files, entry))
 
 
-def linked(export: Any) -> ModelDocument:
+def linked(export: ExportedModel) -> ModelDocument:
     (export.directory / "weight.json").unlink()
     (export.directory / "weight.json").symlink_to("/etc/hostname")
     return export.document
 
 
-def unlisted(export: Any) -> ModelDocument:
+def unlisted(export: ExportedModel) -> ModelDocument:
     return export.document.amended(files=())
 
 
 @pytest.mark.parametrize("spoil", [changed, outside, linked, unlisted])
 def test_files_other_than_the_exported_ones_are_refused(
-    recorder: Recorder, a_document: Documents, an_export: Exports, spoil: Callable[[Any], ModelDocument]
+    recorder: Recorder, a_document: Documents, an_export: Exports, spoil: Callable[[ExportedModel], ModelDocument]
 ) -> None:
     export = an_export()
     with pytest.raises(BadInput, match="exported model"):

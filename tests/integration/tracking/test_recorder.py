@@ -194,8 +194,8 @@ def test_links_name_the_public_address(mlflow_server: MlflowServer, a_document: 
     recorder = Recorder(mlflow_server.url, public_url="https://mlflow.example/")
     run_id = recorder.ensure_run(a_document())
     assert recorder.run_url(run_id).startswith("https://mlflow.example/#/experiments/")
-    assert recorder.run_url(run_id).endswith(f"/runs/{run_id}")
-    assert recorder.model_url("m", "3") == "https://mlflow.example/#/models/m/versions/3"
+    assert recorder.run_url(run_id).endswith(f"/runs/{run_id}?workflowType=machine_learning")
+    assert recorder.model_url("a b", "3").startswith("https://mlflow.example/#/models/a%20b/versions/3?")
 
 
 def test_a_killed_server_loses_and_doubles_nothing(

@@ -27,7 +27,6 @@ def status(server: MlflowServer, path: str, **headers: str) -> int:
         ("/api/3.0/mlflow/scorers/list?experiment_id=0", 404),
         ("/api/2.0/mlflow/webhooks", 404),
         ("/ajax-api/3.0/jobs/search", 404),
-        ("/ajax-api/2.0/mlflow/gateway-proxy", 404),
         ("/api/3.0/mlflow/gateway/endpoints/list", 404),
         ("/gateway/proxy/x/y", 404),
     ],

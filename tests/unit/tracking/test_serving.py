@@ -1,6 +1,6 @@
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def test_one_float_does_not_say_which_of_three() -> None:
 
 
 @pytest.fixture
-def an_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+def an_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
     """Writes a module that is importable during the test and a model.json that names it."""
 
     def write(name: str, source: str | None, **document: Any) -> Path:
@@ -65,13 +65,13 @@ def an_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         (tmp_path / "model.json").write_text(json.dumps({"workload": f"{name}:train", "classes": TWO, **document}))
         return tmp_path
 
-    yield write  # type: ignore[misc]
+    yield write
     for name in [name for name in sys.modules if name.startswith("served_")]:
         del sys.modules[name]
 
 
 def test_the_module_named_in_the_export_is_loaded(an_export: Callable[..., Path]) -> None:
-    source = "def load(directory):\n    return lambda rows: [0.55 if (directory / 'model.json').is_file() else 2] * len(rows)\n"
+    source = "def load(directory):\n    return lambda rows: [0.55 * (directory / 'model.json').is_file()] * len(rows)"
     path = an_export("served_well", source, module="served_well", workload="nick_name", threshold=0.6)
     assert list(_load_pyfunc(str(path)).predict([[1], [2]])["prediction"]) == ["no", "no"]
 
