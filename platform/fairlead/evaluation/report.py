@@ -63,6 +63,7 @@ HEADLINES = (
 """Metrics that are sent to tracking unless others are asked for; those of gates always are."""
 
 _PER_CLASS = ("selection_rate", "base_rate", "true_positive_rate", "false_positive_rate", "precision_score")
+_SETTINGS = {"min_support", "min_display", "low_support", "on_inconclusive"}
 _MOST_CLASSES_SHOWN = 50
 _LARGEST_EXACT = 2**53
 _KEY_LIMIT = 250
@@ -112,7 +113,7 @@ def build_report(
         "classes": list(state.classes),
         "positive_class": state.classes[1] if len(state.classes) == 2 else None,
         "threshold": {"value": evaluation.threshold, "origin": "spec"} if len(state.classes) == 2 else None,
-        "settings": evaluation.model_dump(mode="json", include={"min_support", "min_display", "low_support"}),
+        "settings": evaluation.model_dump(mode="json", include=_SETTINGS),
         "attributes": [
             {"name": attribute.name, "levels": list(attribute.levels), "role": "sensitive"}
             for attribute in state.attributes

@@ -42,6 +42,7 @@ CHUNK_ROWS = 65_536  # weighted bincount stays exact: 2**32 * 2**16 < 2**53
 MAX_STATE_BYTES = 64 * 1024 * 1024
 _FORMAT = "fairlead-state/1"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip member needs a date; a constant one keeps the bytes equal
+_MOST_MEMBERS = 16
 _ROWS, _UNKNOWN_ROWS, _SUM, _XOR, _NAN_LABELS, _NAN_SCORES = range(6)
 
 
@@ -186,11 +187,13 @@ class CountState:
             header = json.loads(members["header"].tobytes())
             if header["format"] != _FORMAT:
                 raise ValueError(f"format {header['format']!r} is not {_FORMAT!r}")
-            attributes = [Attribute(name=name, levels=tuple(levels)) for name, levels in header["attributes"]]
-            state = cls(attributes=attributes, classes=header["classes"], has_scores=header["has_scores"])
+            attributes = [
+                Attribute(name=str(name), levels=tuple(map(str, levels))) for name, levels in header["attributes"]
+            ]
+            state = cls(attributes=attributes, classes=[*map(str, header["classes"])], has_scores=header["has_scores"])
             for name, array in state._arrays.items():
                 state._arrays[name] = _unpacked(name, members, array)
-        except (KeyError, TypeError, IndexError, zipfile.BadZipFile, EOFError) as error:
+        except (LookupError, TypeError, RuntimeError, OverflowError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"these bytes are not an evaluation state: {error!r}") from error
         state._refuse_contradictions()
         return state
@@ -227,29 +230,25 @@ class CountState:
     def _checked(
         self, codes: ArrayLike, labels: ArrayLike, predictions: ArrayLike, scores: ArrayLike | None, hashes: ArrayLike
     ) -> "_Batch":
-        label_values = np.asarray(labels)
-        n, num_classes = len(label_values), len(self.classes)
-        is_labelled = ~_is_nan(label_values)
-        label_codes = np.where(is_labelled, label_values, 0)
-        prediction_values = np.asarray(predictions)
-        prediction_codes = np.where(_is_nan(prediction_values), ABSTAINED, prediction_values)
-        _refuse_length("predictions", prediction_codes, n)
-        record_hashes = np.asarray(hashes, dtype=np.uint64)
-        _refuse_length("record_hashes", record_hashes, n)
-        group_codes = np.asarray(codes).reshape(n, len(self.attributes)).astype(np.int64, casting="unsafe")
-        if n:
-            _refuse_outside("labels", label_codes, 0, num_classes - 1)
-            _refuse_outside("predictions", prediction_codes, ABSTAINED, num_classes - 1)
-            for column, attribute in enumerate(self.attributes):
-                _refuse_outside(f"codes of {attribute.name}", group_codes[:, column], 0, len(attribute.levels))
-        return _Batch(
-            codes=group_codes,
-            labels=label_codes.astype(np.int64),
-            predictions=prediction_codes.astype(np.int64),
-            scores=self._checked_scores(scores, n),
-            hashes=record_hashes,
-            is_labelled=is_labelled,
+        """All rows as given, or ``ValueError`` before anything is counted."""
+        batch = _Batch(
+            codes=_shaped_codes(codes, rows=len(np.asarray(labels)), columns=len(self.attributes)),
+            labels=np.asarray(labels),
+            predictions=np.asarray(predictions),
+            scores=self._checked_scores(scores, len(np.asarray(labels))),
+            hashes=np.asarray(hashes, dtype=np.uint64),
         )
+        n = len(batch.labels)
+        _refuse_length("labels", batch.labels, n)
+        _refuse_length("predictions", batch.predictions, n)
+        _refuse_length("record_hashes", batch.hashes, n)
+        for start in range(0, n, CHUNK_ROWS):
+            part = batch.part(start, start + CHUNK_ROWS)
+            _refuse_outside("labels", part.labels, 0, len(self.classes) - 1)
+            _refuse_outside("predictions", part.predictions, ABSTAINED, len(self.classes) - 1)
+            for column, attribute in enumerate(self.attributes):
+                _refuse_outside(f"codes of {attribute.name}", part.codes[:, column], 0, len(attribute.levels))
+        return batch
 
     def _checked_scores(self, scores: ArrayLike | None, n: int) -> FloatArray | None:
         if (scores is not None) is not self.has_scores:
@@ -269,26 +268,37 @@ class CountState:
         return values
 
     def _count(self, batch: "_Batch") -> None:
-        book = self._arrays["book"]
-        cells = batch.cells(self.cell_shape)
-        unknown = batch.codes == np.array([len(a.levels) for a in self.attributes], dtype=np.int64)
-        book[_ROWS] += np.uint64(len(cells))
-        book[_UNKNOWN_ROWS] += np.uint64(np.count_nonzero(unknown.any(axis=1)))
-        with np.errstate(over="ignore"):  # wrapping is what a checksum wants
-            book[_SUM : _SUM + 1] += np.sum(batch.hashes, dtype=np.uint64)
-        book[_XOR] ^= np.bitwise_xor.reduce(batch.hashes, initial=np.uint64(0))
-        book[_NAN_LABELS] += np.uint64(np.count_nonzero(~batch.is_labelled))
-        has_score: NDArray[np.bool_] = np.ones(len(cells), dtype=bool)
+        """Count one chunk; only here are rows widened to 64 bits."""
+        num_classes = len(self.classes)
+        cells, is_unknown = batch.cells(self.cell_shape)
+        is_labelled, labels = _whole(batch.labels, missing=0)
+        _, predictions = _whole(batch.predictions, missing=ABSTAINED)
+        has_score = np.ones(len(cells), dtype=bool)
         if batch.scores is not None:
             has_score = ~np.isnan(batch.scores.reshape(len(cells), -1).sum(axis=1))
-            book[_NAN_SCORES] += np.uint64(np.count_nonzero(~has_score))
-        num_classes = len(self.classes)
-        predictions = np.where(has_score & (batch.predictions != ABSTAINED), batch.predictions, num_classes)
-        flat = (cells * num_classes + batch.labels) * (num_classes + 1) + predictions
-        _add(self.counts, flat[batch.is_labelled])
+        self._keep_book(batch.hashes, is_unknown=is_unknown, is_labelled=is_labelled, has_score=has_score)
+        predictions = np.where(has_score & (predictions != ABSTAINED), predictions, num_classes)
+        flat = (cells * num_classes + labels) * (num_classes + 1) + predictions
+        _add(self.counts, flat if is_labelled.all() else flat[is_labelled])
         if batch.scores is not None:
-            usable = has_score & batch.is_labelled
-            self._count_scores(cells[usable], batch.labels[usable], batch.scores[usable])
+            usable = has_score & is_labelled
+            self._count_scores(cells[usable], labels[usable], batch.scores[usable])
+
+    def _keep_book(
+        self,
+        hashes: NDArray[np.uint64],
+        *,
+        is_unknown: NDArray[np.bool_],
+        is_labelled: NDArray[np.bool_],
+        has_score: NDArray[np.bool_],
+    ) -> None:
+        book = self._arrays["book"]
+        book[_ROWS] += np.uint64(len(hashes))
+        book[_UNKNOWN_ROWS] += np.uint64(np.count_nonzero(is_unknown))
+        book[_SUM : _SUM + 1] += np.sum(hashes, dtype=np.uint64)  # arrays wrap silently, as a checksum wants
+        book[_XOR] ^= np.bitwise_xor.reduce(hashes, initial=np.uint64(0))
+        book[_NAN_LABELS] += np.uint64(np.count_nonzero(~is_labelled))
+        book[_NAN_SCORES] += np.uint64(np.count_nonzero(~has_score))
 
     def _count_scores(self, cells: IntArray, labels: IntArray, scores: FloatArray) -> None:
         confidence, hits = scores, labels
@@ -314,12 +324,13 @@ class CountState:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Batch:
-    codes: IntArray
-    labels: IntArray
-    predictions: IntArray
+    """Rows in the types they came in."""
+
+    codes: NDArray[Any]
+    labels: NDArray[Any]
+    predictions: NDArray[Any]
     scores: FloatArray | None
     hashes: NDArray[np.uint64]
-    is_labelled: NDArray[np.bool_]
 
     def part(self, start: int, stop: int) -> "_Batch":
         rows = slice(start, stop)
@@ -329,13 +340,17 @@ class _Batch:
             predictions=self.predictions[rows],
             scores=None if self.scores is None else self.scores[rows],
             hashes=self.hashes[rows],
-            is_labelled=self.is_labelled[rows],
         )
 
-    def cells(self, shape: tuple[int, ...]) -> IntArray:
-        if not shape:
-            return np.zeros(len(self.labels), dtype=np.int64)
-        return np.asarray(np.ravel_multi_index(tuple(self.codes.T), shape), dtype=np.int64)
+    def cells(self, shape: tuple[int, ...]) -> tuple[IntArray, NDArray[np.bool_]]:
+        """Each row's cell, and whether one of its levels is unknown."""
+        cells: IntArray = np.zeros(len(self.labels), dtype=np.int64)
+        is_unknown: NDArray[np.bool_] = np.zeros(len(self.labels), dtype=bool)
+        for column, num_levels in enumerate(shape):
+            codes = self.codes[:, column].astype(np.int64)
+            cells = cells * num_levels + codes
+            is_unknown |= codes == num_levels - 1
+        return cells, is_unknown
 
 
 def state_size_bytes(*, attributes: Sequence[Attribute], num_classes: int, has_scores: bool) -> int:
@@ -376,10 +391,21 @@ def _refuse_unusable(attributes: Sequence[Attribute], classes: Sequence[str], *,
         )
 
 
-def _is_nan(values: NDArray[Any]) -> NDArray[np.bool_]:
-    if np.issubdtype(values.dtype, np.floating):
-        return np.asarray(np.isnan(values), dtype=bool)
-    return np.zeros(len(values), dtype=bool)
+def _shaped_codes(codes: ArrayLike, *, rows: int, columns: int) -> NDArray[Any]:
+    values = np.asarray(codes)
+    if values.size != rows * columns or (values.ndim == 2 and columns and values.shape != (rows, columns)):
+        raise ValueError(f"codes have shape {values.shape}, expected ({rows}, {columns})")
+    if np.issubdtype(values.dtype, np.floating) and np.isnan(values).any():
+        raise ValueError("codes must be whole numbers; a missing level has the code after the last one")
+    return values.reshape(rows, columns)
+
+
+def _whole(values: NDArray[Any], *, missing: int) -> tuple[NDArray[np.bool_], IntArray]:
+    """Which values are there, and all of them as integers, NaN replaced by ``missing``."""
+    if not np.issubdtype(values.dtype, np.floating):
+        return np.ones(len(values), dtype=bool), values.astype(np.int64)
+    is_there = ~np.isnan(values)
+    return is_there, np.where(is_there, values, missing).astype(np.int64)
 
 
 def _refuse_length(what: str, values: NDArray[Any], n: int) -> None:
@@ -388,7 +414,12 @@ def _refuse_length(what: str, values: NDArray[Any], n: int) -> None:
 
 
 def _refuse_outside(what: str, values: NDArray[Any], low: int, high: int) -> None:
-    if values.min() < low or values.max() > high or np.any(values != np.rint(values)):
+    """Refuse all but whole numbers of a range, and NaN."""
+    if np.issubdtype(values.dtype, np.floating):
+        values = values[~np.isnan(values)]
+        if np.any(values != np.rint(values)):
+            raise ValueError(f"{what} must be whole numbers from {low} to {high}")
+    if values.size and (values.min() < low or values.max() > high):
         raise ValueError(f"{what} must be whole numbers from {low} to {high}")
 
 
@@ -433,6 +464,8 @@ def _members(data: bytes) -> Iterator[tuple[str, NDArray[Any]]]:
     if len(data) > 2 * MAX_STATE_BYTES:
         raise ValueError("these bytes are larger than any evaluation state")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if len(archive.infolist()) > _MOST_MEMBERS:
+            raise ValueError("these bytes are not an evaluation state: too many members")
         for info in archive.infolist():
             if info.compress_type != zipfile.ZIP_STORED:
                 raise ValueError("these bytes are not an evaluation state: a member is compressed")

@@ -166,3 +166,34 @@ def test_bounds_cover_the_true_gap(setting: Setting) -> None:
         is_inside = found.interval[0] <= setting.gap <= found.interval[1]
         covered += (found.upper >= setting.gap, found.lower <= setting.gap, is_inside)
     assert (covered / draws >= 0.92).all()  # 0.95 less two Monte-Carlo errors
+
+
+def _sizes(setting: Setting) -> np.ndarray:
+    if setting.rows:
+        return np.full(setting.groups, setting.rows)
+    return np.geomspace(20, 2000, setting.groups).round().astype(int)
+
+
+@pytest.mark.nightly  # two thousand data sets a setting take about a minute
+@pytest.mark.parametrize(
+    "setting",
+    [
+        Setting(groups=2, rows=200, gap=0.0),
+        Setting(groups=2, rows=200, gap=0.1),
+        Setting(groups=10, rows=100, gap=0.0),
+        Setting(groups=10, rows=1000, gap=0.0),
+        Setting(groups=10, rows=500, gap=0.1),
+        Setting(groups=20, rows=0, gap=0.0),  # 20 to 2,000 rows, geometric
+        Setting(groups=20, rows=0, gap=0.1),
+    ],
+    ids=str,
+)
+def test_bounds_cover_the_true_gap_as_often_as_they_say(setting: Setting) -> None:
+    truth = 0.4 + np.linspace(-setting.gap / 2, setting.gap / 2, setting.groups)
+    sizes = _sizes(setting)
+    covered = np.zeros(3)
+    for sample in np.random.default_rng(11).binomial(sizes, truth, size=(2000, setting.groups)):
+        found = gap_bounds([rates(*zip(sample.tolist(), sizes.tolist(), strict=True))], alpha=0.05)
+        is_inside = found.interval[0] <= setting.gap <= found.interval[1]
+        covered += (found.upper >= setting.gap, found.lower <= setting.gap, is_inside)
+    assert (covered / 2000 >= 0.935).all()

@@ -1,5 +1,6 @@
 """Counts: exact, mergeable in any order, deterministic as bytes, and closed to nonsense."""
 
+from contextlib import suppress
 from functools import reduce
 
 import numpy as np
@@ -72,6 +73,16 @@ def test_bytes_come_back_as_they_went(num_classes: int) -> None:
 def test_other_bytes_are_refused(spoil) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match="state"):
         CountState.from_bytes(spoil(example_state(rows=50).to_bytes()))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2_000), st.integers(1, 255))
+def test_a_flipped_byte_is_refused_or_harmless(position: int, change: int) -> None:
+    good = counted(np.arange(40))
+    spoilt = bytearray(good.to_bytes())
+    spoilt[position % len(spoilt)] ^= change
+    with suppress(ValueError):
+        assert CountState.from_bytes(bytes(spoilt)).digest() == good.digest()
 
 
 def test_a_state_that_contradicts_itself_is_refused() -> None:
@@ -155,6 +166,8 @@ def test_bins_are_closed_on_the_left_and_the_last_on_both_sides(
         ({"predictions": [0, 1]}, "shape"),
         ({"codes": [[3]]}, "codes of sex"),
         ({"codes": [[-1]]}, "codes of sex"),
+        ({"codes": [[np.nan]]}, "codes must be whole"),
+        ({"codes": [[0, 0]]}, "codes have shape"),
         ({"scores": [1.5]}, "scores must lie"),
         ({"scores": None}, "needs scores"),
         ({"labels": [0.5]}, "whole numbers"),
