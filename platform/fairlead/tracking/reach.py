@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import requests
 from mlflow.exceptions import MlflowException
 
-from fairlead.errors import NotFound, Unavailable
+from fairlead.errors import BadInput, NotFound, Unavailable
 
 _AWAY = frozenset({429, 502, 503, 504})
 _SERVER_BUG = "too many 500 error responses"
@@ -16,7 +16,8 @@ _SERVER_BUG = "too many 500 error responses"
 def reaching(url: str) -> Iterator[None]:
     """Raise ``Unavailable`` if MLflow does not answer or asks to wait, ``NotFound`` if the run or model is gone.
 
-    Whatever else MLflow raises passes through: an answer of 400 or 500 will be the same the next time.
+    Whatever else MLflow answers becomes ``BadInput``, for those who may not know MLflow's own exceptions: a 400 or a
+    500 will be the same the next time, and must hold up this one experiment alone.
     """
     try:
         yield
@@ -25,7 +26,7 @@ def reaching(url: str) -> Iterator[None]:
             raise Unavailable(f"MLflow at {url} does not answer; will try again: {_short(error)}") from error
         if _is_missing(error):
             raise NotFound(f"MLflow at {url} no longer has it; ensure_run makes it again: {_short(error)}") from error
-        raise
+        raise BadInput(f"MLflow at {url} refuses it: {_short(error)}") from error
 
 
 def _is_away(error: Exception) -> bool:

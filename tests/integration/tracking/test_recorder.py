@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Param
-from mlflow.exceptions import MlflowException
 
-from fairlead.errors import NotFound, Unavailable
+from fairlead.errors import BadInput, NotFound, Unavailable
 from fairlead.protocol import MetricPoint
 from fairlead.testing import a_spec
 from fairlead.testing.mlflow import MlflowServer
@@ -230,5 +229,5 @@ def test_a_server_that_never_answers_is_away(
 
 def test_a_wrong_request_is_not_mistaken_for_an_outage(recorder: Recorder, a_document: Documents) -> None:
     run_id = recorder.ensure_run(a_document())
-    with pytest.raises(MlflowException, match=r"spec\.seed"), reaching(recorder.url):
+    with pytest.raises(BadInput, match=r"refuses it.*spec\.seed"), reaching(recorder.url):
         recorder._log_in_parts(run_id, "params", [Param("spec.seed", "99")])
