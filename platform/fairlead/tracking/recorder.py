@@ -2,7 +2,8 @@
 
 Guarantees. Every method may be called again after any failure, with the same arguments, and leaves MLflow as one call
 would. ``Unavailable``: the server does not answer, wait and repeat. ``NotFound``: somebody deleted the run, call
-``ensure_run`` again. ``BadInput``: MLflow refuses this, and will again. Synchronous, one thread at a time. Apply ``server.client_environment`` before the first import.
+``ensure_run`` again. ``BadInput``: MLflow refuses this, and will again. Synchronous, one thread at a time. Apply
+``server.client_environment`` before the first import.
 
 MLflow gives creation no key of its own, so whatever is created carries the experiment's id as a tag, is looked for
 first, and looked for again afterwards: a request that was repeated because its answer got lost makes two, and the
