@@ -21,6 +21,7 @@ Report = Mapping[str, Any]
 Key = tuple[str, ...]
 
 _MOST_SERIES = 6
+_MOST_BANDS = 3  # all rows, or two groups and the unknown
 _MOST_LETTERS = 60
 _MOST_GROUPS = 200
 _CHART = 220.0
@@ -388,6 +389,7 @@ def _who(report: Report, attribute: str) -> tuple[str, list[GroupRow]]:
 def _section(report: Report, by: Sequence[str]) -> Section:
     found = [group for group in report["groups"] if group["by"] == list(by)]
     hidden = hidden_groups(found, min_display=report["settings"]["min_display"])
+    listed = [group for group in found if group["n"] or not group["unknown"]]
     metrics = _COLUMNS[report["task"]]
     overall = _overall(report)["metrics"]
     end = _ladder_end(report, by)
@@ -395,8 +397,8 @@ def _section(report: Report, by: Sequence[str]) -> Section:
         title=f"By {_by(by)}",
         columns=tuple((_TITLES[metric], _meaning(report, metric)) for metric in metrics),
         count_names=_count_names(report),
-        rows=tuple(_group_row(report, group, hidden, metrics=metrics) for group in found[:_MOST_GROUPS]),
-        num_more=max(0, len(found) - _MOST_GROUPS),
+        rows=tuple(_group_row(report, group, hidden, metrics=metrics) for group in listed[:_MOST_GROUPS]),
+        num_more=max(0, len(listed) - _MOST_GROUPS),
         overall=tuple(_percent(overall[metric]["value"]) for metric in metrics),
         ladder=_ladder(report, by, hidden, end=end),
         ladder_end=f"{end:g}",
@@ -439,13 +441,23 @@ def _count_names(report: Report) -> tuple[str, ...]:
     return ("tn", "fp", "fn", "tp", *(("abstained",) if report["data"]["n_abstained"] else ()))
 
 
+def _shown(entry: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The gap among groups with enough rows where there is one, else among all; and which it is."""
+    supported = entry["supported"]
+    if supported is None:
+        return entry, ""
+    if supported["value"] is None and entry["value"] is not None:
+        return entry, "some groups have few rows"
+    return supported, "groups with enough rows only"
+
+
 def _ladder_end(report: Report, by: Sequence[str]) -> float:
     """A round number that no bound and no limit of the ladder exceeds."""
     gates = [gate for gate in report["gates"] if gate["metric"] in _LADDER[report["task"]]]
     reach = [float(gate["limit"]) for gate in gates if set(gate["by"]) == set(by)]
     for entry in report["disparities"]:
         if entry["by"] == list(by) and entry["metric"] in _LADDER[report["task"]]:
-            shown = entry["supported"] or entry
+            shown, _ = _shown(entry)
             reach += [shown[name] for name in ("value", "upper95") if shown[name] is not None]
     return next((end for end in (0.1, 0.2, 0.3, 0.4, 0.5, 0.75) if max(reach, default=1.0) <= end), 1.0)
 
@@ -463,15 +475,14 @@ def _ladder(report: Report, by: Sequence[str], hidden: frozenset[Key], *, end: f
 def _rung(metric: str, entry: Mapping[str, Any], hidden: frozenset[Key], *, limit: float | None, end: float) -> Rung:
     title = metric_title(metric)
     name = f"{title[:1].upper()}{title[1:]}"
-    shown = entry["supported"] or entry
+    shown, remark = _shown(entry)
     ends = [tuple(shown[which].values()) for which in ("max", "min") if shown[which]]
     if any(key in hidden for key in ends):
         return Rung(name=name, mark=Mark(text="not shown", note="to protect a small group"), between="", limit_at=None)
     between = f"highest {_group_name(ends[0])}, lowest {_group_name(ends[1])}" if len(ends) == 2 else ""
     if "class" in shown:
         between = f"class “{_short(shown['class'])}”: {between}"
-    if entry["supported"]:
-        between = f"{between}; groups with enough rows only" if between else "groups with enough rows only"
+    between = "; ".join(text for text in (between, remark) if text)
     mark = _mark_of_bounds(shown, end=end)
     return Rung(name=name, mark=mark, between=between, limit_at=None if limit is None else _percent(limit / end))
 
@@ -561,11 +572,12 @@ def _series(
 
 
 def _reliability_series(index: int, entry: Mapping[str, Any], sizes: Mapping[Key, int]) -> Series:
-    """Bins as markers with their intervals."""
+    """Bins as markers, with their intervals as long as these can be told apart."""
     plain = _series(index, entry, sizes, [(one["mean_score"], one["rate"]) for one in entry["bins"]])
     bands = tuple(
         (one["mean_score"] * _CHART, (1 - one["interval"][0]) * _CHART, (1 - one["interval"][1]) * _CHART)
         for one in entry["bins"]
+        if len(sizes) <= _MOST_BANDS
     )
     return Series(name=plain.name, style=index, points=plain.points, has_markers=True, bands=bands)
 
