@@ -16,10 +16,12 @@ from fairlead.agent.control_plane import ControlPlane
 from fairlead.agent.files import read_begun, read_claim
 from fairlead.agent.tending import Lease, Surroundings, Tending
 from fairlead.errors import BadInput, Conflict, FairleadError, NotFound, StaleAgent, Unavailable
+from fairlead.lifecycle import Observation
 from fairlead.protocol import (
     PROTOCOL,
     AttachAnswer,
     AttachRequest,
+    AttemptObservation,
     LaunchDocument,
     LeaseRequest,
     Offer,
@@ -133,13 +135,20 @@ class Agent:
             agent_epoch=around.agent_epoch,
             ray_session=cluster.session(),
             nodes=cluster.nodes(),
-            observations=tuple(tending.observation() for tending in self._tended.values()),
+            observations=tuple(self._observation(tending) for tending in self._tended.values()),
             stray_runners=self._old_strays(),
             wait_s=self._parts.settings.sync_wait_s,
         )
         answer = self._parts.control.sync(request)
         self._obey(answer)
         return answer != SyncAnswer()
+
+    def _observation(self, tending: Tending) -> AttemptObservation:
+        """What was seen last; nothing is known while Ray is away, however fresh the last sighting is."""
+        seen = tending.observation()
+        if self._parts.cluster.is_answering:
+            return seen
+        return AttemptObservation(attempt_id=seen.attempt_id, observation=Observation.UNKNOWN, detail="ray_unreachable")
 
     def _obey(self, answer: SyncAnswer) -> None:
         for attempt_id in answer.ended:
@@ -180,10 +189,7 @@ class Agent:
         """Runners that belong to none of our attempts, seen for some time already."""
         now_s = self._require_around().clock.monotonic_s()
         ours = {tending.lease.runner_name for tending in self._tended.values()}
-        try:
-            strangers = set(self._parts.cluster.runners()) - ours
-        except Unavailable:
-            return ()
+        strangers = set(self._parts.cluster.runners()) - ours
         self._strays = {name: self._strays.get(name, now_s) for name in strangers}
         limit_s = now_s - self._parts.settings.stray_after_s
         return tuple(sorted(name for name, since_s in self._strays.items() if since_s <= limit_s))

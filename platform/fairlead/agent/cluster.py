@@ -4,6 +4,7 @@ Every question has a time limit; no answer is ``Unavailable``, never a guess. Ra
 for a minute: the agent's supervisor starts it again.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -36,6 +37,9 @@ _ANSWER_TIMEOUT_S = 10.0
 _LAUNCH_TIMEOUT_S = 120.0
 _NODE_TIMEOUT_S = 30.0
 _RECONNECT_S = 2.0
+WATCH_S = 1.0
+SILENT_AFTER_S = 8.0
+"""Without an answer of the head for this long, nothing is known."""
 _RAY_TROUBLE = (ray.exceptions.RayError, ConnectionError, RuntimeError)
 logger = structlog.get_logger(__name__)
 
@@ -50,6 +54,11 @@ class Sighting:
 
 class Cluster(Protocol):
     """What the agent asks of a cluster. Thread-safe; every call may be repeated; no answer raises ``Unavailable``."""
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether the head has answered lately; while not, nothing is known of any attempt."""
+        ...
 
     def session(self) -> str:
         """The name of Ray's session; another one means that the head was lost."""
@@ -81,7 +90,28 @@ class RayCluster:
         self._worker_start_timeout_s = worker_start_timeout_s
         self._is_connected = threading.Event()
         self._is_closed = threading.Event()
-        threading.Thread(target=self._connect, name="fairlead-ray", daemon=True).start()
+        self._session = ""
+        self._nodes: tuple[NodeInfo, ...] = ()
+        self._runners: tuple[str, ...] = ()
+        self._answered_s = -math.inf
+        threading.Thread(target=self._keep_watch, name="fairlead-ray", daemon=True).start()
+
+    def _keep_watch(self) -> None:
+        """Ask the head in a thread of its own: while it is away, a question to it may take a minute."""
+        self._connect()
+        while not self._is_closed.wait(WATCH_S):
+            try:
+                self._survey()
+            except (*_RAY_TROUBLE, Unavailable) as error:
+                logger.warning("the Ray head does not answer", error=str(error))
+
+    def _survey(self) -> None:
+        free = ray._private.state.available_resources_per_node()
+        self._nodes = tuple(_node_info(node, free.get(node["NodeID"], {})) for node in ray.nodes())
+        self._runners = tuple(
+            entry.name for entry in actor_entries() if entry.is_alive and entry.name.startswith(RUNNER_PREFIX)
+        )
+        self._answered_s = time.monotonic()
 
     def _connect(self) -> None:
         while not self._is_closed.is_set():
@@ -97,6 +127,8 @@ class RayCluster:
                 logger.warning("Ray does not answer yet", address=self._address, error=str(error))
                 self._is_closed.wait(_RECONNECT_S)
                 continue
+            self._session = ray.get_runtime_context().get_session_name()
+            self._survey()
             self._is_connected.set()
             return
 
@@ -110,33 +142,32 @@ class RayCluster:
         if self._is_connected.is_set():
             ray.shutdown()
 
+    @property
+    def is_answering(self) -> bool:
+        """Whether the head has answered lately."""
+        return time.monotonic() - self._answered_s < SILENT_AFTER_S
+
     def _require(self) -> None:
-        if not self._is_connected.is_set():
+        if not self.is_answering:
             raise Unavailable("Ray does not answer")
 
     # ---- looking ----
 
     def session(self) -> str:
-        """The name of Ray's session, or nothing while Ray has not answered."""
-        if not self._is_connected.is_set():
-            return ""
-        name: str = ray.get_runtime_context().get_session_name()
-        return name
+        """The name of Ray's session, or nothing before Ray has answered."""
+        return self._session
 
     def nodes(self) -> tuple[NodeInfo, ...]:
         """Nodes with their resources; none while Ray does not answer."""
-        if not self._is_connected.is_set():
-            return ()
-        try:
-            free = ray._private.state.available_resources_per_node()
-            return tuple(_node_info(node, free.get(node["NodeID"], {})) for node in ray.nodes())
-        except _RAY_TROUBLE as error:
-            logger.warning("the nodes could not be listed", error=str(error))
-            return ()
+        return self._nodes if self.is_answering else ()
+
+    def runners(self) -> tuple[str, ...]:
+        """Names of all runners that are alive; none while Ray does not answer."""
+        return self._runners if self.is_answering else ()
 
     def look(self, runner_name: str, *, agent_epoch: int) -> Sighting:
         """Look for a runner; never raises."""
-        if not self._is_connected.is_set():
+        if not self.is_answering:
             return Sighting(runner=RunnerSeen.RAY_AWAY)
         try:
             runner = ray.get_actor(runner_name, namespace=NAMESPACE)
@@ -151,11 +182,6 @@ class RayCluster:
         except _RAY_TROUBLE:  # also a time-out, and an actor that may come back
             return Sighting(runner=RunnerSeen.SILENT)
         return Sighting(runner=RunnerSeen.FOUND, status=status)
-
-    def runners(self) -> tuple[str, ...]:
-        """Names of all runners that Ray knows to be alive."""
-        self._require()
-        return tuple(entry.name for entry in actor_entries() if entry.is_alive and entry.name.startswith(RUNNER_PREFIX))
 
     # ---- acting ----
 

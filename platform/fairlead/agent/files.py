@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,11 +16,12 @@ from fairlead.run.storage import create_exclusively, write_atomically
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Begun:
-    """Which runner has begun the attempt. ``ray_session`` is empty where that is not known."""
+    """Which runner has begun the attempt. ``ray_session`` is empty and the time-out infinite where not known."""
 
     ray_session: str = ""
     node_id: str = ""
     pid: int = 0
+    stall_timeout_s: float = math.inf
 
 
 def read_begun(attempt: Path) -> Begun | None:
@@ -36,6 +38,7 @@ def read_begun(attempt: Path) -> Begun | None:
         ray_session=str(content.get("ray_session", "")),
         node_id=str(content.get("node_id", "")),
         pid=int(content.get("pid", 0)),
+        stall_timeout_s=float(content.get("stall_timeout_s", math.inf)),
     )
 
 

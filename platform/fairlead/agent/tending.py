@@ -1,5 +1,6 @@
 """What the agent does for one attempt, in a thread of its own, so that a bad one does not hold up the others."""
 
+import math
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,8 +144,8 @@ class Tending:
         try:
             self._publish(self._look_and_act())
         except StaleAttempt as error:
-            self._log.warning("superseded", error=str(error))
-            self._is_over = True
+            # Another agent's token may be why. Only the server's answer to a sync says that the attempt has ended.
+            self._log.warning("the attempt's token is refused", error=str(error))
         except Unavailable as error:
             self._log.info("try again", error=str(error))
         except FairleadError as error:
@@ -184,7 +185,7 @@ class Tending:
             stop_overdue=self._is_stop_overdue(now_s),
             same_session=_is_same_session(begun, self._around.cluster.session()),
             silent_s=now_s - self._silent_since_s if self._silent_since_s is not None else 0.0,
-            stall_timeout_s=document.spec.policy.stall_timeout_s if document else float("inf"),
+            stall_timeout_s=begun.stall_timeout_s if begun else math.inf,
         )
 
     def _is_stop_overdue(self, now_s: float) -> bool:

@@ -31,6 +31,7 @@ from fairlead.run.storage import (
     commit_checkpoint,
     create_exclusively,
     newest_verified,
+    unfinished_checkpoints,
     write_atomically,
 )
 from fairlead.run.verdict import (
@@ -86,7 +87,7 @@ class Runner:
             document = LaunchDocument.model_validate_json(document_json)
             attempt = Path(storage) / document.storage_path
             attempt.mkdir(parents=True, exist_ok=True)
-            if not create_exclusively(attempt / BEGUN_FILE, _identity()):
+            if not create_exclusively(attempt / BEGUN_FILE, _identity(document)):
                 return "taken"
             self._places = Places(
                 storage=Path(storage),
@@ -299,7 +300,8 @@ class Runner:
         if spool.num_dropped:
             self._note("metrics_dropped", f"{spool.num_dropped} records did not fit into the spool")
         spool.close()
-        shutil.rmtree(places.bookkeeping, ignore_errors=True)
+        for leftover in (places.bookkeeping, *unfinished_checkpoints(places.attempt)):
+            shutil.rmtree(leftover, ignore_errors=True)
         write_atomically(places.attempt / RESULT_FILE, result.model_dump_json(indent=1).encode())
 
     # ---- the watch ----
@@ -387,8 +389,8 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _identity() -> bytes:
-    """Who has begun: what an agent needs to look for the runner's remains."""
+def _identity(document: LaunchDocument) -> bytes:
+    """Who has begun: what an agent that did not launch the runner needs to judge it."""
     here = ray.get_runtime_context()
     identity = {
         "actor_id": here.get_actor_id(),
@@ -396,6 +398,7 @@ def _identity() -> bytes:
         "node_id": here.get_node_id(),
         "pid": os.getpid(),
         "ray_session": here.get_session_name(),
+        "stall_timeout_s": document.spec.policy.stall_timeout_s,
     }
     return json.dumps(identity).encode()
 

@@ -98,17 +98,23 @@ class SpoolReader:
 
     def _seek(self, file: BinaryIO, offset: int) -> None:
         file.seek(self._position)
-        while self._offset < offset and file.readline().endswith(b"\n"):
-            self._offset += 1
+        while self._offset < offset and (line := file.readline()).endswith(b"\n"):
+            self._offset += _is_record(line)
             self._position = file.tell()
         file.seek(self._position)
 
     def _next(self, file: BinaryIO, limit: int) -> list[MetricPoint | NoteRecord]:
         records: list[MetricPoint | NoteRecord] = []
         while len(records) < limit and (line := file.readline()).endswith(b"\n"):
-            records.append(self._parse(line))
+            if _is_record(line):
+                records.append(self._parse(line))
         return records
 
     def _parse(self, line: bytes) -> MetricPoint | NoteRecord:
         kind = MetricPoint if self._stream == "metrics" else NoteRecord
         return kind.model_validate_json(line)
+
+
+def _is_record(line: bytes) -> bool:
+    """A machine that lost its power may leave a line of zeros or half a line; it has no number."""
+    return line.startswith(b"{") and line.endswith(b"}\n")

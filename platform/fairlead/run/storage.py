@@ -176,6 +176,11 @@ def complete_checkpoints(attempt: Path) -> tuple[CompleteCheckpoint, ...]:
     return tuple(sorted(found, key=lambda checkpoint: checkpoint.step, reverse=True))
 
 
+def unfinished_checkpoints(attempt: Path) -> tuple[Path, ...]:
+    """Directories that never got their final name; worth nothing once the attempt's workers are gone."""
+    return tuple(attempt.glob(f"{_PREFIX}*.tmp-*"))
+
+
 def problem_with(directory: Path, *, manifest_sha256: str | None = None) -> str | None:
     """Why the checkpoint in ``directory`` cannot be trusted: its manifest, or the size or digest of a file."""
     try:

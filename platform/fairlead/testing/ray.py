@@ -11,8 +11,8 @@ import ray
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled, without stubs
 
 from fairlead.protocol import LaunchDocument, attempt_path, runner_name
-from fairlead.run.local import LocalRay, start_local_ray
 from fairlead.spec import ExperimentSpec, from_mapping, spec_hash
+from fairlead.testing.local_ray import LocalRay, start_local_ray
 
 NUM_CPUS = 2
 QUICK_RAY = {

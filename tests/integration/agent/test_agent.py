@@ -15,9 +15,9 @@ from fairlead.bundle import pack
 from fairlead.lifecycle import Observation, Outcome
 from fairlead.protocol import LaunchDocument, StopMode
 from fairlead.run.census import find_family, marked_processes
-from fairlead.run.local import LocalRay
 from fairlead.run.messages import RunnerStatus
 from fairlead.testing.control import AGENT_TOKEN, FakeAttempt, FakeControlPlane
+from fairlead.testing.local_ray import LocalRay
 from fairlead.testing.ray import TINY, a_launch, a_spec, wait_for
 
 SUPERSEDED = 3
@@ -141,7 +141,7 @@ def test_an_offered_attempt_is_run_reported_and_cleaned_away(stack: Stack) -> No
 
 def test_a_killed_agent_loses_and_doubles_nothing(stack: Stack) -> None:
     first = stack.start_agent()
-    attempt = stack.offer("exp-adopt", steps=150, step_s=0.1)
+    attempt = stack.offer("exp-adopt", steps=100, step_s=0.1)
     wait_for(lambda: has_step(attempt, 3), within_s=START_S, what="the first steps")
     kill_tree(psutil.Process(first.pid))
     before = len(attempt.steps("train/loss"))
@@ -152,7 +152,7 @@ def test_a_killed_agent_loses_and_doubles_nothing(stack: Stack) -> None:
     stack.start_agent()
     result = wait_for_claim(attempt)
     assert result.outcome is Outcome.SUCCEEDED
-    assert attempt.steps("train/loss") == list(range(150))
+    assert attempt.steps("train/loss") == list(range(100))
     assert attempt.started is not None
     assert attempt.started.pid == runner_pid
     assert stack.plane.agent_epoch == 2
@@ -196,13 +196,32 @@ def test_training_goes_on_while_the_control_plane_is_away(stack: Stack) -> None:
     assert attempt.steps("train/loss") == list(range(60))
 
 
-def test_an_older_agent_ends_when_another_attaches(stack: Stack) -> None:
+def test_an_older_agent_ends_when_another_attaches_and_spares_what_the_newer_adopts(stack: Stack) -> None:
     first = stack.start_agent()
-    wait_for(lambda: stack.plane.agent_epoch == 1, within_s=START_S, what="the first agent")
+    attempt = stack.offer("exp-two", steps=100, step_s=0.1)
+    wait_for(lambda: has_step(attempt, 3), within_s=START_S, what="the first steps")
     stack.start_agent()
-    wait_for(lambda: stack.plane.agent_epoch == 2, within_s=START_S, what="the second agent")
-    assert first.wait(timeout=20) == SUPERSEDED
+    assert first.wait(timeout=START_S) == SUPERSEDED
+    assert wait_for_claim(attempt).outcome is Outcome.SUCCEEDED
+    assert attempt.steps("train/loss") == list(range(100))
     assert "superseded" in stack.log()
+
+
+def test_a_head_that_does_not_answer_makes_everything_unknown_and_ends_nothing(stack: Stack) -> None:
+    stack.start_agent()
+    attempt = stack.offer("exp-head", steps=300, step_s=0.1)
+    wait_for(lambda: has_step(attempt, 3), within_s=START_S, what="the first steps")
+    (head,) = [each for each in stack.head.process.children(recursive=True) if each.name() == "gcs_server"]
+    head.suspend()
+    try:
+        wait_for(
+            lambda: attempt.observations[-1].observation is Observation.UNKNOWN, within_s=30, what="the word unknown"
+        )
+    finally:
+        head.resume()
+    assert wait_for_claim(attempt).outcome is Outcome.SUCCEEDED
+    assert attempt.steps("train/loss") == list(range(300))
+    assert not any(each.has_evidence_of_death for each in attempt.observations)
 
 
 def test_code_that_must_not_be_unpacked_ends_the_attempt_before_it_begins(stack: Stack) -> None:

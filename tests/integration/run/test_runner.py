@@ -12,10 +12,10 @@ from fairlead.lifecycle import Outcome
 from fairlead.protocol import RESULT_FILE, LaunchDocument, ResultDocument
 from fairlead.run.census import end_actors, find_family, marked_processes, remove_groups
 from fairlead.run.environment import runner_environment
-from fairlead.run.local import LocalRay
 from fairlead.run.runner import RUNNER
 from fairlead.run.spool import SpoolReader
 from fairlead.run.storage import complete_checkpoints, problem_with
+from fairlead.testing.local_ray import LocalRay
 from fairlead.testing.ray import TINY, a_launch, a_spec, wait_for
 
 

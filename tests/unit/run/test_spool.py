@@ -40,6 +40,16 @@ def test_a_line_cut_short_by_a_death_does_not_count(spooled: Path) -> None:
     assert len(points(spooled)) == 10
 
 
+def test_a_line_damaged_by_a_power_loss_has_no_number(spooled: Path) -> None:
+    with open(spool_path(spooled, "metrics"), "ab") as file:
+        file.write(b"\0" * 20 + b"\n")
+    writer = SpoolWriter(spooled)
+    writer.metrics({"loss": 1.0}, step=10, at_ms=1)
+    writer.close()
+    assert [step for _, _, step in points(spooled, 10)] == [10]
+    assert [step for _, _, step in points(spooled, 9)] == [9, 10]
+
+
 def test_values_that_are_no_numbers_come_back_as_they_were(tmp_path: Path) -> None:
     writer = SpoolWriter(tmp_path)
     writer.metrics({"a": math.nan, "b": math.inf, "c": -math.inf}, step=0, at_ms=1)

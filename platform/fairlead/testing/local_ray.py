@@ -1,4 +1,4 @@
-"""A Ray head of our own on this machine, for the embedded stack and for tests.
+"""A Ray head of our own on this machine, for tests.
 
 Explicit free ports and an address of its own: two stacks on one machine never meet. Its processes are ended by their
 ids; Ray's own stop command would end every Ray process of the machine. Starts no Ray in this process.
