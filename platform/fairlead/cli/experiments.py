@@ -144,8 +144,8 @@ def print_detail(console: Console, detail: ExperimentDetail) -> None:
     print_metrics(console, detail)
     print_gates(console, detail.gates)
     print_registration(console, detail)
-    for name, address in detail.links.items():
-        console.print(f"[dim]{escape(name)}[/] {escape(address)}", soft_wrap=True)
+    if address := detail.links.get("mlflow"):
+        console.print(f"[dim]MLflow[/] {escape(address)}", soft_wrap=True)
 
 
 def print_metrics(console: Console, view: ExperimentView) -> None:
@@ -180,7 +180,8 @@ def print_registration(console: Console, view: ExperimentView) -> None:
         alias = f" as @{found.alias}" if found.alias else ""
         console.print(f"\n[green]registered[/] {escape(f'{found.name} version {found.version}{alias}')}")
     else:
-        console.print(f"\n[yellow]not registered[/] {escape(found.reason)}")
+        verdict = "[yellow]not registered yet[/]" if found.is_pending else "[yellow]not registered[/]"
+        console.print(f"\n{verdict} {escape(found.reason)}")
 
 
 def _read(spec: str) -> SpecLike:

@@ -68,15 +68,26 @@ def print_report(console: Console, content: Report) -> None:
 def print_groups(console: Console, content: Report) -> None:
     """Overall, and each group, with intervals; groups too small to tell are marked."""
     groups = content.get("groups", ())
+    least = int(content.get("settings", {}).get("min_display", 0))
     columns = [name for name in GROUP_METRICS if any(name in group["metrics"] for group in groups)]
     confidence = f"{100 * float(content.get('confidence', 0.95)):g} %"
     for by in dict.fromkeys(tuple(group["by"]) for group in groups):
         title = f"By {' and '.join(by)}" if by else f"Overall, with {confidence} intervals"
         rows = table(" x ".join(by) or "", "#rows", *(f"#{name}" for name in columns), title=f"\n{title}")
-        for group in (group for group in groups if tuple(group["by"]) == by):
-            cells = (_cell(group["metrics"].get(name)) for name in columns)
-            rows.add_row(escape(_key(group["key"]) or "all"), str(group["n"]), *cells)
+        for group in (group for group in groups if tuple(group["by"]) == by and not _is_vacant(group)):
+            is_hidden = bool(by) and group["n"] < least
+            cells = ("hidden" if is_hidden else _cell(group["metrics"].get(name)) for name in columns)
+            rows.add_row(escape(_key(group["key"], by) or "all"), str(group["n"]), *cells)
         console.print(rows)
+    settings = content.get("settings", {})
+    console.print(f"[dim]* fewer than {settings.get('min_support', '?')} rows to tell from[/]")
+    if any(group["by"] and 0 < group["n"] < least for group in groups):
+        console.print(f"[dim]hidden: fewer than {least} rows, to protect the few people in the group[/]")
+
+
+def _is_vacant(group: Report) -> bool:
+    """The group of unknown values, where every value is known."""
+    return bool(group.get("unknown")) and group["n"] == 0
 
 
 def _print_gates(console: Console, gates: Iterable[Report]) -> None:
@@ -95,7 +106,7 @@ def _print_gaps(console: Console, disparities: Iterable[Report]) -> None:
     rows = table("gap", "by", "#value", "interval", "highest", "lowest", title="\nGaps between groups")
     for gap in disparities:
         if gap["metric"] in GAPS:
-            ends = (escape(_key(gap.get(end) or {})) for end in ("max", "min"))
+            ends = (escape(_key(gap.get(end) or {}, gap["by"])) for end in ("max", "min"))
             name, by = escape(gap["metric"]), escape(" x ".join(gap["by"]))
             rows.add_row(name, by, number(gap["value"]), _interval(gap.get("interval")), *ends)
     if rows.row_count:
@@ -115,8 +126,9 @@ def _interval(bounds: Any) -> str:
     return f"[dim]{bounds[0]:.2f} to {bounds[1]:.2f}[/]" if bounds else ""
 
 
-def _key(key: Any) -> str:
-    return ", ".join(str(level) for level in key.values()) if isinstance(key, Mapping) else str(key)
+def _key(key: Any, by: Iterable[str]) -> str:
+    """A group's levels in the order of its grouping."""
+    return ", ".join(str(key[name]) for name in by if name in key) if isinstance(key, Mapping) else str(key)
 
 
 def _sentence(text: Any) -> str:

@@ -24,10 +24,12 @@ from fairlead.representation import EventView, ExperimentView
 
 REFRESH_S = 1.0
 MOST_METRICS = 8
+QUIET_EVENTS = frozenset({"checkpoint_committed"})
+"""One a step: the bar says it already."""
 
 
 def follow(experiment: Experiment, *, as_json: bool = False) -> None:
-    """Show an experiment until it has ended or is held for a human. ``KeyboardInterrupt`` passes through."""
+    """Show an experiment until it has ended and is registered, or is held. ``KeyboardInterrupt`` passes through."""
     if as_json:
         for change in changes(experiment):
             for event in change:
@@ -36,6 +38,7 @@ def follow(experiment: Experiment, *, as_json: bool = False) -> None:
         _follow_live(experiment)
     else:
         _follow_lines(experiment)
+    experiment.await_registration()
 
 
 def changes(experiment: Experiment) -> Iterator[tuple[EventView, ...]]:
@@ -125,12 +128,15 @@ def _metrics(view: ExperimentView) -> RenderableType:
 
 
 def _chosen(view: ExperimentView) -> list[str]:
-    """What a person watches: losses and validation first, the system's own last."""
-    order = {"train": 0, "validation": 1, "test": 2, "rai": 4, "system": 5}
-    return sorted(view.metrics, key=lambda name: (order.get(name.split("/")[0], 3), name))[:MOST_METRICS]
+    """What a person watches: losses, then validation."""
+    order = {"train": 0, "validation": 1, "test": 2}
+    names = [name for name in view.metrics if not name.startswith(("system/", "rai/"))]
+    return sorted(names, key=lambda name: (order.get(name.split("/")[0], 3), name))[:MOST_METRICS]
 
 
 def _event_line(event: EventView) -> str | None:
+    if event.kind in QUIET_EVENTS:
+        return None
     at = event.at.astimezone().strftime("%H:%M:%S")
     reason = f" [dim]{escape(event.reason)}[/]" if event.reason else ""
     if event.to_state is None:

@@ -25,6 +25,8 @@ from fairlead.representation import (
 from fairlead.spec import ExperimentSpec
 
 R = TypeVar("R", bound=BaseModel)
+REGISTRATION_WAIT_S = 60.0
+"""MLflow may be away for longer; the experiment has its result all the same."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,9 +91,11 @@ class Experiment:
         ``timeout``: seconds; then ``TimeoutError``. Raises ``ExperimentFailed`` with the reason (also when it is held
         for a human to look at), ``ExperimentCancelled`` when it was cancelled, ``Unavailable`` when the API is gone.
         """
-        view = self._wait(None if timeout is None else time.monotonic() + timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        view = self._wait(deadline)
         if view.state is not State.SUCCEEDED:
             raise _end_of(view)
+        view = self.await_registration(deadline)
         return Result(
             id=view.id,
             state=view.state,
@@ -161,6 +165,14 @@ class Experiment:
         answer = self._transport.request("POST", "/v1/links", document={"path": self._path(f"/{page}")})
         return LinkView.model_validate_json(answer.content)
 
+    def await_registration(self, deadline: float | None = None) -> ExperimentView:
+        """Wait while a version that passed is being registered, but no longer than ``REGISTRATION_WAIT_S``."""
+        latest = time.monotonic() + REGISTRATION_WAIT_S
+        while is_registration_pending(self.view) and time.monotonic() < min(latest, deadline or latest):
+            self._transport.pause()
+            self.refresh()
+        return self.view
+
     def _path(self, rest: str) -> str:
         return f"/v1/experiments/{self.id}{rest}"
 
@@ -189,6 +201,11 @@ class Experiment:
             else:
                 self._transport.pause()
         return self.view
+
+
+def is_registration_pending(view: ExperimentView) -> bool:
+    """Whether a model version has been promised and is not there yet."""
+    return view.registration is not None and view.registration.is_pending
 
 
 def has_ended(view: ExperimentView) -> bool:

@@ -135,6 +135,7 @@ def _ray_environment(layout: Layout) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_START_HOOK": "fairlead.embedded.ray_hook.without_ray_client",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # nothing to move: all of it ends
         "RAY_memory_usage_threshold": "0.9",
         "RAY_DISABLE_IMPORT_WARNING": "1",
         "GLOO_SOCKET_IFNAME": "lo",
