@@ -1,10 +1,13 @@
 import secrets
+import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 
 from fairlead.data import find_manifests
@@ -140,3 +143,27 @@ def spec() -> dict[str, Any]:
         "params": {"epochs": 2},
         "data": {"uri": "builtin://diabetes", "target": "progression_above_median", "sensitive": ["sex"]},
     }
+
+
+@pytest.fixture
+def serve() -> Iterator[Any]:
+    """Serve a bench's application on a real socket, in a thread; answers with the address."""
+    running: list[tuple[Any, uvicorn.Server, threading.Thread]] = []
+
+    def start(app: Any) -> str:
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none", timeout_graceful_shutdown=5))
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            copy = listener.dup()
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [copy]})
+            thread.start()
+            running.append((app, server, thread))
+            return f"http://127.0.0.1:{copy.getsockname()[1]}"
+
+    yield start
+    for app, server, thread in running:
+        app.state.api.stopping.set()
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()

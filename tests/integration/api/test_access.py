@@ -45,7 +45,15 @@ def test_every_route_asks_for_its_kind_of_token(small_bench: Any) -> None:
 
 
 def test_what_is_open_gives_nothing_away(small_bench: Any) -> None:
-    assert {"/healthz", "/readyz", "/docs", "/docs/problems", "/docs/{asset}", "/openapi.json", "/links/{token}"} == OPEN
+    assert {
+        "/healthz",
+        "/readyz",
+        "/docs",
+        "/docs/problems",
+        "/docs/{asset}",
+        "/openapi.json",
+        "/links/{token}",
+    } == OPEN
 
 
 @pytest.mark.parametrize("path", ["/v1/new", "/internal/v1/other", "/metrics", "/", "/docs/"])
@@ -97,7 +105,9 @@ def test_only_hosts_on_the_list_are_served(small_bench: Any, host: str, status: 
         assert answer.json()["code"] == "unknown_host"
 
 
-@pytest.mark.parametrize(("origin", "status"), [("http://localhost:1", 200), ("https://evil.example", 403), ("null", 403)])
+@pytest.mark.parametrize(
+    ("origin", "status"), [("http://localhost:1", 200), ("https://evil.example", 403), ("null", 403)]
+)
 def test_pages_of_other_sites_are_refused(small_bench: Any, origin: str, status: int) -> None:
     answer = small_bench.user.get("/v1/whoami", headers={"Origin": origin})
     assert answer.status_code == status
@@ -115,4 +125,6 @@ def test_every_answer_carries_the_security_headers(small_bench: Any) -> None:
 
 @pytest.mark.parametrize("given", ["a b", "x" * 65, "a\tb"])
 def test_request_ids_that_could_spoil_a_log_are_replaced(small_bench: Any, given: str) -> None:
-    assert re.match(r"^[0-9a-f]{16}$", small_bench.nobody.get("/healthz", headers={"X-Request-ID": given}).headers["x-request-id"])
+    assert re.match(
+        r"^[0-9a-f]{16}$", small_bench.nobody.get("/healthz", headers={"X-Request-ID": given}).headers["x-request-id"]
+    )

@@ -64,9 +64,7 @@ def test_every_refusal_is_a_problem(small_bench: Any, method: str, path: str, st
     ids=lambda value: str(value)[:20],
 )
 @pytest.mark.parametrize("path", ["/v1/experiments", "/v1/links"])
-def test_a_document_that_cannot_be_used_names_the_field(
-    small_bench: Any, body: bytes, pointer: str, path: str
-) -> None:
+def test_a_document_that_cannot_be_used_names_the_field(small_bench: Any, body: bytes, pointer: str, path: str) -> None:
     problem = is_problem(small_bench.user.post(path, content=body, headers=JSON), 422, "bad_spec")
     if pointer and path == "/v1/experiments":
         assert pointer in [error["pointer"] for error in problem["errors"]]
