@@ -31,6 +31,9 @@ GAPS = (
     "total_variation_distance",
 )
 
+GROUP_COLUMN_WIDTH, METRIC_COLUMN_WIDTH = 20, 23
+"""Characters: a narrow terminal gets fewer columns rather than broken ones."""
+
 Report = Mapping[str, Any]
 
 
@@ -69,7 +72,8 @@ def print_groups(console: Console, content: Report) -> None:
     """Overall, and each group, with intervals; groups too small to tell are marked."""
     groups = content.get("groups", ())
     least = int(content.get("settings", {}).get("min_display", 0))
-    columns = [name for name in GROUP_METRICS if any(name in group["metrics"] for group in groups)]
+    measured = [name for name in GROUP_METRICS if any(name in group["metrics"] for group in groups)]
+    columns = measured[: max(2, (console.width - GROUP_COLUMN_WIDTH) // METRIC_COLUMN_WIDTH)]
     confidence = f"{100 * float(content.get('confidence', 0.95)):g} %"
     for by in dict.fromkeys(tuple(group["by"]) for group in groups):
         title = f"By {' and '.join(by)}" if by else f"Overall, with {confidence} intervals"

@@ -1,0 +1,29 @@
+# Five words a newcomer needs, and test-nightly. What they do lives in the programs they call.
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo up test test-nightly check bench
+
+demo: .venv/.runtime ; .venv/bin/fairlead demo
+
+up: .venv/.runtime ; .venv/bin/fairlead up
+
+test: .venv/.development ; .venv/bin/pytest -m "not nightly and not gpu"
+
+test-nightly: .venv/.development ; .venv/bin/pytest -m nightly
+
+check: .venv/.development ; .venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/lint-imports && .venv/bin/mypy
+
+bench: .venv/.runtime ; .venv/bin/python -m benchmarks
+
+# torch goes first and plainly, so that a build chosen before (CPU, CUDA) is kept: see README, "CPU or CUDA".
+.venv/.runtime: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "Fairlead needs Python 3.11 to 3.13: make PYTHON=python3.12")'
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	$(PIP) torch==2.13.0
+	$(PIP) -e '.[api,agent,workloads]'
+	touch $@
+
+.venv/.development: .venv/.runtime
+	$(PIP) -e '.[api,agent,workloads,dev]'
+	touch $@
