@@ -53,7 +53,7 @@ def create_app(
         redirect_slashes=False,
         dependencies=[Depends(authorize)],
     )
-    app.state.api, app.state.streams, app.state.watch = api, Streams(), Watch(api)
+    app.state.api, app.state.streams, app.state.watch, app.state.told = api, Streams(), Watch(api), {}
     for module in (experiments, progress, links, workloads, server, agents, attempts, docs):
         app.include_router(module.router)
     app.add_exception_handler(FairleadError, on_fairlead_error)

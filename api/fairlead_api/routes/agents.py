@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from fairlead.admission import Admitted, admit
@@ -31,6 +31,7 @@ from fairlead_api.access import CallingCluster, new_attempt_token
 from fairlead_api.bodies import ReportBody, read_report
 from fairlead_api.openapi import problems, takes
 from fairlead_api.parts import Api, ApiParts
+from fairlead_api.routes.attempts import MAX_STEP
 from fairlead_api.views import answer
 
 router = APIRouter(prefix="/internal/v1", tags=["agents"])
@@ -86,15 +87,21 @@ def _open_attempt(session: Session, row: AttemptRow) -> OpenAttempt:
     responses=problems(404, 409, 413, 415, 422),
     openapi_extra=takes(SyncRequest),
 )
-async def sync(api: ApiParts, cluster: CallingCluster, body: ReportBody) -> Response:
-    """The answer is held back for ``wait_s`` until there is something to do; no connection is held meanwhile."""
+async def sync(http_request: Request, api: ApiParts, cluster: CallingCluster, body: ReportBody) -> Response:
+    """The answer is held back for ``wait_s`` until there is something new to do; no connection is held meanwhile.
+
+    What was told before is repeated, but does not hurry: an attempt takes seconds to stop.
+    """
+    told: dict[str, tuple[int, SyncAnswer]] = http_request.app.state.told
     request = await asyncio.to_thread(read_report, SyncRequest, body)
     deadline_s = time.monotonic() + request.wait_s
     await asyncio.to_thread(_take_in, api, cluster, request)
     while True:
         todo = await asyncio.to_thread(_todo, api, cluster, request)
         is_late = time.monotonic() >= deadline_s or api.stopping.is_set()
-        if is_late or todo != SyncAnswer():
+        news = request.agent_epoch, todo
+        if is_late or (todo != SyncAnswer() and told.get(cluster) != news):
+            told[cluster] = news
             return answer(todo)
         await asyncio.sleep(min(SYNC_POLL_S, max(0.0, deadline_s - time.monotonic())))
 
@@ -123,7 +130,7 @@ def _take_in(api: Api, cluster: str, request: SyncRequest) -> None:
 def _columns(seen: AttemptObservation, row: AttemptRow) -> dict[str, object]:
     columns: dict[str, object] = {"observation": seen.observation, "observed_detail": seen.detail}
     if seen.last_step is not None:
-        columns["last_step"] = max(seen.last_step, row.last_step or 0)
+        columns["last_step"] = min(max(seen.last_step, row.last_step or 0), MAX_STEP)
     if seen.observation is Observation.PRESENT:
         columns |= {"death_since": None, "death_reason": ""}
     return columns

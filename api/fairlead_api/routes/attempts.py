@@ -33,6 +33,8 @@ MAX_KEYS = 1000
 """Metrics of which last values and series are kept here; MLflow gets all of them."""
 SYSTEM_PREFIX = "system/"
 MAX_DETAIL = 20_000
+MAX_STEP = 2**31 - 1
+"""Of what is shown as the last step; series keep the numbers that were given."""
 AttemptId = Annotated[str, Path(max_length=80)]
 _ANSWERS = problems(409, 413, 415, 422)
 
@@ -103,12 +105,12 @@ def _keep_points(session: Session, row: AttemptRow, points: tuple[MetricPoint, .
             last[point.key] = value
             by_key.setdefault(point.key, []).append([point.step, point.at_ms, value])
     steps = [point.step for point in points if not point.key.startswith(SYSTEM_PREFIX)]
-    columns: dict[str, Any] = {"metrics": last} | ({"last_step": max(steps)} if steps else {})
+    columns: dict[str, Any] = {"metrics": last} | ({"last_step": min(max(steps), MAX_STEP)} if steps else {})
     experiments.set_columns(session, row.experiment_id, **columns)
     for key, found in by_key.items():
         series.extend(session, row.experiment_id, key, found)
     if steps:
-        attempts.write_if_open(session, row.id, last_step=max(steps))
+        attempts.write_if_open(session, row.id, last_step=columns["last_step"])
 
 
 def _stored(value: float) -> float | str:

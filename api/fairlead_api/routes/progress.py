@@ -57,7 +57,7 @@ async def list_events(
     api: ApiParts,
     caller: Caller,
     experiment_id: ExperimentId,
-    after: Annotated[int, Query(ge=0, description="Only events with a higher `seq`.")] = 0,
+    after: Annotated[int, Query(ge=0, lt=2**31, description="Only events with a higher `seq`.")] = 0,
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = PAGE_OF_EVENTS,
     accept: Accept = "",
     last_event_id: LastEventId = None,

@@ -10,11 +10,11 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
-from fairlead.errors import Conflict, Unavailable
+from fairlead.errors import BadInput, Conflict, Unavailable
 
 _POOL_WAIT_S = 2.0
 _dumps = partial(json.dumps, allow_nan=False)  # NaN is not JSON; PostgreSQL refuses it, SQLite would not
@@ -64,6 +64,8 @@ def answering() -> Iterator[None]:
         yield
     except (OperationalError, PoolTimeout) as error:
         raise Unavailable(f"the database does not answer: {_first_line(error)}") from error
+    except (DataError, OverflowError) as error:
+        raise BadInput(f"a value does not fit into the database: {_first_line(error)}") from error
     except IntegrityError as error:
         raise Conflict("someone else wrote the same at this moment; look at it, then ask again") from error
     except DBAPIError as error:

@@ -1,4 +1,5 @@
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -105,7 +106,7 @@ def test_what_the_user_wants_reaches_the_agent_until_the_attempt_ends(
     bench.user.post(f"/v1/experiments/{experiment_id}/{verb}")
     seen = [{"attempt_id": attempt_id, "observation": "present"}]
     for _ in range(2):
-        (stop,) = bench.sync(1, observations=seen, wait_s=5)["stops"]
+        (stop,) = bench.sync(1, observations=seen, wait_s=0.5)["stops"]
         assert (stop["attempt_id"], stop["mode"]) == (attempt_id, mode)
     claim = result(experiment_id, outcome="cancelled", reason="cancelled by the user")
     address = f"/internal/v1/attempts/{attempt_id}/result"
@@ -160,6 +161,16 @@ def test_runners_that_nobody_knows_are_to_be_stopped(bench: Any, spec: dict[str,
     experiment_id, _, _ = bench.running(spec)
     strays = [f"fl-{experiment_id}-a1", "fl-unknown-a1"]
     assert bench.sync(1, stray_runners=strays)["strays_to_stop"] == ["fl-unknown-a1"]
+
+
+def test_what_was_told_before_is_repeated_without_hurry(small_bench: Any, spec: dict[str, Any]) -> None:
+    experiment_id, attempt_id, _ = small_bench.running(spec)
+    small_bench.user.post(f"/v1/experiments/{experiment_id}/cancel")
+    seen = [{"attempt_id": attempt_id, "observation": "present"}]
+    small_bench.sync(1, observations=seen)
+    began_s = time.monotonic()
+    assert small_bench.sync(1, observations=seen, wait_s=0.5)["stops"]
+    assert time.monotonic() - began_s >= 0.5
 
 
 # ---- batches --------------------------------------------------------------------------------------------------------
@@ -309,3 +320,16 @@ def test_the_next_attempt_resumes_from_the_newest_checkpoint_with_the_time_that_
     document = bench.lease(bench.place(experiment_id, attempt_no=2), 1)
     assert [one["step"] for one in document["resume"]] == [2, 1]
     assert document["runtime_left_s"] == 70
+
+
+def test_numbers_that_no_column_holds_do_not_stop_an_agent(bench: Any, spec: dict[str, Any]) -> None:
+    experiment_id, attempt_id, headers = bench.running(spec)
+    body = {"stream": "metrics", "first_offset": 0, "points": [{"key": "x", "value": 1, "step": 2**80, "at_ms": 2**70}]}
+    address = f"/internal/v1/attempts/{attempt_id}"
+    assert bench.nobody.post(f"{address}/batches", json=body, headers=headers).status_code == 200
+    assert bench.user.get(f"/v1/experiments/{experiment_id}/metrics?key=x").status_code == 200
+    checkpoint = {"step": 2**80, "path": f"default/{experiment_id}/a1/ckpt", "manifest_sha256": SHA}
+    assert bench.nobody.post(f"{address}/checkpoints", json=checkpoint, headers=headers).status_code == 422
+    seen = [{"attempt_id": attempt_id, "observation": "present", "last_step": 2**80}]
+    body = {"agent_epoch": 1, "ray_session": "ray-1", "observations": seen}
+    assert bench.agent.post("/internal/v1/agent/sync", json=body).status_code == 200

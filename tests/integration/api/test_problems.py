@@ -134,3 +134,29 @@ def test_every_code_is_explained_where_type_points(small_bench: Any) -> None:
     page = small_bench.nobody.get("/docs/problems").text
     for code in ("bad_spec", "offset", "stale_agent", "idempotency_key_reused", "too_large", "unknown_host"):
         assert f'id="{code}"' in page
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/experiments/a%00b",
+        "/v1/experiments/a%00b/events",
+        "/v1/experiments?name=eq:%00",
+        "/v1/experiments/x/metrics?key=%00",
+        "/v1/experiments/%ff%fe",
+        "/v1/experiments/..%2f..%2fetc",
+        "/v1/experiments/x/events?after=99999999999999999999",
+        f"/v1/experiments/{'x' * 500}",
+    ],
+)
+def test_hostile_addresses_are_refused_on_every_database(bench: Any, path: str) -> None:
+    answer = bench.user.get(path)
+    assert answer.status_code in (404, 422) or answer.json() == {"items": [], "next": None}
+
+
+@pytest.mark.parametrize("epochs", [2**31, 2**70, 10**300])
+def test_numbers_that_no_column_holds_are_refused(bench: Any, spec: dict[str, Any], epochs: int) -> None:
+    body = {**spec, "workload": "mine:train", "params": {"epochs": epochs}}
+    answer = bench.user.post("/v1/experiments", json=body, headers=KEY)
+    assert answer.status_code in (201, 422)
+    assert bench.user.get("/v1/experiments").status_code == 200
