@@ -90,6 +90,7 @@ def train_on_ranks(workload: str, specs: Sequence[ExperimentSpec], *, ranks: int
             for process in processes:
                 process.join(timeout=5)
                 process.kill()
+                process.join()
     return [_merged(parts) for parts in zip(*answers, strict=True)]
 
 
