@@ -45,7 +45,7 @@ def attach(session: Session, name: str, request: AttachRequest, *, now: datetime
         "nodes": [node.model_dump(mode="json") for node in request.nodes],
         "last_sync_at": now,
     }
-    if row.ray_session != request.ray_session:
+    if request.ray_session and row.ray_session != request.ray_session:  # empty: the agent cannot see Ray, not a new one
         columns |= {"ray_session": request.ray_session, "ray_session_since": now}
     epoch = session.scalar(
         update(ClusterRow)
