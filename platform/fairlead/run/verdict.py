@@ -12,7 +12,8 @@ from fairlead.run.messages import Failure
 
 MAX_REASON = 300
 MAX_DETAIL = 16_000
-_MEMORY = re.compile(r"OutOfMemoryError|out of memory|running low on memory|OOM ?kill", re.IGNORECASE)
+# Not "OOM killer": Ray mentions it as one possible cause of every death it cannot explain.
+_MEMORY = re.compile(r"OutOfMemoryError|(?:running low on|ran out of) memory", re.IGNORECASE)
 _START = re.compile(r"WorkerGroupStartupTimeoutError|startup timed out|InsufficientClusterResources")
 _STOPPED = {
     StopMode.CANCEL: (Outcome.CANCELLED, "cancelled"),

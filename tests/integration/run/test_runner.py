@@ -164,10 +164,12 @@ def test_run_time_is_limited_by_the_runner_itself(attempts: Attempts) -> None:
     assert result.outcome is Outcome.TIMEOUT
 
 
-def test_a_cancelled_workload_may_return_by_itself_within_its_grace(attempts: Attempts) -> None:
+def test_a_cancelled_workload_may_return_by_itself_and_needs_five_actors(attempts: Attempts) -> None:
     document = a_launch("exp-cancel", spec=a_spec(params={"steps": 10_000, "step_s": 0.05}))
     runner = attempts.start(document)
     wait_for(lambda: attempts.steps(document, "train/loss"), within_s=90, what="the first step")
+    actors = sorted(entry.class_name for entry in find_family(document.runner_name).actors)
+    assert actors == ["RayTrainWorker", "RayTrainWorker", "Runner", "SynchronizationActor", "TrainController"]
     assert not ray.get(runner.stop.remote("cancel", grace_s=20, agent_epoch=0)), "an older agent commands nothing"
     assert ray.get(runner.stop.remote("cancel", grace_s=20, agent_epoch=1))
     result = attempts.result(document, within_s=15)

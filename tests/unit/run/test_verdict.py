@@ -28,6 +28,7 @@ def an_ending(**changes: object) -> Ending:
         ({"stop": StopMode.PREEMPT, "trouble": "x"}, "preempted", "preempted"),
         ({"stop": StopMode.TIMEOUT, "trouble": "x"}, "timeout", "run time spent"),
         ({"trouble": "WorkerGroupError: a worker died"}, "infra_error", "worker_died"),
+        ({"trouble": "common causes: (1) killed by the OOM killer, (2) SIGSEGV"}, "infra_error", "worker_died"),
         ({"trouble": "ray.exceptions.OutOfMemoryError: Task was killed"}, "oom", "a worker was killed for memory"),
         ({"trouble": "WorkerGroupStartupTimeoutError: 120 s"}, "infra_error", "start_timeout"),
         ({}, "user_error", "no_result"),
