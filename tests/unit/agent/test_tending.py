@@ -1,0 +1,254 @@
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fairlead.agent.bundles import BundleCache
+from fairlead.agent.cluster import Sighting
+from fairlead.agent.control_plane import ControlPlane
+from fairlead.agent.files import result_without_a_run
+from fairlead.agent.reconcile import RunnerSeen
+from fairlead.agent.tending import LAUNCH_LIMIT_S, Lease, Surroundings, Tending
+from fairlead.errors import Unavailable
+from fairlead.lifecycle import Observation, Outcome
+from fairlead.protocol import LaunchDocument, StopCommand, StopMode
+from fairlead.run.messages import RunnerStatus
+from fairlead.run.spool import SpoolWriter
+from fairlead.run.storage import write_atomically
+from fairlead.testing.control import AGENT_TOKEN, FakeAttempt, FakeControlPlane
+from fairlead.testing.ray import a_launch, a_spec
+
+GAP_S = 10.0
+
+
+@dataclass
+class HandClock:
+    seconds: float = 0.0
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.seconds, UTC)
+
+    def monotonic_s(self) -> float:
+        return self.seconds
+
+
+@dataclass
+class FakeCluster:
+    """Ray in memory: whether there is a runner, what was asked of it, and what can be removed."""
+
+    runner: RunnerSeen = RunnerSeen.NONE
+    has_leftovers: bool = False
+    can_launch: bool = True
+    current_session: str = "session"
+    is_answering: bool = True
+    launched: list[Path | None] = field(default_factory=list)
+    stops: list[StopMode] = field(default_factory=list)
+    num_removals: int = 0
+
+    def session(self) -> str:
+        return self.current_session
+
+    def look(self, runner_name: str, *, agent_epoch: int) -> Sighting:
+        return Sighting(runner=self.runner, status=a_status() if self.runner is RunnerSeen.FOUND else None)
+
+    def launch(self, document: LaunchDocument, *, code: Path | None, agent_epoch: int) -> str:
+        if not self.can_launch:
+            raise Unavailable("no answer")
+        self.launched.append(code)
+        self.runner = RunnerSeen.FOUND
+        return "begun"
+
+    def stop(self, runner_name: str, command: StopCommand, *, agent_epoch: int) -> None:
+        self.stops.append(command.mode)
+
+    def remove(self, runner_name: str) -> bool:
+        self.num_removals += 1
+        self.runner = RunnerSeen.NONE
+        return not self.has_leftovers
+
+
+def a_status() -> RunnerStatus:
+    return RunnerStatus(
+        has_begun=True,
+        is_finished=False,
+        last_step=4,
+        progress_age_s=1.0,
+        node_id="node",
+        pid=7,
+        worker_pids={},
+        ray_session="session",
+        highest_agent_epoch=1,
+    )
+
+
+@dataclass
+class Scene:
+    tending: Tending
+    cluster: FakeCluster
+    clock: HandClock
+    attempt: FakeAttempt
+    directory: Path
+
+    def begin(self, session: str = "session") -> None:
+        self.directory.mkdir(parents=True)
+        (self.directory / "BEGUN").write_text(f'{{"ray_session": "{session}", "stall_timeout_s": 600}}')
+
+    def finish(self) -> None:
+        document = self.attempt.document
+        result = result_without_a_run(
+            experiment_id=document.experiment_id,
+            attempt_no=1,
+            outcome=Outcome.SUCCEEDED,
+            reason="completed",
+            detail="",
+            now=self.clock.now(),
+        )
+        write_atomically(self.directory / "result.json", result.model_dump_json().encode())
+
+    def tick(self, seconds: float = 0.0) -> Any:
+        self.clock.seconds += seconds
+        self.tending.tick()
+        return self.tending.observation()
+
+
+@pytest.fixture
+def plane() -> Iterator[FakeControlPlane]:
+    made = FakeControlPlane()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def scene(plane: FakeControlPlane, tmp_path: Path) -> Iterator[Scene]:
+    control = ControlPlane(plane.url, agent_token=AGENT_TOKEN)
+    attempt = plane.offer(a_launch("exp", spec=a_spec(code=None)))
+    attempt.token = "token"
+    cluster, clock = FakeCluster(), HandClock()
+    around = Surroundings(
+        control=control,
+        cluster=cluster,
+        bundles=BundleCache(tmp_path / "cache", control),
+        clock=clock,
+        storage=tmp_path,
+        agent_epoch=1,
+        evidence_gap_s=GAP_S,
+        tick_s=1,
+    )
+    document = attempt.document
+    lease = Lease(
+        attempt_id=document.attempt_id,
+        experiment_id=document.experiment_id,
+        attempt_no=1,
+        runner_name=document.runner_name,
+        token="token",
+        storage_path=document.storage_path,
+        document=document,
+    )
+    yield Scene(Tending(lease, around), cluster, clock, attempt, tmp_path / document.storage_path)
+    control.close()
+
+
+def test_a_leased_attempt_is_launched_once_and_its_start_reported(scene: Scene) -> None:
+    scene.tick()
+    scene.begin()
+    seen = scene.tick()
+    scene.tick()
+    assert scene.cluster.launched == [None]
+    assert (seen.observation, seen.last_step) == (Observation.PRESENT, 4)
+    assert scene.attempt.started is not None
+    assert scene.attempt.started.pid == 7
+
+
+def test_a_launch_that_never_works_ends_as_an_infrastructure_error(scene: Scene) -> None:
+    scene.cluster.can_launch = False
+    scene.tick()
+    assert scene.tick(LAUNCH_LIMIT_S - 1).observation is Observation.ABSENT
+    scene.tick(2)
+    scene.tick()
+    assert scene.attempt.claim is not None
+    result = scene.attempt.claim.result
+    assert (result.outcome, result.reason) == (Outcome.INFRA_ERROR, "environment")
+
+
+def test_an_attempt_cancelled_before_it_began_is_never_launched(scene: Scene) -> None:
+    scene.tending.obey(StopCommand(attempt_id="exp-1", mode=StopMode.CANCEL, grace_s=10))
+    scene.tick()
+    scene.tick()
+    assert scene.cluster.launched == []
+    assert scene.attempt.claim is not None
+    assert scene.attempt.claim.result.outcome is Outcome.CANCELLED
+
+
+def test_a_death_is_proven_by_two_sightings_with_a_gap_and_after_the_harvest(scene: Scene) -> None:
+    scene.begin()
+    spool = SpoolWriter(scene.directory)
+    spool.metrics({"loss": 1.0}, step=0, at_ms=0)
+    spool.close()
+    first, early, late = scene.tick(), scene.tick(GAP_S - 1), scene.tick(2)
+    assert [seen.has_evidence_of_death for seen in (first, early, late)] == [False, False, True]
+    assert (late.observation, late.death_reason) == (Observation.ABSENT, "runner_died")
+    assert scene.attempt.steps("loss") == [0]
+
+
+def test_leftovers_put_the_proof_off(scene: Scene) -> None:
+    scene.begin()
+    scene.tick()
+    scene.cluster.has_leftovers = True
+    assert scene.tick(GAP_S).observation is Observation.UNKNOWN
+    scene.cluster.has_leftovers = False
+    assert not scene.tick().has_evidence_of_death
+    assert scene.tick(GAP_S).has_evidence_of_death
+
+
+def test_the_loss_of_a_ray_session_is_for_the_control_plane_to_wait_out(scene: Scene) -> None:
+    scene.begin(session="the one before")
+    scene.tick()
+    seen = scene.tick(10 * GAP_S)
+    assert (seen.observation, seen.has_evidence_of_death) == (Observation.UNKNOWN, False)
+
+
+def test_a_result_counts_whatever_ray_says(scene: Scene) -> None:
+    scene.begin()
+    scene.finish()
+    scene.cluster.runner = RunnerSeen.RAY_AWAY
+    scene.tick()
+    assert scene.attempt.claim is not None
+    scene.cluster.has_leftovers = True
+    scene.tick()
+    assert not scene.tending.is_done
+    scene.cluster.has_leftovers = False
+    scene.tick()
+    assert scene.tending.is_done
+
+
+def test_a_refused_token_kills_nothing(scene: Scene) -> None:
+    scene.begin()
+    scene.cluster.runner = RunnerSeen.FOUND
+    scene.attempt.token = "that of a newer agent"
+    scene.tick()
+    scene.tick()
+    assert scene.cluster.num_removals == 0
+    scene.tending.end()
+    scene.tick()
+    assert scene.cluster.num_removals == 1
+
+
+def test_a_runner_that_does_not_stop_is_killed_after_grace_and_more(scene: Scene) -> None:
+    scene.begin()
+    scene.cluster.runner = RunnerSeen.FOUND
+    scene.tending.obey(StopCommand(attempt_id="exp-1", mode=StopMode.CANCEL, grace_s=10))
+    scene.tick(39)
+    assert (scene.cluster.stops, scene.cluster.num_removals) == ([StopMode.CANCEL], 0)
+    scene.tick(2)
+    assert scene.cluster.num_removals == 1
+
+
+def test_an_outage_of_the_control_plane_changes_nothing_here(scene: Scene, plane: FakeControlPlane) -> None:
+    scene.begin()
+    scene.cluster.runner = RunnerSeen.FOUND
+    plane.is_away = True
+    assert scene.tick(3600).observation is Observation.PRESENT
+    assert scene.cluster.num_removals == 0
