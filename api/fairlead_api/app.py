@@ -15,6 +15,7 @@ from fairlead.spec import Manifest
 from fairlead.store import Store
 from fairlead_api.access import authorize
 from fairlead_api.edge import Edge
+from fairlead_api.meters import Meters
 from fairlead_api.openapi import describe
 from fairlead_api.parts import Api
 from fairlead_api.problems import on_bad_parameters, on_fairlead_error, on_http_error
@@ -53,12 +54,15 @@ def create_app(
         redirect_slashes=False,
         dependencies=[Depends(authorize)],
     )
-    app.state.api, app.state.streams, app.state.watch, app.state.told = api, Streams(), Watch(api), {}
+    streams = Streams()
+    meters = Meters(api, streams)
+    app.state.api, app.state.streams, app.state.watch = api, streams, Watch(api)
+    app.state.meters, app.state.told = meters, {}
     for module in (experiments, progress, links, workloads, server, agents, attempts, docs):
         app.include_router(module.router)
     app.add_exception_handler(FairleadError, on_fairlead_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_bad_parameters)
-    app.add_middleware(Edge, allowed_hosts=settings.allowed_hosts)
+    app.add_middleware(Edge, allowed_hosts=settings.allowed_hosts, observe=meters.observe)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     return app

@@ -3,11 +3,12 @@
 import re
 import secrets
 import time
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fairlead_api.problems import on_uncaught, problem_response
@@ -23,14 +24,17 @@ SECURITY_HEADERS = {
 }
 _QUIET = frozenset({"/healthz", "/readyz", "/internal/v1/agent/sync"})
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
+Observe = Callable[[str, int, float], None]
+"""Told the method, the status and the seconds of every request."""
 logger = structlog.get_logger(__name__)
 
 
 class Edge:
     """An ASGI layer round the whole application."""
 
-    def __init__(self, app: ASGIApp, *, allowed_hosts: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp, *, allowed_hosts: tuple[str, ...], observe: Observe) -> None:
         self.app = app
+        self.observe = observe
         self.allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,13 +55,17 @@ class Edge:
                 await response(scope, receive, answer.send)
             else:
                 await self.app(scope, receive, answer.send)
+        except ClientDisconnect:
+            logger.info("the client left", path=scope["path"])
         except Exception as error:  # here rather than further out, so that the answer gets its headers too
             response = on_uncaught(Request(scope), error)
             if answer.status:
                 raise
             await response(scope, receive, answer.send)
         finally:
-            _log(scope, answer.status, time.monotonic() - began_s)
+            took_s = time.monotonic() - began_s
+            self.observe(scope["method"], answer.status, took_s)
+            _log(scope, answer.status, took_s)
             structlog.contextvars.clear_contextvars()
 
     def _refusal(self, request: Request, headers: Headers) -> tuple[int, str, str] | None:

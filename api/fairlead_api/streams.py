@@ -29,9 +29,14 @@ class Streams:
     def __init__(self) -> None:
         self._open: Counter[str] = Counter()
 
+    @property
+    def count(self) -> int:
+        """How many are open."""
+        return self._open.total()
+
     def enter(self, caller: str) -> None:
         """Take a place. Raises ``TooMany``."""
-        if self._open[caller] >= MAX_PER_CALLER or self._open.total() >= MAX_STREAMS:
+        if self._open[caller] >= MAX_PER_CALLER or self.count >= MAX_STREAMS:
             raise TooMany("too many streams are open; close some, or read the paged form")
         self._open[caller] += 1
 

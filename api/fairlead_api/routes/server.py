@@ -1,6 +1,6 @@
 """The server itself: is it well, what is it, and who am I?"""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, Response
 
 from fairlead import __version__
@@ -8,6 +8,7 @@ from fairlead.protocol import PROTOCOL
 from fairlead.representation import VersionView, WhoAmI
 from fairlead.store import check_revision, schema_revision
 from fairlead_api.access import Caller
+from fairlead_api.meters import CONTENT_TYPE, Meters
 from fairlead_api.openapi import problems
 from fairlead_api.parts import ApiParts
 from fairlead_api.views import answer
@@ -32,6 +33,19 @@ def readyz(api: ApiParts) -> Response:
     """503 where it does not."""
     check_revision(api.store)
     return PlainTextResponse("ready\n")
+
+
+@router.get(
+    "/metrics",
+    operation_id="readMeters",
+    summary="Numbers about the server, for Prometheus",
+    response_class=PlainTextResponse,
+    responses=problems(503),
+)
+def meters(request: Request) -> Response:
+    """Requests, streams, experiments by state, agents by silence. Needs a user token."""
+    found: Meters = request.app.state.meters
+    return Response(found.text(), media_type=CONTENT_TYPE)
 
 
 @router.get("/v1/version", operation_id="getVersion", summary="What is running", response_model=VersionView)

@@ -1,5 +1,9 @@
+import json
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -8,7 +12,7 @@ import pytest
 from fairlead.client import Client
 from fairlead.lifecycle import State
 from fairlead.store import experiments
-from fairlead_api import streams
+from fairlead_api import create_app, streams
 from fairlead_api.routes import progress
 
 SSE = {"Accept": "text/event-stream"}
@@ -206,3 +210,63 @@ def test_the_sdk_follows_events_and_logs_of_the_real_api(small_bench: Any, spec:
         assert client.whoami().kind == "user"
         with small_bench.store.read() as session:
             assert experiments.get(session, experiment.id).created_by == "user"
+
+
+# ---- clients that leave ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def half_sent(bench: Any, address: str, spec: dict[str, Any], *, share: float = 1) -> Iterator[None]:
+    """A submit of which some of the body was sent; its client hangs up at the end."""
+    body = json.dumps(spec).encode()
+    head = (
+        "POST /v1/experiments HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\n"
+        f"Authorization: {bench.user.headers['authorization']}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    host, _, port = address.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode() + body[: int(len(body) * share)])
+        yield
+
+
+class Slow(dict[str, Any]):
+    """Manifests that take their time to be looked up."""
+
+    def __init__(self, found: Any) -> None:
+        super().__init__(found)
+        self.asked, self.go = threading.Event(), threading.Event()
+
+    def __contains__(self, name: object) -> bool:
+        self.asked.set()
+        assert self.go.wait(20)
+        return super().__contains__(name)
+
+
+def test_a_submit_counts_though_its_client_left_before_the_answer(
+    small_bench: Any, spec: dict[str, Any], serve: Any
+) -> None:
+    manifests = Slow(small_bench.app.state.api.manifests)
+    app = create_app(small_bench.settings, small_bench.store, clock=small_bench.clock, manifests=manifests)
+    with half_sent(small_bench, serve(app), spec):
+        assert manifests.asked.wait(20)
+    manifests.go.set()
+    deadline = time.monotonic() + 20
+    while not (items := small_bench.user.get("/v1/experiments").json()["items"]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(items) == 1
+    headers = {"Idempotency-Key": "k", "Content-Type": "application/json"}
+    again = small_bench.user.post("/v1/experiments", content=json.dumps(spec), headers=headers)
+    assert again.json()["id"] == items[0]["id"]
+
+
+def test_half_a_body_creates_nothing_and_is_no_mistake_of_ours(
+    small_bench: Any, spec: dict[str, Any], serve: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with half_sent(small_bench, serve(small_bench.app), spec, share=0.5):
+        time.sleep(0.1)  # either way nothing is created; usually the server has begun to read
+    said, deadline = "", time.monotonic() + 20
+    while "the client left" not in said and time.monotonic() < deadline:
+        time.sleep(0.02)
+        said += capsys.readouterr().out
+    assert "uncaught" not in said
+    assert small_bench.user.get("/v1/experiments").json()["items"] == []
