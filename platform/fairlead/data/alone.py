@@ -17,6 +17,7 @@ from fairlead.data.context import KeepingOutlet, LocalContext, check_complete
 from fairlead.data.dataset import check, open_dataset
 from fairlead.data.export import Origin, hash_of_file
 from fairlead.data.manifests import find_manifest, find_specs
+from fairlead.data.torch import choose_device
 from fairlead.errors import BadInput, BadSpec, FairleadError
 from fairlead.evaluation.gates import evaluate_gates
 from fairlead.evaluation.groups import grouping
@@ -92,7 +93,8 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     try:
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)  # YAML takes 1e-3 for a text
+        value = yaml.safe_load(text)
+        return float(value) if isinstance(value, str) else value  # YAML takes 1e-3 for a text
     except (ValueError, yaml.YAMLError):
         return text
 
@@ -103,8 +105,8 @@ def _run(train: Workload, workload: str, spec: ExperimentSpec, options: argparse
     if problems:
         lines = "; ".join(f"{problem.pointer}: {problem.message}" for problem in problems)
         raise BadSpec(lines, problems=problems)
-    from fairlead.data.torch import choose_device
-
+    if options.resume is not None and not options.resume.is_dir():
+        raise BadInput(f"there is no checkpoint directory {options.resume}")
     page = Path(train.__code__.co_filename)  # type: ignore[attr-defined]  # a workload here is a plain function
     params = manifest.with_defaults(spec.params)
     outlet = PrintingOutlet(directory=options.save / "checkpoint" if options.save else None, console=console)

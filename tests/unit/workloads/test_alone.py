@@ -52,6 +52,7 @@ def test_a_folder_of_pictures_trains(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--data=builtin://digits"], "this workload needs columns of a table"),
         (["--data=nowhere.csv"], "nothing is there"),
         (["--spec=nowhere.yaml"], "no spec nowhere.yaml"),
+        (["--resume=nowhere"], "no checkpoint directory nowhere"),
     ],
 )
 def test_input_that_cannot_be_used_ends_with_status_2_and_a_reason(
