@@ -36,6 +36,7 @@ RUNNER_PREFIX = "fl-"
 _ANSWER_TIMEOUT_S = 10.0
 _LAUNCH_TIMEOUT_S = 120.0
 _NODE_TIMEOUT_S = 30.0
+_LEAVE_TIMEOUT_S = 4.0
 _RECONNECT_S = 2.0
 WATCH_S = 1.0
 SILENT_AFTER_S = 8.0
@@ -221,14 +222,19 @@ class RayCluster:
     def remove(self, runner_name: str) -> bool:
         """End actors, groups and marked processes of an attempt on every node; whether none is left."""
         self._require()
+        deadline_s = time.monotonic() + _LEAVE_TIMEOUT_S
+        while not (is_gone := self._end_family(runner_name)) and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+        while marked_processes(runner_name) and time.monotonic() < deadline_s:
+            time.sleep(0.1)  # Ray ends them; killing them first would look to it like a crash
+        processes = self._on_every_node(end_marked_processes, runner_name)
+        return is_gone and not processes
+
+    def _end_family(self, runner_name: str) -> bool:
         family = find_family(runner_name)
         end_actors(family.actors)
         remove_groups(family.groups)
-        processes = self._on_every_node(end_marked_processes, runner_name)
-        if family.is_gone and not processes:
-            return True
-        time.sleep(0.2)  # a killed process takes a moment to leave the tables
-        return find_family(runner_name).is_gone and not self._on_every_node(marked_processes, runner_name)
+        return family.is_gone
 
     def _on_every_node(self, function: Callable[[str], tuple[int, ...]], runner_name: str) -> tuple[int, ...]:
         """Ask this node directly and the others by a task each. Raises ``Unavailable`` if one does not answer."""
