@@ -1,0 +1,166 @@
+"""From the command line to a registered model, and every way it may not get there."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from fairlead import Client
+from fairlead.client import ExperimentFailed
+from fairlead.embedded import EmbeddedStack
+from fairlead.lifecycle import State
+
+Fairlead = Callable[..., "subprocess.CompletedProcess[str]"]
+
+OWN_CODE = """
+import numpy as np
+
+
+def train(params, context):
+    train, test = context.all_rows("train"), context.shard("test")
+    direction = train.features[train.labels == 1].mean(0) - train.features[train.labels == 0].mean(0)
+    middle = train.features.mean(0) @ direction
+    print(f"rank {context.rank} of {context.world_size} has {len(test)} test rows")
+    for step in range(params["steps"]):
+        context.report({"train/step": float(step)}, step=step + 1)
+    scores = 1 / (1 + np.exp(-(test.features @ direction - middle)))
+    predictions = (scores >= context.threshold).astype(np.int64)
+    context.evaluate("test", records=test.records, predictions=predictions, scores=scores.astype(np.float64))
+"""
+
+
+def a_spec(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "small",
+        "workload": "tabular_mlp",
+        "params": {"epochs": 2},
+        "data": {"uri": "builtin://diabetes", "sensitive": ["sex"]},
+        "evaluation": {"groupings": [["sex"]]},
+        **changes,
+    }
+
+
+def test_the_demonstration_ends_registered(fairlead: Fairlead, specs: Path, client: Client) -> None:
+    answer = fairlead("submit", "--watch", "--json", str(specs / "diabetes_risk.yaml"))
+    assert answer.returncode == 0, answer.stderr
+    last = json.loads(answer.stdout.splitlines()[-1])
+    assert (last["state"], last["report_outcome"]) == ("succeeded", "pass")
+    assert last["registration"]["is_registered"]
+    assert {gate["outcome"] for gate in last["gates"]} == {"pass"}
+    assert last["last_step"] == last["total_steps"]
+    experiment = client.get(last["id"])
+    assert [event.seq for event in experiment.events()] == list(range(1, len(list(experiment.events())) + 1))
+    assert sum(group["n"] for group in experiment.report()["groups"] if group["by"] == ["sex"]) == 133
+    shown = fairlead("report", last["id"]).stdout
+    assert all(text in shown for text in ("By sex", "By age_band", "Gaps between groups", "outcome pass"))
+
+
+def test_an_unfair_model_fails_its_gate_and_is_not_registered(fairlead: Fairlead, specs: Path) -> None:
+    answer = fairlead("submit", "--watch", "--json", str(specs / "diabetes_unfair.yaml"))
+    assert answer.returncode == 3, answer.stderr
+    last = json.loads(answer.stdout.splitlines()[-1])
+    assert (last["state"], last["report_outcome"]) == ("succeeded", "fail")
+    assert not last["registration"]["is_registered"]
+    assert [gate["outcome"] for gate in last["gates"] if gate["by"] == ["sex"]] == ["fail"]
+
+
+def test_own_code_trains_like_a_built_in_workload(fairlead: Fairlead, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "nearest.py").write_text(OWN_CODE)
+    spec = a_spec(name="own-code", workload="nearest:train", code="mine", params={"steps": 3}, resources={"workers": 2})
+    (tmp_path / "spec.yaml").write_text(json.dumps(spec))
+    answer = fairlead("submit", "--watch", "--json", "spec.yaml")
+    assert answer.returncode == 0, answer.stderr + answer.stdout
+    last = json.loads(answer.stdout.splitlines()[-1])
+    assert (last["state"], last["last_step"]) == ("succeeded", 3)
+    printed = [fairlead("logs", last["id"], "--rank", str(rank)).stdout for rank in (0, 1)]
+    assert ["of 2 has" in text for text in printed] == [True, True]
+
+
+def test_own_code_that_raises_fails_with_its_last_words(fairlead: Fairlead, tmp_path: Path, client: Client) -> None:
+    (tmp_path / "broken.py").write_text("def train(params, context):\n    raise RuntimeError('no such luck')\n")
+    (tmp_path / "spec.yaml").write_text(json.dumps(a_spec(workload="broken:train", code=".", params={})))
+    answer = fairlead("submit", "--watch", "spec.yaml")
+    assert answer.returncode == 1
+    assert "user_error" in answer.stdout
+    identity = answer.stdout.split()[0]
+    assert "no such luck" in fairlead("show", identity).stdout
+    assert client.get(identity).view.registration is None
+
+
+def test_code_with_a_link_out_is_refused_before_anything_exists(fairlead: Fairlead, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/etc/hostname")
+    (tmp_path / "spec.yaml").write_text(json.dumps(a_spec(workload="a:b", code=".")))
+    answer = fairlead("submit", "spec.yaml")
+    assert (answer.returncode, "link is a symbolic link" in answer.stderr) == (2, True)
+
+
+def test_a_running_experiment_can_be_cancelled(client: Client, fairlead: Fairlead) -> None:
+    experiment = client.submit(a_spec(name="long", params={"epochs": 10_000}))
+    for event in experiment.events():
+        if event.to_state is State.RUNNING:
+            break
+    assert fairlead("cancel", experiment.id).returncode == 0
+    assert fairlead("watch", experiment.id).returncode == 1
+    assert (experiment.refresh().state, experiment.done()) == (State.CANCELLED, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"workload": "no_such_workload"}, "/workload"),
+        ({"params": {"epochs": 0}}, "/params/epochs"),
+        ({"params": {"epoch": 5}}, "/params/epoch"),
+        ({"resorces": {}}, "/resorces"),
+        ({"data": {"uri": "builtin://diabetes", "split": {"train": 0.9}}}, "/data/split"),
+    ],
+)
+def test_a_bad_spec_is_refused_with_the_field(fairlead: Fairlead, changes: dict[str, Any], pointer: str) -> None:
+    answer = fairlead("submit", "-", "--json", text=json.dumps(a_spec(**changes)))
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert pointer in [error["pointer"] for error in json.loads(answer.stderr)["errors"]]
+
+
+def test_more_than_the_cluster_has_waits_and_says_for_what(client: Client) -> None:
+    plan = client.plan(a_spec(resources={"workers": 500}))
+    assert (plan.is_valid, plan.fits) == (True, False)
+    assert "500" in plan.why
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [({"uri": "/no/such/file.csv", "target": "y"}, "no/such/file.csv"), ({"uri": "builtin://nothing"}, "nothing")],
+)
+def test_data_that_cannot_be_read_end_with_a_reason(client: Client, data: dict[str, Any], message: str) -> None:
+    experiment = client.submit(a_spec(data=data, evaluation={}))
+    with pytest.raises(ExperimentFailed):
+        experiment.result(timeout=200)
+    detail = experiment.detail()
+    assert message in detail.reason + detail.attempts[-1].reason + detail.attempts[-1].detail
+
+
+def test_missing_columns_end_with_their_name(client: Client, tmp_path: Path) -> None:
+    rows = "".join(f"{i},{i % 2}\n" for i in range(100))
+    (tmp_path / "rows.csv").write_text("x,y\n" + rows)
+    data = {"uri": str(tmp_path / "rows.csv"), "target": "no_such_column"}
+    experiment = client.submit(a_spec(data=data, evaluation={}))
+    with pytest.raises(ExperimentFailed):
+        experiment.result(timeout=200)
+    detail = experiment.detail()
+    assert "no_such_column" in detail.reason + detail.attempts[-1].reason + detail.attempts[-1].detail
+
+
+def test_a_link_opens_the_report_without_a_token(fairlead: Fairlead, client: Client, stack: EmbeddedStack) -> None:
+    ended = next(client.list(state="succeeded"), None)
+    if ended is None:
+        ended = client.submit(a_spec())
+        ended.result(timeout=200)
+    address = fairlead("report", ended.id, "--link").stdout.strip()
+    with httpx.Client(trust_env=False) as browser:
+        page = browser.get(address, headers={"Accept": "text/html"})
+        assert (page.status_code, "<html" in page.text) == (200, True)
+        assert browser.get(f"{stack.api_url}/v1/experiments/{ended.id}/report").status_code == 401
