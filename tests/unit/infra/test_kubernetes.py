@@ -32,14 +32,13 @@ def test_the_agent_gets_every_setting_it_needs_and_none_it_does_not_know() -> No
     assert given <= {f"FAIRLEAD_{name.upper()}" for name, _ in fields}
 
 
+def mounts(name: str) -> set[tuple[str, str]]:
+    return {(entry["mountPath"], entry["name"]) for entry in CONTAINERS[name][1]["volumeMounts"]}
+
+
 def test_the_agent_shares_with_the_head_what_a_driver_needs() -> None:
-    mounts = [
-        {entry["mountPath"]: entry["name"] for entry in CONTAINERS[name][1]["volumeMounts"]}
-        for name in ("ray-head", "agent")
-    ]
-    assert {"/tmp/ray", "/dev/shm", "/srv/shared"} <= {
-        path for path, name in mounts[0].items() if mounts[1][path] == name
-    }
+    shared = mounts("ray-head") & mounts("agent")
+    assert {"/tmp/ray", "/dev/shm", "/srv/shared"} <= {path for path, _ in shared}
     assert HEAD["shareProcessNamespace"] is True
 
 
@@ -54,6 +53,5 @@ def test_a_container_is_confined_and_mounts_what_its_pod_has(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["ray-head", "ray-worker"])
 def test_ray_nodes_do_not_hold_the_agents_token(name: str) -> None:
-    mounted = {mount["name"] for mount in CONTAINERS[name][1]["volumeMounts"]}
-    assert "agent-token" not in mounted
+    assert "agent-token" not in {volume for _, volume in mounts(name)}
     assert not [entry for entry in environment(name) if "TOKEN" in entry and not entry.endswith("_PATH")]
