@@ -12,7 +12,7 @@ test: .venv/.development ; .venv/bin/pytest -m "not nightly and not gpu"
 
 test-nightly: .venv/.development ; .venv/bin/pytest -m nightly
 
-check: .venv/.development ; .venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/lint-imports && .venv/bin/mypy
+check: .venv/.development ; .venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/lint-imports --no-cache && .venv/bin/mypy
 
 bench: .venv/.runtime ; .venv/bin/python -m benchmarks
 
