@@ -138,7 +138,7 @@ def _event_line(event: EventView) -> str | None:
     if event.kind in QUIET_EVENTS:
         return None
     at = event.at.astimezone().strftime("%H:%M:%S")
-    reason = f" [dim]{escape(event.reason)}[/]" if event.reason else ""
+    reason = f" [dim]{escape(event.reason)}[/]" if event.reason not in ("", event.to_state) else ""
     if event.to_state is None:
         return f"[dim]{at} {escape(event.kind)}[/]{reason}"
     return f"[dim]{at}[/] {styled(event.to_state, STATE_STYLES)}{reason}"
