@@ -1,0 +1,211 @@
+"""The root's servers of the second level: opened when first asked for, replaced when worn, dropped when unused."""
+
+import json
+import os
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import psutil
+
+from fairlead.run.warm import job
+from fairlead.run.warm.lines import tell
+from fairlead.run.warm.request import Start
+
+EARLY_DEATH_PAUSE_S = 30.0
+"""A server that died before it was ready is not tried again for this long."""
+UNUSED_S = 600.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """When servers are replaced or end."""
+
+    idle_s: float = 300.0
+    """How long the root outlasts its last holder and worker."""
+    max_forks: int = 1000
+    """A server of the second level is replaced after this many."""
+    max_growth_bytes: int = 128 * 2**20
+    """Or when it has grown by this much since it was ready."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Job:
+    """One server of the second level, as the root sees it."""
+
+    key: str
+    pid: int
+    control: socket.socket
+    environment: Mapping[str, str]
+    used_s: float
+    is_ready: bool = False
+    problem: str | None = None
+    num_children: int = 0
+    num_forked: int = 0
+    first_bytes: int = 0
+    resident_bytes: int = 0
+
+    def is_worn(self, limits: Limits) -> bool:
+        """Whether it should be replaced."""
+        has_grown = self.resident_bytes - self.first_bytes > limits.max_growth_bytes
+        return self.is_ready and (self.num_forked >= limits.max_forks or has_grown)
+
+    def hear(self) -> bool:
+        """Read a report; False if it has nothing more to say."""
+        try:
+            message = self.control.recv(65536, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        if not message:
+            return False
+        news = json.loads(message)
+        if not self.is_ready:
+            self.first_bytes = news["resident_bytes"]
+        self.is_ready, self.problem = True, news["problem"]
+        self.num_children, self.num_forked = news["children"], news["forked"]
+        self.resident_bytes = news["resident_bytes"]
+        return True
+
+    def has_lost_raylet(self) -> bool:
+        """Whether the raylet whose workers it forks is gone."""
+        pid = self.environment.get("RAY_RAYLET_PID", "")
+        return pid.isdigit() and not psutil.pid_exists(int(pid))
+
+
+@dataclass(kw_only=True)
+class Jobs:
+    """All of them. ``to_close``: what the root holds and a forked server must not."""
+
+    limits: Limits
+    set_by_imports: Mapping[str, str]
+    base_path: tuple[str, ...]
+    lock: int
+    to_close: list[socket.socket]
+    _current: dict[str, Job] = field(default_factory=dict)
+    _successors: dict[str, Job] = field(default_factory=dict)
+    _retired: list[Job] = field(default_factory=list)
+    _not_before_s: dict[str, float] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter([*self._current.values(), *self._successors.values(), *self._retired])
+
+    @property
+    def num_children(self) -> int:
+        """Workers that live."""
+        return sum(each.num_children for each in self)
+
+    def is_retired(self, found: Job) -> bool:
+        """Whether it forks no more."""
+        return found in self._retired
+
+    def pass_on(self, connection: socket.socket, start: Start, descriptors: list[int]) -> str | None:
+        """Give a launcher to the server of its job, which may still be importing; why not, if so."""
+        if self._not_before_s.get(start.job, 0) > time.monotonic():
+            return "the warm server of this job has just died"
+        found = self._current.get(start.job)
+        if found is None:
+            of_request = [connection.fileno(), *descriptors]
+            found = self._current[start.job] = self._fork(start.job, start.environment, unwanted=of_request)
+        if found.problem is not None:
+            return found.problem
+        found.used_s = time.monotonic()
+        try:
+            self._send(found, connection, start, descriptors)
+        except OSError as error:
+            return f"the warm server of this job cannot be reached: {error}"
+        return None
+
+    def _send(self, found: Job, connection: socket.socket, start: Start, descriptors: list[int]) -> None:
+        with os.fdopen(os.memfd_create("plan"), "wb") as plan:
+            plan.write(start.to_json().encode())
+            plan.flush()
+            tell(connection, "seen" if found.is_ready else "wait")
+            passed = [connection.fileno(), plan.fileno(), *descriptors]
+            socket.send_fds(found.control, [job.START], passed, socket.MSG_DONTWAIT)
+
+    def attend(self, descriptor: int) -> None:
+        """Read the report of the server with this control socket."""
+        for each in self:
+            if each.control.fileno() == descriptor and not each.hear():
+                self._drop(each)
+                return
+
+    def tend(self) -> None:
+        """Replace what is worn, drop what nobody uses."""
+        for key, found in list(self._current.items()):
+            successor = self._successors.get(key)
+            if successor is not None and successor.is_ready:
+                self._current[key] = self._successors.pop(key)
+                self._retire(found)
+            elif successor is None and found.is_worn(self.limits):
+                self._successors[key] = self._fork(key, found.environment)
+            elif found.num_children == 0 and self._is_unused(found):
+                del self._current[key]
+                self._retire(found)
+
+    def _is_unused(self, found: Job) -> bool:
+        if found.has_lost_raylet():
+            return True
+        newest_s = max(each.used_s for each in self._current.values())
+        return found.used_s < newest_s and time.monotonic() - found.used_s > UNUSED_S
+
+    def _retire(self, found: Job) -> None:
+        self._retired.append(found)
+        try:
+            found.control.send(job.RETIRE, socket.MSG_DONTWAIT)
+        except OSError:  # it is gone already
+            self._drop(found)
+
+    def _drop(self, found: Job) -> None:
+        """Forget a server that has ended, and collect it."""
+        for known in (self._current, self._successors):
+            if known.get(found.key) is found:
+                del known[found.key]
+                if not found.is_ready:
+                    self._not_before_s[found.key] = time.monotonic() + EARLY_DEATH_PAUSE_S
+        if found in self._retired:
+            self._retired.remove(found)
+        found.control.close()
+        collect_ended()
+
+    def _fork(self, key: str, environment: Mapping[str, str], *, unwanted: list[int] | None = None) -> Job:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if (pid := os.fork()) == 0:
+            self._become_server(theirs, environment, [ours.fileno(), *(unwanted or ())])
+        theirs.close()
+        return Job(key=key, pid=pid, control=ours, environment=environment, used_s=time.monotonic())
+
+    def _become_server(self, control: socket.socket, environment: Mapping[str, str], unwanted: list[int]) -> NoReturn:
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.close(self.lock)  # else the next root could not take it while this server lasts
+            held = (each.fileno() for each in (*self.to_close, *(known.control for known in self)))
+            for descriptor in (*unwanted, *held):
+                os.close(descriptor)
+            job.serve(
+                job.Ground(
+                    control=control,
+                    environment=environment,
+                    set_by_imports=self.set_by_imports,
+                    base_path=self.base_path,
+                )
+            )
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+
+
+def collect_ended() -> None:
+    """Take the exit statuses of servers of the second level that have ended."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return
