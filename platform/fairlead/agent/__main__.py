@@ -7,6 +7,7 @@ agent, bad settings or a signal end both. Exit codes: 0 stopped, 2 bad settings,
 import signal
 import subprocess
 import sys
+import threading
 import time
 from types import FrameType
 
@@ -22,29 +23,35 @@ logger = structlog.get_logger("fairlead.agent")
 def supervise() -> int:
     """Keep one agent running; pass signals on."""
     log_to_stderr()
-    command = [sys.executable, "-m", "fairlead.agent.process"]
-    child: subprocess.Popen[bytes] | None = None
-    is_stopping = False
+    stopping = threading.Event()
+    children: list[subprocess.Popen[bytes]] = []
 
     def pass_on(number: int, _: FrameType | None) -> None:
-        nonlocal is_stopping
-        is_stopping = True
-        if child is not None and child.poll() is None:
+        stopping.set()
+        for child in children:
             child.send_signal(number)
 
-    signal.signal(signal.SIGTERM, pass_on)
-    signal.signal(signal.SIGINT, pass_on)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, pass_on)
     delay_s = 1.0
-    while not is_stopping:
+    while not stopping.is_set():
         started_s = time.monotonic()
-        child = subprocess.Popen(command, start_new_session=True)
-        code = child.wait()
-        if is_stopping or code in (STOPPED, BAD_SETTINGS, SUPERSEDED):
+        code = _run_once(children, stopping)
+        if code in (STOPPED, BAD_SETTINGS, SUPERSEDED) or stopping.is_set():
             return code
         delay_s = 1.0 if time.monotonic() - started_s > STEADY_AFTER_S else min(MAX_RESTART_DELAY_S, delay_s * 2)
         logger.warning("the agent has ended; it is started again", exit_code=code, in_s=delay_s)
-        time.sleep(delay_s)
+        stopping.wait(delay_s)
     return STOPPED
+
+
+def _run_once(children: list["subprocess.Popen[bytes]"], stopping: threading.Event) -> int:
+    """Run an agent to its end; returns its exit code."""
+    child = subprocess.Popen([sys.executable, "-m", "fairlead.agent.process"], start_new_session=True)
+    children[:] = [child]
+    if stopping.is_set():  # a signal came before there was a child to pass it on to
+        child.terminate()
+    return child.wait()
 
 
 if __name__ == "__main__":

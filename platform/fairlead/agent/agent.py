@@ -64,13 +64,18 @@ class Agent:
 
     def run(self) -> None:
         """Work until ``stop`` is set; runners go on. Raises ``StaleAgent`` once a newer agent has attached."""
-        self._parts.cluster.wait_until_connected(RAY_FIRST_WAIT_S)
+        self._wait_for_ray()
         try:
             self._persist(self._attach)
             while not self._stop.is_set():
                 self._persist(self._turn)
         finally:
             self._leave()
+
+    def _wait_for_ray(self) -> None:
+        for _ in range(int(RAY_FIRST_WAIT_S / BUSY_REST_S)):
+            if self._stop.is_set() or self._parts.cluster.wait_until_connected(BUSY_REST_S):
+                return
 
     def _persist(self, step: Callable[[], bool]) -> None:
         """Repeat a step through outages of the control plane, more and more slowly."""

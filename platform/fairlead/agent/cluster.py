@@ -5,6 +5,7 @@ for a minute: the agent's supervisor starts it again.
 """
 
 import math
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -38,6 +39,7 @@ _LAUNCH_TIMEOUT_S = 120.0
 _NODE_TIMEOUT_S = 30.0
 _LEAVE_TIMEOUT_S = 4.0
 _RECONNECT_S = 2.0
+_KNOCK_TIMEOUT_S = 3.0
 WATCH_S = 1.0
 SILENT_AFTER_S = 8.0
 """Without an answer of the head for this long, nothing is known."""
@@ -117,6 +119,7 @@ class RayCluster:
     def _connect(self) -> None:
         while not self._is_closed.is_set():
             try:
+                self._knock()
                 ray.init(
                     address=self._address,
                     namespace=NAMESPACE,
@@ -124,7 +127,7 @@ class RayCluster:
                     logging_level="ERROR",
                     ignore_reinit_error=True,
                 )
-            except _RAY_TROUBLE as error:
+            except (*_RAY_TROUBLE, OSError) as error:
                 logger.warning("Ray does not answer yet", address=self._address, error=str(error))
                 self._is_closed.wait(_RECONNECT_S)
                 continue
@@ -142,6 +145,12 @@ class RayCluster:
         self._is_closed.set()
         if self._is_connected.is_set():
             ray.shutdown()
+
+    def _knock(self) -> None:
+        """Raise ``OSError`` where nobody listens: Ray itself takes two minutes to say so."""
+        host, _, port = self._address.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=_KNOCK_TIMEOUT_S):
+            return
 
     @property
     def is_answering(self) -> bool:
