@@ -16,22 +16,6 @@ from fairlead.lifecycle import State
 
 Fairlead = Callable[..., "subprocess.CompletedProcess[str]"]
 
-OWN_CODE = """
-import numpy as np
-
-
-def train(params, context):
-    train, test = context.all_rows("train"), context.shard("test")
-    direction = train.features[train.labels == 1].mean(0) - train.features[train.labels == 0].mean(0)
-    middle = train.features.mean(0) @ direction
-    print(f"rank {context.rank} of {context.world_size} has {len(test)} test rows")
-    for step in range(params["steps"]):
-        context.report({"train/step": float(step)}, step=step + 1)
-    scores = 1 / (1 + np.exp(-(test.features @ direction - middle)))
-    predictions = (scores >= context.threshold).astype(np.int64)
-    context.evaluate("test", records=test.records, predictions=predictions, scores=scores.astype(np.float64))
-"""
-
 
 def a_spec(**changes: Any) -> dict[str, Any]:
     return {
@@ -66,19 +50,6 @@ def test_an_unfair_model_fails_its_gate_and_is_not_registered(fairlead: Fairlead
     assert (last["state"], last["report_outcome"]) == ("succeeded", "fail")
     assert not last["registration"]["is_registered"]
     assert [gate["outcome"] for gate in last["gates"] if gate["by"] == ["sex"]] == ["fail"]
-
-
-def test_own_code_trains_like_a_built_in_workload(fairlead: Fairlead, tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "nearest.py").write_text(OWN_CODE)
-    spec = a_spec(name="own-code", workload="nearest:train", code="mine", params={"steps": 3}, resources={"workers": 2})
-    (tmp_path / "spec.yaml").write_text(json.dumps(spec))
-    answer = fairlead("submit", "--watch", "--json", "spec.yaml")
-    assert answer.returncode == 0, answer.stderr + answer.stdout
-    last = json.loads(answer.stdout.splitlines()[-1])
-    assert (last["state"], last["last_step"]) == ("succeeded", 3)
-    printed = [fairlead("logs", last["id"], "--rank", str(rank)).stdout for rank in (0, 1)]
-    assert ["of 2 has" in text for text in printed] == [True, True]
 
 
 def test_own_code_that_raises_fails_with_its_last_words(fairlead: Fairlead, tmp_path: Path, client: Client) -> None:
