@@ -112,7 +112,7 @@ def _ray(layout: Layout, base: Mapping[str, str]) -> Program:
         "max-worker-port": ports.workers[1],
         "include-dashboard": "true",  # Train's clean-up of placement groups asks the state API
         "include-log-monitor": "false",  # runners write logs of their own
-        "temp-dir": layout.ray_directory,
+        "temp-dir": layout.ray_directory / "r",  # Ray opens its own directory to everybody; the one around it is ours
         "object-store-memory": object_store_bytes(),
         "num-cpus": layout.cpus,
         "num-gpus": layout.gpus,

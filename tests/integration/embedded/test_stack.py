@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -15,7 +16,9 @@ import pytest
 from fairlead import Client
 from fairlead.client.stack import read_stack
 from fairlead.embedded import EmbeddedStack
+from fairlead.embedded.home import held
 from fairlead.embedded.processes import MARKER, family
+from fairlead.embedded.stack import end_stale
 from fairlead.errors import Conflict, Unavailable
 
 
@@ -47,6 +50,7 @@ def test_a_killed_api_comes_back_and_nothing_is_left_at_the_end(tmp_path: Path) 
             assert client.get(experiment.id).view.name == "x"  # the client tries until it is back
         with pytest.raises(Conflict, match="a stack already runs"):
             EmbeddedStack(tmp_path / "home").start()
+        assert stat.S_IMODE(ray_directory.stat().st_mode) == 0o700
         everyone = family(stack.description.processes, marker)
         assert len(everyone) > 10  # Ray alone has more
         assert not _open_to_others(everyone)
@@ -85,6 +89,9 @@ def test_two_stacks_run_side_by_side_and_a_killed_one_is_cleaned_up(tmp_path: Pa
         first.wait(30)
         assert wait_until(lambda: not marked(one.marker), timeout_s=60), "a killed supervisor leaves its children"
         assert second.failure is None
+        with held(tmp_path / "one"):
+            end_stale(tmp_path / "one")
+        assert not one.ray_directory.exists()
         with second.client() as client:
             assert client.whoami().name == "local"
 
