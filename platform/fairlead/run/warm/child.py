@@ -112,8 +112,7 @@ def _take_on(inheritance: Inheritance, launcher_pid: int) -> None:
     _replace_environment(inheritance)
     os.chdir(inheritance.cwd)
     sys.argv[:] = inheritance.argv
-    added = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    sys.path[:] = [os.path.dirname(inheritance.program), *added, *inheritance.base_path]
+    sys.path[:] = search_path(inheritance.program, os.environ.get("PYTHONPATH", ""), inheritance.base_path)
     _reopen_streams()
     _be_distinct()
     inheritance.limit_threads(_given_threads())
@@ -144,14 +143,22 @@ def _replace_environment(inheritance: Inheritance) -> None:
 def _reopen_streams() -> None:
     """Python's own three files, as a new interpreter opens them."""
     is_unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
-    stdin: Any = open(0, closefd=False)  # noqa: SIM115  # they last as long as the process
-    stdout: Any = open(1, "w", closefd=False)  # noqa: SIM115
-    stderr: Any = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    read, written = sys.__stdin__, sys.__stdout__  # the encoding follows from variables that are the same here
+    assert read is not None and written is not None  # noqa: PT018
+    stdin: Any = open(0, encoding=read.encoding, errors=read.errors, closefd=False)  # noqa: SIM115  # never closed
+    stdout: Any = open(1, "w", encoding=written.encoding, errors=written.errors, closefd=False)  # noqa: SIM115
+    stderr: Any = open(2, "w", encoding=written.encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
     stdout.reconfigure(line_buffering=os.isatty(1), write_through=is_unbuffered)
     stderr.reconfigure(line_buffering=True, write_through=is_unbuffered)
     for name, file in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
         setattr(sys, name, file)
         setattr(sys, f"__{name}__", file)
+
+
+def search_path(program: str, python_path: str, base_path: Iterable[str]) -> list[str]:
+    """Where a new interpreter would look for modules: beside its program, in ``PYTHONPATH``, in its own places."""
+    added = [os.path.abspath(entry) for entry in python_path.split(os.pathsep)] if python_path else []
+    return list(dict.fromkeys([os.path.dirname(program), *added, *base_path]))
 
 
 def _be_distinct() -> None:

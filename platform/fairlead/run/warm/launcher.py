@@ -50,7 +50,8 @@ class Line:
         data = b"%s start %d\n%s" % (VERSION, len(body), body)
         descriptors = b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1, 2))
         sent = self.socket.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptors)])
-        self.socket.sendall(data[sent:])
+        if sent < len(data):  # an empty message would be refused by a peer that has answered and gone
+            self.socket.sendall(data[sent:])
 
     def next(self, timeout_s: float) -> tuple[bytes, bytes]:
         """The next word and the rest of its line; an empty word at the end."""

@@ -19,8 +19,10 @@ MAX_BODY = 4 * 2**20
 _FIXED_AT_START = ("LD_", "LC_", "LANG", "PYTHON", "MALLOC_", "GLIBC_", "TORCH_", "ATEN_")
 """Read by the C library, the interpreter or torch before the first line of a program."""
 _TAKEN_ON_LATER = ("PYTHONPATH", "PYTHONUNBUFFERED", "TORCH_PROCESS_GROUP_")
-_READ_BY_RAY_LATE = ("RAY_TRAIN_", "RAY_CLIENT_MODE")
+_READ_BY_RAY_LATE = ("RAY_TRAIN_", "RAY_CLIENT_MODE", "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC")
 """Looked up when used; all other ``RAY_*`` are read once, when Ray is imported."""
+_NO_JOB = "ffffffff"
+"""Of workers that Ray starts before anybody needs them: a server of their own would cost more than it saves."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +116,7 @@ def plan(request: Request, server: Surroundings) -> Start | Refused:
 def _checked(argv: tuple[str, ...], cwd: str, environment: dict[str, str], server: Surroundings) -> Start | Refused:
     if environment.get(SWITCH) == "0":
         return Refused(why="switched off")
-    if "RAY_JOB_ID" not in environment:
+    if environment.get("RAY_JOB_ID", _NO_JOB) == _NO_JOB:
         return Refused(why="a worker of no job")
     if differing := _differing(environment, server.environment):
         return Refused(why=f"{differing} differs from the warm server's")
