@@ -8,6 +8,7 @@ from fairlead.data.columns import Source
 from fairlead.data.groups import band_codes, band_levels
 
 AGE_EDGES = (40.0, 60.0)
+BUILTIN_PREFIX = "builtin://"
 
 
 def diabetes() -> Source:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairlead.data.builtin import BUILTIN
+from fairlead.data.builtin import BUILTIN, BUILTIN_PREFIX
 from fairlead.data.columns import Column, Source
 from fairlead.errors import BadData, Problem
 
@@ -30,7 +30,7 @@ def bad(pointer: str, message: str, suggestion: str | None = None) -> BadData:
 
 def read(uri: str) -> Source:
     """Read everything at ``uri``. Raises ``BadData`` naming the file, and the row or column where it is known."""
-    if uri.startswith("builtin://"):
+    if uri.startswith(BUILTIN_PREFIX):
         return _builtin(uri)
     files, root = _locate(uri)
     if files.isdir(root):
@@ -49,7 +49,7 @@ def read(uri: str) -> Source:
 
 
 def _builtin(uri: str) -> Source:
-    name = uri.removeprefix("builtin://")
+    name = uri.removeprefix(BUILTIN_PREFIX)
     if name not in BUILTIN:
         raise bad("/data/uri", f"there is no built-in data set {name!r}", f"known: {', '.join(BUILTIN)}")
     return BUILTIN[name]()

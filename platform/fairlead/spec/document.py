@@ -110,7 +110,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> tuple[Problem, ..
 
 def _prefixes(pointer: str) -> Iterable[str]:
     """The pointers of everything around a value, the document itself left out."""
-    return itertools.accumulate(pointer.split("/")[1:-1], lambda outer, part: f"{outer}/{part}", initial="")
+    parts = pointer.split("/")[1:-1]
+    return itertools.islice(itertools.accumulate(parts, lambda outer, part: f"{outer}/{part}", initial=""), 1, None)
 
 
 def _problem(model: type[BaseModel], detail: Any) -> Problem:

@@ -31,6 +31,7 @@ def test_a_built_in_workload_is_admitted_with_its_defaults_and_number_of_steps()
         ({"params": {"epoch": 3}}, RejectionReason.BAD_PARAMETERS, "/params/epoch"),
         ({"params": {"epochs": "three"}}, RejectionReason.BAD_PARAMETERS, "/params/epochs"),
         ({"params": {"epochs": -1}}, RejectionReason.BAD_PARAMETERS, "/params/epochs"),
+        ({"data": {"uri": "builtin://iris"}}, RejectionReason.BAD_DATA, "/data/uri"),
         ({"workload": "m:train", "code": "."}, RejectionReason.UNKNOWN_CODE, "/code"),
         ({"code": f"sha256:{SHA}"}, RejectionReason.UNKNOWN_CODE, "/code"),
         ({"gates": [{"metric": "acuracy_score", "require": ">= 0.5"}]}, RejectionReason.BAD_GATE, "/gates/0"),
