@@ -81,6 +81,10 @@ class AgentSettings(BaseSettings):
     storage: Path
     cache: Path
     """Code bundles, unpacked by content hash."""
+    warm_start: bool = True
+    """Fork runners and workers from a server with Ray and torch imported, instead of importing them each time."""
+    warm_directory: Path | None = None
+    """Where launchers and warm servers meet, the same path on every node; absent: one for this cluster below /tmp."""
     sync_wait_s: float = 2.0
     worker_start_timeout_s: float = 120
     tick_s: float = Field(default=1.0, gt=0)

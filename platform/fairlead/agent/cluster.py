@@ -32,6 +32,7 @@ from fairlead.run.census import (
 from fairlead.run.environment import runner_environment
 from fairlead.run.messages import RunnerStatus
 from fairlead.run.runner import RUNNER
+from fairlead.run.warm import WarmServer, runtime_env, was_forked
 
 RUNNER_PREFIX = "fl-"
 _ANSWER_TIMEOUT_S = 10.0
@@ -87,10 +88,14 @@ class Cluster(Protocol):
 class RayCluster:
     """A cluster that is really there. Connects in the background, so that the agent can speak before Ray does."""
 
-    def __init__(self, *, address: str, storage: Path, worker_start_timeout_s: float) -> None:
+    def __init__(
+        self, *, address: str, storage: Path, worker_start_timeout_s: float, warm: WarmServer | None = None
+    ) -> None:
         self._address = address
         self._storage = storage
         self._worker_start_timeout_s = worker_start_timeout_s
+        self._warm = warm
+        self._ahead: Any = None
         self._is_connected = threading.Event()
         self._is_closed = threading.Event()
         self._session = ""
@@ -101,8 +106,11 @@ class RayCluster:
 
     def _keep_watch(self) -> None:
         """Ask the head in a thread of its own: while it is away, a question to it may take a minute."""
+        self._keep_warm()
         self._connect()
+        self._warm_up()
         while not self._is_closed.wait(WATCH_S):
+            self._keep_warm()
             try:
                 self._survey()
             except (*_RAY_TROUBLE, Unavailable) as error:
@@ -136,6 +144,27 @@ class RayCluster:
             self._is_connected.set()
             return
 
+    def _keep_warm(self) -> None:
+        """Start this node's warm server where it is missing. Without one, everything starts cold."""
+        if self._warm is None:
+            return
+        try:
+            self._warm.ensure()
+        except Unavailable as error:
+            logger.warning("there is no warm server; processes start cold", error=str(error))
+            self._warm = None
+
+    def _warm_up(self) -> None:
+        """Let the first runner find a server that has imported Ray for our job already: send a task ahead of it."""
+        if self._warm is not None and self._is_connected.is_set():
+            ahead = ray.remote(num_cpus=0, max_retries=0)(was_forked)
+            self._ahead = ahead.options(runtime_env=self._runtime_env({})).remote()
+
+    def _runtime_env(self, variables: dict[str, str]) -> dict[str, Any]:
+        if self._warm is None:
+            return {"env_vars": variables}
+        return runtime_env(variables, directory=self._warm.places.directory)
+
     def wait_until_connected(self, timeout_s: float) -> bool:
         """Whether Ray answered within ``timeout_s``."""
         return self._is_connected.wait(timeout_s)
@@ -143,6 +172,8 @@ class RayCluster:
     def close(self) -> None:
         """Leave the cluster; runners go on."""
         self._is_closed.set()
+        if self._warm is not None:
+            self._warm.release()
         if self._is_connected.is_set():
             ray.shutdown()
 
@@ -206,7 +237,7 @@ class RayCluster:
             "namespace": NAMESPACE,
             "lifetime": "detached",
             "get_if_exists": True,
-            "runtime_env": {"env_vars": environment},
+            "runtime_env": self._runtime_env(environment),
         }
         text = document.amended(attempt_token="").model_dump_json(by_alias=True)
         runner = RUNNER.options(**options).remote()

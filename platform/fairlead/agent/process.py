@@ -18,6 +18,7 @@ from fairlead.agent.endings import BAD_SETTINGS, STOPPED, SUPERSEDED, log_to_std
 from fairlead.agent.tending import Surroundings
 from fairlead.clock import SystemClock
 from fairlead.errors import StaleAgent, Unauthorized
+from fairlead.run.warm import WarmServer, default_directory
 from fairlead.settings import AgentSettings
 
 _PR_SET_PDEATHSIG = 1
@@ -39,6 +40,7 @@ def run_agent() -> int:
         address=settings.ray_address,
         storage=settings.storage,
         worker_start_timeout_s=settings.worker_start_timeout_s,
+        warm=_warm_server(settings),
     )
     stopping = threading.Event()
 
@@ -60,6 +62,12 @@ def run_agent() -> int:
         cluster.close()
         control.close()
     return STOPPED
+
+
+def _warm_server(settings: AgentSettings) -> WarmServer | None:
+    if not settings.warm_start:
+        return None
+    return WarmServer(settings.warm_directory or default_directory(f"{settings.ray_address} {settings.cluster}"))
 
 
 def _parts(

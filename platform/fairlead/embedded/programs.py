@@ -16,6 +16,7 @@ import psutil
 from fairlead.embedded.home import CLUSTER, Home
 from fairlead.embedded.ports import HOST, StackPorts
 from fairlead.embedded.processes import MARKER
+from fairlead.run.warm.launcher import DIRECTORY, SWITCH
 from fairlead.tracking.server import server_command, server_environment
 
 MAX_OBJECT_STORE_BYTES = 512 * 2**20
@@ -78,7 +79,8 @@ def base_environment(environment: Mapping[str, str], marker: str) -> dict[str, s
     """The caller's environment without settings of Fairlead, MLflow and Ray; no proxy between our own parts."""
     kept = {name: value for name, value in environment.items() if not name.startswith(_OWN_PREFIXES)}
     direct = ",".join(filter(None, [kept.get("NO_PROXY") or kept.get("no_proxy"), HOST, "localhost"]))
-    return {**kept, "NO_PROXY": direct, "no_proxy": direct, "PYTHONUNBUFFERED": "1", MARKER: marker}
+    switch = {SWITCH: environment[SWITCH]} if SWITCH in environment else {}
+    return {**kept, **switch, "NO_PROXY": direct, "no_proxy": direct, "PYTHONUNBUFFERED": "1", MARKER: marker}
 
 
 def _mlflow(layout: Layout, base: Mapping[str, str]) -> Program:
@@ -133,7 +135,9 @@ def _ray_environment(layout: Layout) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(layout.home.ray_token_file),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_START_HOOK": "fairlead.embedded.ray_hook.without_ray_client",
+        "RAY_START_HOOK": "fairlead.embedded.ray_hook.as_embedded",
+        "RAY_prestart_worker_first_driver": "0",  # none of them would fit a runner
+        DIRECTORY: f"{layout.ray_directory}/warm",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # nothing to move: all of it ends
         "RAY_memory_usage_threshold": "0.9",

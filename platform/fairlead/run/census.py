@@ -2,7 +2,8 @@
 
 Everything that a runner creates is found through ownership in the head's own tables: the runner's worker owns the
 Train controller, whose worker owns the ranks. Entries stay in the tables after a death, so this works for a runner
-that is gone. Processes are found by the environment variable ``FAIRLEAD_ATTEMPT``, which children inherit.
+that is gone. Processes are found by the environment variable ``FAIRLEAD_ATTEMPT``, which children inherit, or, where
+they were forked warm, by a descriptor of that name.
 """
 
 import contextlib
@@ -18,9 +19,11 @@ from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from fairlead.errors import Unavailable
+from fairlead.run.warm import is_marked
+from fairlead.run.warm.marker import ATTEMPT
 
 NAMESPACE = "fairlead"
-MARKER = "FAIRLEAD_ATTEMPT"
+MARKER = ATTEMPT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,8 +155,7 @@ def remove_groups(entries: Iterable[GroupEntry]) -> None:
 
 def marked_processes(runner_name: str) -> tuple[int, ...]:
     """Ids of this machine's processes that were started on behalf of an attempt."""
-    wanted = f"{MARKER}={runner_name}".encode()
-    return tuple(pid for pid in psutil.pids() if pid != os.getpid() and wanted in _environment(pid))
+    return tuple(pid for pid in psutil.pids() if pid != os.getpid() and is_marked(pid, _environment(pid), runner_name))
 
 
 def _environment(pid: int) -> list[bytes]:

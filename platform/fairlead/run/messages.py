@@ -19,6 +19,9 @@ class Hello:
     actor_id: str
     node_id: str
     pid: int
+    is_warm: bool = False
+    """Whether its process was forked with everything imported."""
+    why_cold: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,9 +26,15 @@ class Group:
     hellos: dict[int, Hello] = field(default_factory=dict)
     finished: dict[int, Finished] = field(default_factory=dict)
     last_step: int | None = None
+    has_noted_start: bool = False
     has_resume: bool = False
     resume_from: Path | None = None
     """What the group goes on from; chosen once, when ``has_resume`` becomes true."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every rank has come up."""
+        return len(self.hellos) == self.world_size
 
     @property
     def has_finished(self) -> bool:

@@ -25,7 +25,7 @@ from fairlead.run.census import end_actors, find_family, remove_groups
 from fairlead.run.messages import Failure, Finished, Hello, Orders, Report, RunnerStatus, Welcome, WrittenCheckpoint
 from fairlead.run.outputs import Outputs, collect
 from fairlead.run.places import Places
-from fairlead.run.progress import SYSTEM_PREFIX, Progress
+from fairlead.run.progress import SYSTEM_PREFIX, Group, Progress
 from fairlead.run.spool import SpoolWriter
 from fairlead.run.storage import (
     commit_checkpoint,
@@ -44,6 +44,7 @@ from fairlead.run.verdict import (
     stalled,
     storage_failed,
 )
+from fairlead.run.warm import birth
 
 WATCH_S = 0.25
 SPOOL_FSYNC_S = 5.0
@@ -145,6 +146,7 @@ class Runner:
             self._note("worker_group_restarted", f"restart {group.generation - 1}", payload)
         with self._lock:  # one rank verifies, the others wait for its answer
             resume_from = self._resume_of(group.generation)
+            self._note_start(group)
         return Welcome(
             generation=group.generation,
             is_current=self._progress.is_current(group.generation),
@@ -368,6 +370,21 @@ class Runner:
     def _note(self, kind: str, detail: str = "", payload: dict[str, Any] | None = None) -> None:
         if self._spool is not None:
             self._spool.note(kind, at_ms=_now_ms(), detail=detail, payload=payload)
+
+    def _note_start(self, group: Group) -> None:
+        """Once all ranks are up: whether the attempt's processes were forked warm, and if not, why."""
+        if group.has_noted_start or not group.is_complete:
+            return
+        group.has_noted_start = True
+        own = birth()
+        ranks = [group.hellos[rank] for rank in sorted(group.hellos)]
+        cold = [own.why] * (not own.is_warm) + [hello.why_cold for hello in ranks if not hello.is_warm]
+        payload = {
+            "runner": "warm" if own.is_warm else "cold",
+            "workers": {str(hello.rank): "warm" if hello.is_warm else "cold" for hello in ranks},
+            "why": "; ".join(dict.fromkeys(cold)),
+        }
+        self._note("warm_start", f"cold: {payload['why']}" if cold else "warm", payload)
 
     def _name(self) -> str:
         return self._require_document().runner_name

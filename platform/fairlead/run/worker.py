@@ -36,6 +36,7 @@ from fairlead.run.logs import drain_output, redirect_output
 from fairlead.run.messages import Failure, Finished, Hello, Orders, Report, Welcome, WrittenCheckpoint
 from fairlead.run.sampling import Sampler
 from fairlead.run.storage import copy_checkpoint
+from fairlead.run.warm import birth
 from fairlead.workload import Workload
 
 HEARTBEAT_S = 0.5
@@ -193,6 +194,8 @@ class RunnerLine:
             actor_id=here.get_actor_id() or "",
             node_id=here.get_node_id(),
             pid=os.getpid(),
+            is_warm=(born := birth()).is_warm,
+            why_cold=born.why,
         )
         welcome: Welcome = ray.get(runner.hello.remote(hello), timeout=_LONG_CALL_TIMEOUT_S)
         if not welcome.is_current:

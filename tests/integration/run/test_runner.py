@@ -52,7 +52,8 @@ class Attempts:
         return document, self.result(document, within_s=within_s)
 
     def notes(self, document: LaunchDocument) -> list[str]:
-        return [note.kind for note in SpoolReader(self.directory(document), "notes").read(0, 1000)]
+        notes = SpoolReader(self.directory(document), "notes").read(0, 1000)
+        return [note.kind for note in notes if note.kind != "warm_start"]
 
     def steps(self, document: LaunchDocument, key: str) -> list[int]:
         points = SpoolReader(self.directory(document), "metrics").read(0, 100_000)
