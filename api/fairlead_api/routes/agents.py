@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
@@ -120,19 +121,19 @@ def _take_in(api: Api, cluster: str, request: SyncRequest) -> None:
         here = {row.id: row for row in attempts.open_on(session, cluster)}
         for seen in request.observations:
             if (row := here.get(seen.attempt_id)) is not None:
-                attempts.write_if_open(session, row.id, **_columns(seen, row), observed_at=now)
+                attempts.write_if_open(session, row.id, **_columns(seen, row, now))
                 if seen.has_evidence_of_death and row.death_since is None:
                     attempts.write_if_open(session, row.id, death_since=now, death_reason=seen.death_reason)
     if any(seen.has_evidence_of_death for seen in request.observations):
         api.hint()
 
 
-def _columns(seen: AttemptObservation, row: AttemptRow) -> dict[str, object]:
+def _columns(seen: AttemptObservation, row: AttemptRow, now: datetime) -> dict[str, object]:
     columns: dict[str, object] = {"observation": seen.observation, "observed_detail": seen.detail}
     if seen.last_step is not None:
         columns["last_step"] = min(max(seen.last_step, row.last_step or 0), MAX_STEP)
     if seen.observation is Observation.PRESENT:
-        columns |= {"death_since": None, "death_reason": ""}
+        columns |= {"death_since": None, "death_reason": "", "observed_at": now}
     return columns
 
 
@@ -146,9 +147,11 @@ def _todo(api: Api, cluster: str, request: SyncRequest) -> SyncAnswer:
         rows = attempts.open_on(session, cluster)
         for row in rows:
             desired = Desired(experiments.get(session, row.experiment_id).desired)
-            if desired is Desired.RUN and _is_on_offer(api, row, known):
+            is_leased = row.leased_at is not None
+            # A leased one must be taken even if nobody wants it: only a lease lets the agent say that it never began.
+            if (desired is Desired.RUN or is_leased) and _is_on_offer(api, row, known):
                 offers.append(Offer(attempt_id=row.id, runner_name=row.runner_name))
-            elif desired is not Desired.RUN and row.leased_at is not None:
+            if desired is not Desired.RUN and is_leased:
                 stops.append(_stop(row, desired))
         ended = sorted(known - {row.id for row in rows})
     served = {row.runner_name for row in rows}
@@ -187,7 +190,8 @@ def lease(
         clusters.sync(session, cluster, agent_epoch=request.agent_epoch, ray_session="", nodes=(), now=now)
         attempt = attempts.lease(session, attempt_id, cluster=cluster, token=token, now=now)
         row = experiments.get(session, attempt.experiment_id)
-        if row.current_attempt_no != attempt.attempt_no or row.desired != Desired.RUN:
+        is_first = attempt.lease_epoch == 1
+        if row.current_attempt_no != attempt.attempt_no or (is_first and row.desired != Desired.RUN):
             raise StaleAttempt(f"attempt {attempt_id} is no longer wanted: {row.state}, {row.desired}")
         document = _launch_document(api, session, row, attempt, token)
     return answer(document)
@@ -224,4 +228,12 @@ def _launch_document(api: Api, session: Session, row: ExperimentRow, attempt: At
 def _spent_s(session: Session, attempt: AttemptRow) -> float:
     """Run time of earlier attempts."""
     earlier = [one for one in attempts.of_experiment(session, attempt.experiment_id) if one.id != attempt.id]
-    return sum((one.ended_at - one.started_at).total_seconds() for one in earlier if one.started_at and one.ended_at)
+    return sum(_ran_s(one) for one in earlier)
+
+
+def _ran_s(one: AttemptRow) -> float:
+    """A lost attempt ran until it was last seen: the hours until its death was proven are not its own."""
+    if one.started_at is None or one.ended_at is None:
+        return 0.0
+    last_seen = one.ended_at if one.result is not None else one.observed_at or one.started_at
+    return max(0.0, (last_seen - one.started_at).total_seconds())

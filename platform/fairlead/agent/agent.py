@@ -159,12 +159,12 @@ class Agent:
         for attempt_id in answer.ended:
             if attempt_id in self._tended:
                 self._tended[attempt_id].end()
-        for command in answer.stops:
-            if command.attempt_id in self._tended:
-                self._tended[command.attempt_id].obey(command)
         for offer in answer.offers:
             if offer.attempt_id not in self._tended:
                 self._take(offer)
+        for command in answer.stops:
+            if command.attempt_id in self._tended:
+                self._tended[command.attempt_id].obey(command)
         for runner_name in answer.strays_to_stop:
             self._remove_stray(runner_name)
 

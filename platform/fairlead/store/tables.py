@@ -137,6 +137,7 @@ class AttemptRow(Table):
 
     observation: Mapped[str] = mapped_column(String(16))
     observed_at: Mapped[datetime | None]
+    """When it was leased, or last seen present."""
     observed_detail: Mapped[str] = mapped_column(Text)
     death_since: Mapped[datetime | None]
     """First of the sightings that make an absence evidence of death."""

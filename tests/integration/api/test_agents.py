@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fairlead.lifecycle import State
+from fairlead.lifecycle import Outcome, State
 from fairlead.store import attempts, clusters, experiments
 from fairlead_api.access import new_attempt_token
 
@@ -123,6 +123,24 @@ def test_an_offer_that_the_user_no_longer_wants_is_not_made(bench: Any, spec: di
     assert bench.sync(epoch)["offers"] == []
     answer = bench.agent.post(f"/internal/v1/attempts/{attempt_id}/lease", json={"agent_epoch": epoch})
     assert (answer.status_code, answer.json()["code"]) == (409, "stale_attempt")
+
+
+def test_a_lease_whose_answer_was_lost_is_offered_again_though_nobody_wants_it(
+    bench: Any, spec: dict[str, Any]
+) -> None:
+    experiment_id = bench.submit(spec)["id"]
+    epoch = bench.attach()
+    attempt_id = bench.place(experiment_id)
+    bench.lease(attempt_id, epoch)
+    bench.user.post(f"/v1/experiments/{experiment_id}/cancel")
+    bench.clock.advance(11)
+    todo = bench.sync(epoch)
+    assert [offer["attempt_id"] for offer in todo["offers"]] == [attempt_id]
+    assert [stop["attempt_id"] for stop in todo["stops"]] == [attempt_id]
+    headers = {"Authorization": f"Bearer {bench.lease(attempt_id, epoch)['attempt_token']}"}
+    claim = result(experiment_id, outcome="cancelled", reason="cancelled")
+    answer = bench.nobody.post(f"/internal/v1/attempts/{attempt_id}/result", json=claim, headers=headers)
+    assert answer.status_code == 204
 
 
 def test_observations_are_kept_and_evidence_is_forgotten_when_it_is_seen_again(
@@ -320,6 +338,18 @@ def test_the_next_attempt_resumes_from_the_newest_checkpoint_with_the_time_that_
     document = bench.lease(bench.place(experiment_id, attempt_no=2), 1)
     assert [one["step"] for one in document["resume"]] == [2, 1]
     assert document["runtime_left_s"] == 70
+
+
+def test_the_hours_until_a_death_is_proven_cost_no_run_time(bench: Any, spec: dict[str, Any]) -> None:
+    experiment_id, attempt_id, _ = bench.running({**spec, "policy": {"max_runtime_s": 100}})
+    bench.clock.advance(30)
+    bench.sync(1, observations=[{"attempt_id": attempt_id, "observation": "present"}])
+    bench.clock.advance(10 * 3600)
+    bench.sync(1, observations=[{"attempt_id": attempt_id, "observation": "unknown"}])
+    with bench.store.write() as session:
+        attempts.end(session, attempt_id, outcome=Outcome.INFRA_ERROR, reason="node_lost", now=bench.clock.now())
+    bench.move(experiment_id, State.RUNNING, State.RETRYING, State.QUEUED)
+    assert bench.lease(bench.place(experiment_id, attempt_no=2), 1)["runtime_left_s"] == 70
 
 
 def test_numbers_that_no_column_holds_do_not_stop_an_agent(bench: Any, spec: dict[str, Any]) -> None:
