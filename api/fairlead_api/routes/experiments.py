@@ -35,7 +35,7 @@ router = APIRouter(prefix="/v1", tags=["experiments"])
 ANSWERS_KEPT = timedelta(hours=24)
 WAITING_STATES = (State.ACCEPTED, *experiments.WAITING_STATES)
 FILTERS = {"state": frozenset(State), "project": None, "name": None}
-_CLIENT_ID = re.compile(r"^[a-z0-9][a-z0-9-]{0,39}$")
+_CLIENT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _TRIES = 5
 ExperimentId = Annotated[str, Path(max_length=64)]
 IfMatch = Annotated[str | None, Header(description="Act only on this version of the experiment.")]
@@ -193,7 +193,7 @@ def _unless_raced(act: Callable[[], StoredAnswer]) -> StoredAnswer:
 )
 def put(api: ApiParts, caller: Caller, experiment_id: str, body: SpecBody) -> Response:
     """Create it (201), or find it there with the same spec (200); 409 where the spec is another one."""
-    if not _CLIENT_ID.match(experiment_id):
+    if not _CLIENT_ID.fullmatch(experiment_id):
         message = "an id has 1 to 40 of a-z, 0-9 and '-', and begins with a letter or a digit"
         raise BadInput(message, problems=(Problem(pointer="/path/experiment_id", message=message),))
     spec = read_document(ExperimentSpec, body)

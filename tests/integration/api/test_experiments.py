@@ -78,7 +78,7 @@ def test_put_creates_then_finds_then_refuses_another_spec(bench: Any, spec: dict
     assert statuses == [201, 200, 409, 200]
 
 
-@pytest.mark.parametrize("given", ["-x", "a_b", "A", "x" * 41, "%2e%2e", "a%00b"])
+@pytest.mark.parametrize("given", ["-x", "a_b", "A", "x" * 41, "%2e%2e", "a%00b", "a%0A"])
 def test_ids_that_could_mean_something_else_are_refused(small_bench: Any, spec: dict[str, Any], given: str) -> None:
     assert small_bench.user.put(f"/v1/experiments/{given}", json=spec).status_code in (404, 422)
 
