@@ -135,12 +135,12 @@ class RayCluster:
                     logging_level="ERROR",
                     ignore_reinit_error=True,
                 )
-            except (*_RAY_TROUBLE, OSError) as error:
+                self._session = ray.get_runtime_context().get_session_name()
+                self._survey()
+            except (*_RAY_TROUBLE, Unavailable, OSError) as error:
                 logger.warning("Ray does not answer yet", address=self._address, error=str(error))
                 self._is_closed.wait(_RECONNECT_S)
                 continue
-            self._session = ray.get_runtime_context().get_session_name()
-            self._survey()
             self._is_connected.set()
             return
 

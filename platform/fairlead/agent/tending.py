@@ -23,6 +23,7 @@ from fairlead.clock import Clock
 from fairlead.errors import BadBundle, FairleadError, NotFound, StaleAttempt, Unavailable
 from fairlead.lifecycle import Observation, Outcome
 from fairlead.protocol import AttemptObservation, LaunchDocument, StartedReport, StopCommand, StopMode
+from fairlead.run.messages import RunnerStatus
 
 FORCE_AFTER_S = 30.0
 """How long after the grace of a stop the runner itself may take to end the group."""
@@ -230,15 +231,19 @@ class Tending:
 
     def _watch(self, sighting: Sighting) -> None:
         status = sighting.status
-        if status is not None and not self._has_reported_start:
-            report = StartedReport(node_id=status.node_id, pid=status.pid, ray_session=status.ray_session)
-            self._around.control.started(self.lease.attempt_id, report, token=self.lease.token)
-            self._has_reported_start = True
+        if status is not None:
+            self._report_start(status)
         with self._lock:
             stop = self._stop
         if stop is not None and status is not None and not status.is_finished:
             self._around.cluster.stop(self.lease.runner_name, stop, agent_epoch=self._around.agent_epoch)
         self._harvest()
+
+    def _report_start(self, begun: Begun | RunnerStatus) -> None:
+        if not self._has_reported_start:
+            report = StartedReport(node_id=begun.node_id, pid=begun.pid, ray_session=begun.ray_session)
+            self._around.control.started(self.lease.attempt_id, report, token=self.lease.token)
+            self._has_reported_start = True
 
     def _harvest(self) -> bool:
         """Ship and commit what is there; whether nothing is left to ship."""
@@ -316,8 +321,11 @@ class Tending:
         if not self._around.cluster.remove(self.lease.runner_name):
             self._absent_since_s = None
             return self._describe(decision, sighting)
+        if begun is not None and begun.ray_session:  # a loss of Ray is judged by the session that was reported
+            self._report_start(begun)
         if not self._harvest():
             self._wake.set()
+            return self._describe(decision, sighting)
         if not _is_same_session(begun, self._around.cluster.session()):
             return self._describe(decision, sighting)  # the control plane waits out the grace of a lost head
         if self._absent_since_s is None:

@@ -11,10 +11,11 @@ from fairlead.agent.cluster import Sighting
 from fairlead.agent.control_plane import ControlPlane
 from fairlead.agent.files import result_without_a_run
 from fairlead.agent.reconcile import RunnerSeen
+from fairlead.agent.shipping import MAX_BATCHES_A_TURN
 from fairlead.agent.tending import LAUNCH_LIMIT_S, Lease, Surroundings, Tending
 from fairlead.errors import Unavailable
 from fairlead.lifecycle import Observation, Outcome
-from fairlead.protocol import LaunchDocument, StopCommand, StopMode
+from fairlead.protocol import MAX_BATCH_POINTS, LaunchDocument, StopCommand, StopMode
 from fairlead.run.messages import RunnerStatus
 from fairlead.run.spool import SpoolWriter
 from fairlead.run.storage import write_atomically
@@ -208,6 +209,21 @@ def test_the_loss_of_a_ray_session_is_for_the_control_plane_to_wait_out(scene: S
     scene.tick()
     seen = scene.tick(10 * GAP_S)
     assert (seen.observation, seen.has_evidence_of_death) == (Observation.UNKNOWN, False)
+    assert scene.attempt.started is not None  # it may have died before anyone was told in which session it began
+    assert scene.attempt.started.ray_session == "the one before"
+
+
+def test_a_death_is_not_proven_while_records_wait_to_be_shipped(scene: Scene) -> None:
+    scene.begin()
+    spool = SpoolWriter(scene.directory)
+    num_records = (MAX_BATCHES_A_TURN + 1) * MAX_BATCH_POINTS
+    for step in range(num_records):
+        spool.metrics({"loss": 1.0}, step=step, at_ms=0)
+    spool.close()
+    first, second = scene.tick(), scene.tick(GAP_S)
+    assert [seen.has_evidence_of_death for seen in (first, second)] == [False, False]
+    assert scene.tick(GAP_S).has_evidence_of_death
+    assert len(scene.attempt.steps("loss")) == num_records
 
 
 def test_a_result_counts_whatever_ray_says(scene: Scene) -> None:
