@@ -58,6 +58,7 @@ class Evaluate:
             return self._succeed(row, attempt)
         except OSError as error:  # the storage may come back: stay and try again
             logger.warning("storage is not readable", experiment=row.id, error=str(error))
+            self._explain(row, f"the storage cannot be used: {error.strerror or error}; it is tried again")
             return False
         except EvaluationBroken as error:
             return self._hold(row, f"evaluation_error: {error}")
@@ -134,6 +135,12 @@ class Evaluate:
         directory.mkdir(parents=True, exist_ok=True)
         _write(directory / "report.json", report_bytes(report))
         _write(directory / "report.html", render_page(report).encode())
+
+    def _explain(self, row: ExperimentRow, why: str) -> None:
+        """Say what it waits for, where that is new; the next move takes it away."""
+        if row.waiting != why:
+            with self.store.write() as session:
+                experiments.set_columns(session, row.id, waiting=why)
 
     def _hold(self, row: ExperimentRow, reason: str) -> bool:
         with self.store.write() as session:

@@ -136,4 +136,6 @@ def _lead(stop: Event, bell: Bell, leadership: Leadership) -> None:
                 bell.ring()
         except Unavailable as error:
             logger.warning("the lease could not be renewed", reason=str(error))
+        except Exception:  # a database in a state nobody thought of: without this thread no loop would ever run again
+            logger.exception("the lease could not be renewed")
         stop.wait(RENEW_S if leadership.is_held else 1.0)

@@ -78,7 +78,7 @@ class Record:
 
     def _create_runs(self) -> bool:
         with self.store.read() as session:
-            rows = experiments.without_run(session)
+            rows = experiments.without_run(session, without=self._resting())
         return sum(self._guarded(row.id, partial(self._create_run, row)) for row in rows) > 0
 
     def _create_run(self, row: ExperimentRow) -> None:
@@ -107,7 +107,7 @@ class Record:
 
     def _ship_batches(self) -> bool:
         with self.store.read() as session:
-            waiting = batches.unrecorded(session)
+            waiting = batches.unrecorded(session, without=self._resting())
             ids = {batch.experiment_id for batch in waiting}
             run_of = {key: experiments.get(session, key).mlflow_run_id for key in ids}
         ready = [batch for batch in waiting if run_of[batch.experiment_id]]
@@ -130,7 +130,8 @@ class Record:
 
     def _complete_runs(self) -> bool:
         with self.store.read() as session:
-            rows = [row for row in experiments.ended_unrecorded(session) if not batches.has_unrecorded(session, row.id)]
+            ended = experiments.ended_unrecorded(session, without=self._resting())
+            rows = [row for row in ended if not batches.has_unrecorded(session, row.id)]
         return sum(self._guarded(row.id, partial(self._complete, row)) for row in rows) > 0
 
     def _complete(self, row: ExperimentRow) -> None:
@@ -227,9 +228,23 @@ class Record:
         except (FairleadError, OSError, ValueError) as error:
             logger.exception("not recorded", experiment=experiment_id, reason=str(error))
             self._not_before_s[experiment_id] = self.clock.monotonic_s() + RETRY_AFTER_S
+            self._explain(experiment_id, str(error))
             return False
         self._not_before_s.pop(experiment_id, None)
         return True
+
+    def _resting(self) -> frozenset[str]:
+        """Experiments that wait for their next try: they must not keep the others from their turn."""
+        now_s = self.clock.monotonic_s()
+        return frozenset(key for key, until_s in self._not_before_s.items() if now_s < until_s)
+
+    def _explain(self, experiment_id: str, why: str) -> None:
+        """Who waits for a registration learns why there is none yet."""
+        with self.store.write() as session:
+            registration = experiments.get(session, experiment_id).registration
+            if registration and registration.get("is_pending"):
+                told = registration | {"reason": f"not registered yet, it is tried again: {why[:500]}"}
+                experiments.set_columns(session, experiment_id, registration=told)
 
     def _forget_run(self, experiment_id: str) -> None:
         with self.store.write() as session:

@@ -1,5 +1,6 @@
 """Streams of metric points: taken in exactly once and in order, kept until the recorder has written them."""
 
+from collections.abc import Collection
 from datetime import datetime
 
 from sqlalchemy import delete, select, update
@@ -62,10 +63,10 @@ def insert(session: Session, attempt: AttemptRow, batch: Batch, *, now: datetime
     session.flush()
 
 
-def unrecorded(session: Session, *, limit: int = 100) -> list[BatchRow]:
-    """Batches that the recorder has not written yet, oldest first."""
-    query = select(BatchRow).where(BatchRow.recorded_at.is_(None)).order_by(BatchRow.id).limit(limit)
-    return list(session.scalars(query))
+def unrecorded(session: Session, *, without: Collection[str] = (), limit: int = 100) -> list[BatchRow]:
+    """Batches that the recorder has not written yet, oldest first, but for experiments that must wait."""
+    query = select(BatchRow).where(BatchRow.recorded_at.is_(None), BatchRow.experiment_id.not_in(without))
+    return list(session.scalars(query.order_by(BatchRow.id).limit(limit)))
 
 
 def has_unrecorded(session: Session, experiment_id: str) -> bool:

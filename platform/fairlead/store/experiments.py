@@ -1,6 +1,6 @@
 """Questions about experiments, and the one way their state changes: compare-and-set with an event, together."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -175,20 +175,23 @@ def _candidate(row: ExperimentRow) -> Candidate:
     )
 
 
-def without_run(session: Session, *, limit: int = 20) -> list[ExperimentRow]:
-    """Experiments that have been placed or have ended and are not in MLflow yet, oldest first."""
+def without_run(session: Session, *, without: Collection[str] = (), limit: int = 20) -> list[ExperimentRow]:
+    """Experiments that have been placed or have ended and are not in MLflow yet, oldest first, but for ``without``."""
     early = (State.ACCEPTED, State.QUEUED)
-    query = select(ExperimentRow).where(ExperimentRow.mlflow_run_id.is_(None), ExperimentRow.state.not_in(early))
+    query = select(ExperimentRow).where(
+        ExperimentRow.mlflow_run_id.is_(None), ExperimentRow.state.not_in(early), ExperimentRow.id.not_in(without)
+    )
     return list(session.scalars(query.order_by(ExperimentRow.created_at).limit(limit)))
 
 
-def ended_unrecorded(session: Session, *, limit: int = 20) -> list[ExperimentRow]:
-    """Ended experiments of whose last events MLflow has not heard, longest waiting first."""
+def ended_unrecorded(session: Session, *, without: Collection[str] = (), limit: int = 20) -> list[ExperimentRow]:
+    """Ended experiments of whose last events MLflow has not heard, longest waiting first, but for ``without``."""
     final = [state for state in State if state.is_final]
     query = select(ExperimentRow).where(
         ExperimentRow.state.in_(final),
         ExperimentRow.mlflow_run_id.is_not(None),
         ExperimentRow.mlflow_version < ExperimentRow.version,
+        ExperimentRow.id.not_in(without),
     )
     return list(session.scalars(query.order_by(ExperimentRow.updated_at).limit(limit)))
 

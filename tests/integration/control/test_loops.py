@@ -375,9 +375,10 @@ def test_storage_that_is_away_makes_the_evaluation_wait(plane: Plane) -> None:
     plane.settle()
     plane.evaluate()
     assert plane.row().state == State.EVALUATING
+    assert "the storage cannot be used: No such file" in (plane.row().waiting or "")
     away.rename(path)
     plane.evaluate()
-    assert plane.row().state == State.SUCCEEDED
+    assert (plane.row().state, plane.row().waiting) == (State.SUCCEEDED, None)
 
 
 def test_one_leader_at_a_time_and_a_late_one_takes_over(plane: Plane) -> None:
