@@ -134,7 +134,7 @@ class Supervisor:
 
     def _may_start(self, child: Child) -> bool:
         needed = (self._children[name].condition is Condition.READY for name in child.program.needs)
-        return time.monotonic() >= child.again_at_s and all(needed)
+        return not self._stopping.is_set() and time.monotonic() >= child.again_at_s and all(needed)
 
     def _spawn(self, child: Child) -> None:
         program = child.program
