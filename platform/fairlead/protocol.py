@@ -17,6 +17,8 @@ from fairlead.spec import Document, ExperimentSpec
 
 PROTOCOL = 1
 MAX_BATCH_POINTS = 1000
+MAX_RESULT_BYTES = 3 * 2**20
+"""Of ``result.json``: the server takes a claim a little larger than that."""
 RESULT_FILE = "result.json"
 BEGUN_FILE = "BEGUN"
 MANIFEST_FILE = "MANIFEST.json"

@@ -20,7 +20,14 @@ import ray
 from fairlead.clock import SystemClock
 from fairlead.errors import Unavailable
 from fairlead.lifecycle import Outcome
-from fairlead.protocol import BEGUN_FILE, RESULT_FILE, LaunchDocument, ResultDocument, StopMode
+from fairlead.protocol import (
+    BEGUN_FILE,
+    MAX_RESULT_BYTES,
+    RESULT_FILE,
+    LaunchDocument,
+    ResultDocument,
+    StopMode,
+)
 from fairlead.run.census import end_actors, find_family, remove_groups
 from fairlead.run.messages import Failure, Finished, Hello, Orders, Report, RunnerStatus, Welcome, WrittenCheckpoint
 from fairlead.run.outputs import Outputs, collect
@@ -53,6 +60,9 @@ STACKS_WAIT_S = 2.0
 PEER_DEATH_WAIT_S = 8.0
 """How long a broken collective may wait for the death that explains it."""
 GROUP_END_WAIT_S = 30.0
+RESULT_RETRY_S = 5.0
+RESULT_PATIENCE_S = 600.0
+"""How long a storage that takes no result may take to come back."""
 
 
 class Runner:
@@ -260,7 +270,8 @@ class Runner:
             detail = traceback.format_exc()[-MAX_DETAIL:]
             verdict = Verdict(outcome=Outcome.INFRA_ERROR, reason="runner_error", detail=detail)
             outputs = Outputs()
-        self._write_result(verdict, outputs)
+        self._close_spool()
+        self._write_result(self._encoded(verdict, outputs))
         self._is_finished.set()
 
     def _conclude(self, trouble: str | None) -> tuple[Verdict, Outputs]:
@@ -281,15 +292,49 @@ class Runner:
             self._note("completed_after_cancel", "the work was complete when the cancellation took effect")
         return verdict, outputs
 
-    def _write_result(self, verdict: Verdict, outputs: Outputs) -> None:
-        document, places, spool = self._require_document(), self._require_places(), self._require_spool()
-        values = self._progress.last_values
-        result = ResultDocument(
+    def _close_spool(self) -> None:
+        places, spool = self._require_places(), self._require_spool()
+        if spool.num_dropped:
+            self._note("metrics_dropped", f"{spool.num_dropped} records did not fit into the spool")
+        spool.close()
+        for leftover in (places.bookkeeping, *unfinished_checkpoints(places.attempt)):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def _encoded(self, verdict: Verdict, outputs: Outputs) -> bytes:
+        """The result as JSON; where it is too long, or a name in it cannot be written so, a result that says that."""
+        try:
+            content = self._result(verdict, outputs).model_dump_json(indent=1).encode()
+            if len(content) <= MAX_RESULT_BYTES:
+                return content
+            detail = f"metrics, data description and model config have {len(content)} bytes as JSON; "
+            detail += f"at most {MAX_RESULT_BYTES} are accepted: put what is large into tensors"
+        except ValueError as error:
+            detail = f"the result cannot be written as JSON: {error!a}"
+        unfit = Verdict(outcome=Outcome.USER_ERROR, reason="bad_result", detail=detail[:MAX_DETAIL])
+        self._progress.last_values.clear()
+        return self._result(unfit, Outputs()).model_dump_json(indent=1).encode()
+
+    def _write_result(self, content: bytes) -> None:
+        """Bring the result to disk. A full disk is waited out; then this process ends, so that its death is seen."""
+        deadline_s = self._clock.monotonic_s() + RESULT_PATIENCE_S
+        while True:
+            try:
+                write_atomically(self._require_places().attempt / RESULT_FILE, content)
+                return
+            except OSError:
+                traceback.print_exc()
+            if self._clock.monotonic_s() > deadline_s:
+                os._exit(1)
+            time.sleep(RESULT_RETRY_S)
+
+    def _result(self, verdict: Verdict, outputs: Outputs) -> ResultDocument:
+        document, values = self._require_document(), self._progress.last_values
+        return ResultDocument(
             experiment_id=document.experiment_id,
             attempt_no=document.attempt_no,
             outcome=verdict.outcome,
-            reason=verdict.reason,
-            detail=verdict.detail,
+            reason=_plain(verdict.reason),
+            detail=_plain(verdict.detail),
             last_step=self._progress.last_step,
             metrics={key: value for key, value in values.items() if not key.startswith(SYSTEM_PREFIX)},
             evaluation=outputs.evaluation,
@@ -299,12 +344,6 @@ class Runner:
             started_at=self._started_at,
             ended_at=self._clock.now(),
         )
-        if spool.num_dropped:
-            self._note("metrics_dropped", f"{spool.num_dropped} records did not fit into the spool")
-        spool.close()
-        for leftover in (places.bookkeeping, *unfinished_checkpoints(places.attempt)):
-            shutil.rmtree(leftover, ignore_errors=True)
-        write_atomically(places.attempt / RESULT_FILE, result.model_dump_json(indent=1).encode())
 
     # ---- the watch ----
 
@@ -312,12 +351,15 @@ class Runner:
         """Enforce limits until ``fit()`` is over: the control plane may be away for hours."""
         flushed_s = self._clock.monotonic_s()
         while not self._fit_is_over.wait(WATCH_S):
-            self._enforce_limits()
-            if self._progress.cause is not None or self._progress.is_past_grace:
-                self._end_group(timeout_s=GROUP_END_WAIT_S)
-            if self._clock.monotonic_s() - flushed_s > SPOOL_FSYNC_S:
-                self._require_spool().flush()
-                flushed_s = self._clock.monotonic_s()
+            try:
+                self._enforce_limits()
+                if self._progress.cause is not None or self._progress.is_past_grace:
+                    self._end_group(timeout_s=GROUP_END_WAIT_S)
+                if self._clock.monotonic_s() - flushed_s > SPOOL_FSYNC_S:
+                    flushed_s = self._clock.monotonic_s()
+                    self._require_spool().flush()
+            except Exception:  # a full disk, a table of Ray that cannot be read: limits must hold afterwards too
+                traceback.print_exc()
 
     def _enforce_limits(self) -> None:
         document = self._require_document()
@@ -400,6 +442,11 @@ class Runner:
     def _require_spool(self) -> SpoolWriter:
         assert self._spool is not None, "begin() comes first"
         return self._spool
+
+
+def _plain(text: str) -> str:
+    """``text`` as UTF-8 can hold it: names of files may carry half a surrogate pair into a workload's last words."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _now_ms() -> int:

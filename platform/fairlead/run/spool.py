@@ -4,6 +4,7 @@ A record's number in its file is its offset, for ever. The file outlives the run
 being written when the runner died and does not count.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -26,7 +27,7 @@ def spool_path(attempt: Path, stream: Stream) -> Path:
 
 
 class SpoolWriter:
-    """Appends records; safe to use from several threads. A full stream counts what it drops instead of growing."""
+    """Appends records; safe to use from several threads. A full stream or disk counts what it drops; nothing raises."""
 
     def __init__(self, attempt: Path, *, max_stream_bytes: int = MAX_STREAM_BYTES) -> None:
         (attempt / SPOOL_DIRECTORY).mkdir(parents=True, exist_ok=True)
@@ -34,6 +35,7 @@ class SpoolWriter:
             stream: open(spool_path(attempt, stream), "ab", buffering=0)  # noqa: SIM115  # closed by close()
             for stream in STREAMS
         }
+        self._is_torn = dict.fromkeys(STREAMS, False)
         self._max_stream_bytes = max_stream_bytes
         self._lock = threading.Lock()
         self.num_dropped = 0
@@ -49,13 +51,14 @@ class SpoolWriter:
         self._append("notes", (record.model_dump_json(),), 1)
 
     def flush(self) -> None:
-        """Bring everything to disk."""
+        """Bring everything to disk. Raises ``OSError``."""
         for file in self._files.values():
             os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Flush, and take no more."""
-        self.flush()
+        """Flush as far as the disk lets us, and take no more."""
+        with contextlib.suppress(OSError):
+            self.flush()
         for file in self._files.values():
             file.close()
 
@@ -63,10 +66,22 @@ class SpoolWriter:
         block = "".join(f"{line}\n" for line in lines).encode()
         with self._lock:
             file = self._files[stream]
-            if file.tell() + len(block) > self._max_stream_bytes:
-                self.num_dropped += count
+            if self._is_torn[stream]:  # what was cut short must not swallow the next record
+                block = b"\n" + block
+            has_room = file.tell() + len(block) <= self._max_stream_bytes
+            written = _written(file, block) if has_room else 0
+            if written < len(block):
+                self._is_torn[stream] |= written > 0
+                self.num_dropped += min(count, block.count(b"\n", written))
             else:
-                file.write(block)
+                self._is_torn[stream] = False
+
+
+def _written(file: BinaryIO, block: bytes) -> int:
+    try:
+        return file.write(block)
+    except OSError:  # the disk is full, or gone for now
+        return 0
 
 
 def _metric_line(key: str, value: float, step: int, at_ms: int) -> str:

@@ -1,4 +1,7 @@
 import math
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,6 +51,28 @@ def test_a_line_damaged_by_a_power_loss_has_no_number(spooled: Path) -> None:
     writer.close()
     assert [step for _, _, step in points(spooled, 10)] == [10]
     assert [step for _, _, step in points(spooled, 9)] == [9, 10]
+
+
+@contextmanager
+def files_of_at_most(num_bytes: int) -> Iterator[None]:
+    """The kernel cuts writes short, as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_costs_records_and_nothing_else(spooled: Path) -> None:
+    writer = SpoolWriter(spooled)
+    with files_of_at_most(spool_path(spooled, "metrics").stat().st_size + 30):
+        for step in (10, 11, 12):
+            writer.metrics({"loss": 1.0}, step=step, at_ms=1)
+    writer.metrics({"loss": 2.0}, step=13, at_ms=1)
+    writer.close()
+    assert writer.num_dropped == 3
+    assert [step for _, _, step in points(spooled, 9)] == [9, 13]
 
 
 def test_values_that_are_no_numbers_come_back_as_they_were(tmp_path: Path) -> None:
