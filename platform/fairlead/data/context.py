@@ -19,6 +19,11 @@ from fairlead.errors import BadInput
 from fairlead.evaluation.state import CountState, Incomplete
 from fairlead.workload import DatasetInfo, Rows
 
+MAX_NAME = 250
+"""Characters of a metric's name."""
+MAX_STEP = 2**62
+"""MLflow keeps steps as 64-bit numbers."""
+
 
 class Outlet(Protocol):
     """Where one rank's reports go and where the wish to stop comes from. Called from one thread, at most once a step.
@@ -125,8 +130,10 @@ class LocalContext:
         return self._dataset.shard(split, rank=self.rank, world_size=self.world_size)
 
     def report(self, metrics: Mapping[str, float], *, step: int, checkpoint: Path | None = None) -> None:
-        """Hand ``metrics`` and ``checkpoint`` to the outlet. Raises ``BadInput`` for what is not a number."""
-        plain = {name: _as_number(name, value) for name, value in metrics.items()}
+        """Hand ``metrics`` and ``checkpoint`` to the outlet. Raises ``BadInput`` for what no run can show."""
+        plain = {_as_name(name): _as_number(name, value) for name, value in metrics.items()}
+        if abs(int(step)) > MAX_STEP:
+            raise BadInput(f"step {step} is larger than {MAX_STEP}")
         if checkpoint is not None and not checkpoint.is_dir():
             raise BadInput(f"checkpoint must be a directory, and {checkpoint} is none")
         self._outlet.report(plain, step=int(step), checkpoint=checkpoint)
@@ -175,6 +182,12 @@ class LocalContext:
                 seed=self.seed,
                 threshold=self.threshold,
             )
+
+
+def _as_name(name: Any) -> str:
+    if not isinstance(name, str) or not name.isprintable() or not 1 <= len(name) <= MAX_NAME:
+        raise BadInput(f"a metric's name must be a text of 1 to {MAX_NAME} printable characters, not {name!r:.60}")
+    return name
 
 
 def _as_number(name: str, value: Any) -> float:

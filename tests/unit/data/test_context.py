@@ -51,6 +51,17 @@ def test_labels_and_groups_are_those_of_the_data_not_of_the_workload() -> None:
     assert table[0, 1] == (rows.labels == 0).sum()
 
 
+@pytest.mark.parametrize("name", ["", "x" * 251, "a\nb", "a\x00", "caf\udce9", 7])
+def test_a_metric_that_no_page_could_show_is_refused_where_it_is_reported(name: Any) -> None:
+    with pytest.raises(BadInput, match="printable"):
+        a_context(SPEC).report({name: 1.0}, step=0)
+
+
+def test_a_step_beyond_64_bits_is_refused_where_it_is_reported() -> None:
+    with pytest.raises(BadInput, match="larger than"):
+        a_context(SPEC).report({"loss": 1.0}, step=2**70)
+
+
 def test_rows_may_be_counted_in_batches() -> None:
     whole, parts = a_context(SPEC), a_context(SPEC)
     rows = whole.shard("test")
