@@ -1,61 +1,62 @@
-"""``make bench``: what a user waits for, beside running the same page without any platform, in one run.
+"""``make bench`` runs all and writes the table; ``make bench NAME=first_step`` runs one. The result comes last."""
 
-Wall seconds on this machine, several runs each; compare columns, not machines.
-"""
-
-import statistics
-import subprocess
+import argparse
+import json
 import sys
-import tempfile
-import time
-from pathlib import Path
+import traceback
+from types import ModuleType
 
-from fairlead import Client, Experiment
-from fairlead.embedded import EmbeddedStack
-from fairlead.lifecycle import State
+from benchmarks import burst_of_50, first_step, idle_memory, metric_ingest, thousand_starts, throughput
+from benchmarks.harness import HERE, RESULTS, as_plain, keep, processor_time, stolen_share, surroundings
+from benchmarks.table import kept, written
 
-RUNS = 3
-SPEC = Path(__file__).parents[1] / "workloads" / "specs" / "diabetes_risk.yaml"
-
-
-def main() -> None:
-    """Measure and print a table."""
-    rows = {"alone: python -m fairlead_workloads.tabular_mlp": [_alone() for _ in range(RUNS)]}
-    with tempfile.TemporaryDirectory(prefix="fairlead-bench-") as home:
-        began = time.monotonic()
-        with EmbeddedStack(Path(home)) as stack, stack.client() as client:
-            rows["embedded stack: start until ready"] = [time.monotonic() - began]
-            waits = [_submitted(client) for _ in range(RUNS)]
-        for place, name in enumerate(("to running", "to the first step", "to succeeded, evaluated and gated")):
-            rows[f"fairlead submit, 2 ranks: {name}"] = [wait[place] for wait in waits]
-    print(f"{'what':62} {'median s':>9} {'all'}")
-    for name, seconds in rows.items():
-        print(f"{name:62} {statistics.median(seconds):9.1f} {' '.join(f'{value:.1f}' for value in seconds)}")
+BENCHMARKS: dict[str, ModuleType] = {
+    module.NAME: module for module in (first_step, throughput, metric_ingest, burst_of_50, idle_memory, thousand_starts)
+}
+README = HERE / "README.md"
 
 
-def _alone() -> float:
-    began = time.monotonic()
-    subprocess.run([sys.executable, "-m", "fairlead_workloads.tabular_mlp"], check=True, capture_output=True)
-    return time.monotonic() - began
+def main(arguments: list[str]) -> int:
+    """Run what is asked for; 1 if one of them failed."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("name", nargs="?", choices=[*BENCHMARKS], help="one of them; absent: all")
+    name = parser.parse_args(arguments).name
+    if name is not None:
+        line = run(name)
+        write_table()
+        print(line, flush=True)
+        return 0
+    failed = [each for each in BENCHMARKS if not has_run(each)]
+    write_table()
+    print(f"failed: {', '.join(failed)}" if failed else "all were measured")
+    return 1 if failed else 0
 
 
-def _submitted(client: Client) -> tuple[float, float, float]:
-    began = time.monotonic()
-    experiment = client.submit(SPEC)
-    for event in experiment.events():
-        if event.to_state is State.RUNNING:
-            break
-    running_s = time.monotonic() - began
-    first_step_s = _first_step(experiment, began)
-    experiment.result(timeout=600)
-    return running_s, first_step_s, time.monotonic() - began
+def has_run(name: str) -> bool:
+    """Run one of many: the others are measured even if it fails."""
+    print(f"{name} …", file=sys.stderr, flush=True)
+    try:
+        print(run(name), flush=True)
+    except Exception:  # whatever it was, it is one benchmark's and is shown
+        traceback.print_exc()
+        return False
+    return True
 
 
-def _first_step(experiment: Experiment, began: float) -> float:
-    while experiment.refresh().view.last_step is None and not experiment.state.is_final:
-        time.sleep(0.1)
-    return time.monotonic() - began
+def run(name: str) -> str:
+    """Measure, keep, draw; returns the line that says what came out."""
+    place, began = surroundings(), processor_time()
+    measurement = BENCHMARKS[name].measure()
+    path = keep(name, measurement, place, stolen=stolen_share(began))
+    if (draw := getattr(BENCHMARKS[name], "draw", None)) is not None:
+        draw(json.loads(path.read_text()))
+    return f"RESULT {json.dumps(as_plain(measurement.result))}"
+
+
+def write_table() -> None:
+    """Bring the README in line with what is kept."""
+    README.write_text(written(README.read_text(), kept(RESULTS, [*BENCHMARKS])))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

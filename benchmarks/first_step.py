@@ -1,0 +1,204 @@
+"""From "submitted" to the first line of the training loop, and to the result: Fairlead beside Ray and torchrun.
+
+All run the same program on 1 and 2 workers. The clock starts where a user's call starts: ``Client.submit``, Ray's
+``JobSubmissionClient.submit_job`` (what ``ray job submit`` calls once it has started), ``fit()``, the start of the
+torchrun process. Imports of the clients are not counted for anybody. ``RUNS``: of the warm path, for each number of
+workers; the slow ones run three times.
+"""
+
+import json
+import statistics
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.chart import Bar, bars
+from benchmarks.harness import RESULTS, Measurement, quantile, size, spread
+from benchmarks.places import (
+    PROGRAMS,
+    RUN_S,
+    alone,
+    await_true,
+    conversation,
+    fairlead_stack,
+    ray_head,
+    scratch,
+    start_of,
+    submit,
+)
+from fairlead import Client
+from fairlead.errors import Unavailable
+
+NAME = "first_step"
+WORKERS = (1, 2)
+OTHER_RUNS = 3
+TITLES = {
+    "warm": "Fairlead, warm",
+    "cold": "Fairlead, cold",
+    "ray_jobs": "Ray job",
+    "ray_train": "TorchTrainer.fit()",
+    "torchrun": "torchrun",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FirstStep:
+    """Seconds over 1 and 2 workers together. ``ratio_to_ray_jobs``: ``warm_p50_s / ray_jobs_p50_s``."""
+
+    warm_p50_s: float
+    warm_p95_s: float
+    cold_p50_s: float
+    ray_jobs_p50_s: float
+    ray_train_p50_s: float
+    torchrun_p50_s: float
+    ratio_to_ray_jobs: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One run: seconds to the first step and to the result."""
+
+    workers: int
+    first_s: float
+    result_s: float
+    start: str = ""
+    """How the platform says that it started: ``warm``, ``cold: why``."""
+
+
+def measure() -> Measurement:
+    """Run all of them, one after the other."""
+    warm_runs = size("RUNS", 20)
+    runs = min(OTHER_RUNS, warm_runs)
+    with scratch() as directory:
+        samples = {
+            "warm": _fairlead(directory, warm_runs, is_warm=True),
+            "cold": _fairlead(directory, runs, is_warm=False),
+        }
+        with ray_head(directory) as head:
+            samples["ray_jobs"] = [_ray_job(head.dashboard_url, n, directory) for n in WORKERS for _ in range(runs)]
+            samples["ray_train"] = list(_ray_train(head.address, runs, directory))
+        samples["torchrun"] = [_torchrun(n, directory) for n in WORKERS for _ in range(runs)]
+    return conclude(samples, {"warm_runs": warm_runs, "other_runs": runs, "workers": list(WORKERS)})
+
+
+def conclude(samples: Mapping[str, list[Sample]], sizes: Mapping[str, Any]) -> Measurement:
+    """The numbers of all runs. The first warm run after the stack's start is told apart and not counted."""
+    first_after_start = samples["warm"][0]
+    counted = {**samples, "warm": samples["warm"][1:]}
+    p50 = {name: statistics.median(each.first_s for each in found) for name, found in counted.items()}
+    result = FirstStep(
+        warm_p50_s=p50["warm"],
+        warm_p95_s=quantile([each.first_s for each in counted["warm"]], 0.95),
+        cold_p50_s=p50["cold"],
+        ray_jobs_p50_s=p50["ray_jobs"],
+        ray_train_p50_s=p50["ray_train"],
+        torchrun_p50_s=p50["torchrun"],
+        ratio_to_ray_jobs=p50["warm"] / p50["ray_jobs"],
+    )
+    details = {
+        "seconds_to_first_step": {name: _by_workers(found, "first_s") for name, found in counted.items()},
+        "seconds_to_result": {name: _by_workers(found, "result_s") for name, found in counted.items()},
+        "first_after_start_s": round(first_after_start.first_s, 3),
+        "starts": {name: _starts(samples[name]) for name in ("warm", "cold")},
+        "runs": {
+            name: [[each.workers, round(each.first_s, 3), round(each.result_s, 3)] for each in found]
+            for name, found in samples.items()
+        },
+    }
+    return Measurement(result=result, sizes=sizes, details=details)
+
+
+def _by_workers(found: list[Sample], field: str) -> dict[str, dict[str, float]]:
+    return {
+        str(workers): spread([getattr(each, field) for each in found if each.workers == workers])
+        for workers in sorted({each.workers for each in found})
+    }
+
+
+def _starts(found: list[Sample]) -> dict[str, int]:
+    return {start: sum(each.start == start for each in found) for start in sorted({each.start for each in found})}
+
+
+def draw(document: Mapping[str, Any]) -> Path:
+    """The chart of a kept result."""
+    seconds = document["details"]["seconds_to_first_step"]
+    rows = [
+        Bar(
+            label=f"{title}, {workers} worker{'s' * (workers != '1')}",
+            value=found["p50"],
+            low=found["min"],
+            high=found["max"],
+        )
+        for name, title in TITLES.items()
+        for workers, found in seconds[name].items()
+    ]
+    path = RESULTS / f"{NAME}.svg"
+    path.write_text(bars("Seconds to the first training step: median, least, most", rows))
+    return path
+
+
+# ---- the ways -------------------------------------------------------------------------------------------------------
+
+
+def _params(stamp: Path) -> dict[str, Any]:
+    return {"stamp": str(stamp), "steps": 3}
+
+
+def _stamp(directory: Path) -> Path:
+    return directory / f"stamp-{uuid.uuid4().hex}"
+
+
+def _sample(stamp: Path, began: float, ended: float, *, workers: int, start: str = "") -> Sample:
+    first = float(stamp.read_text())
+    return Sample(workers=workers, first_s=first - began, result_s=ended - began, start=start)
+
+
+def _fairlead(directory: Path, runs: int, *, is_warm: bool) -> list[Sample]:
+    with fairlead_stack(directory / ("warm" if is_warm else "cold"), is_warm=is_warm) as (_, client):
+        extra = [_submitted(client, 1, directory)] if is_warm else []
+        return extra + [_submitted(client, workers, directory) for _ in range(runs) for workers in WORKERS]
+
+
+def _submitted(client: Client, workers: int, directory: Path) -> Sample:
+    stamp = _stamp(directory)
+    began = time.time()
+    experiment = submit(client, "first-step", _params(stamp), workers=workers)
+    experiment.result(timeout=RUN_S)
+    ended = time.time()
+    return _sample(stamp, began, ended, workers=workers, start=start_of(experiment))
+
+
+def _ray_job(url: str, workers: int, directory: Path) -> Sample:
+    from ray.job_submission import JobStatus, JobSubmissionClient  # one process here need not load Ray for the others
+
+    stamp = _stamp(directory)
+    order = {"workers": workers, "params": _params(stamp), "storage": str(directory / "ray-results")}
+    client = JobSubmissionClient(url)
+    began = time.time()
+    job = client.submit_job(entrypoint=f"{sys.executable} {PROGRAMS / 'ray_job.py'} '{json.dumps(order)}'")
+    await_true("the job's end", lambda: client.get_job_status(job).is_terminal(), timeout_s=RUN_S)
+    ended = time.time()
+    if client.get_job_status(job) is not JobStatus.SUCCEEDED:
+        raise Unavailable(f"the Ray job failed: {client.get_job_logs(job)[-2000:]}")
+    return _sample(stamp, began, ended, workers=workers)
+
+
+def _ray_train(address: str, runs: int, directory: Path) -> Iterator[Sample]:
+    with conversation("ray_driver.py", address) as driver:
+        driver.answer()
+        for workers in [workers for workers in WORKERS for _ in range(runs)]:
+            stamp = _stamp(directory)
+            order = {"workers": workers, "params": _params(stamp), "storage": str(directory / "ray-results")}
+            times = json.loads(driver.ask(order))
+            yield _sample(stamp, times["began"], times["ended"], workers=workers)
+
+
+def _torchrun(workers: int, directory: Path) -> Sample:
+    stamp = _stamp(directory)
+    began = time.time()
+    alone(_params(stamp), workers=workers)
+    return _sample(stamp, began, time.time(), workers=workers)

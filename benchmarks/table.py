@@ -1,0 +1,51 @@
+"""The table in ``README.md``: what is kept in ``results/``, and nothing else, between two markers."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+BEGIN = "<!-- measured: written by make bench -->"
+END = "<!-- /measured -->"
+
+
+def written(readme: str, documents: Sequence[Mapping[str, Any]]) -> str:
+    """``readme`` with the table of ``documents`` between the markers. Raises ``ValueError`` where they are missing."""
+    head, begin, rest = readme.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the README needs the lines {BEGIN} and {END}")
+    return f"{head}{BEGIN}\n{table(documents)}{END}{tail}"
+
+
+def table(documents: Sequence[Mapping[str, Any]]) -> str:
+    """One line a number, and one line a benchmark that says where and when."""
+    lines = ["", "| benchmark | number | measured |", "| --- | --- | --- |"]
+    for document in documents:
+        for number, (name, value) in enumerate(document["result"].items()):
+            lines.append(f"| {document['name'] if number == 0 else ''} | {name} | {_shown(value)} |")
+    lines += ["", *(_origin(document) for document in documents), ""]
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value: float) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _origin(document: Mapping[str, Any]) -> str:
+    place = document["surroundings"]
+    sizes = ", ".join(f"{name} {value}" for name, value in document["sizes"].items())
+    versions = ", ".join(f"{name} {place['versions'][name]}" for name in ("ray", "torch", "mlflow"))
+    return (
+        f"- `{document['name']}`: {place['date']}, commit {place['commit']}, {place['cores']} cores of {place['cpu']}, "
+        f"{place['memory_gb']} GB, Python {place['python']}, {versions}; load {place['load_average'][0]} at the start, "
+        f"{place['processor_time_stolen']:.1%} of the processor taken by the host; {sizes}"
+    )
+
+
+def kept(directory: Path, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The results that have been measured, in the order of ``names``."""
+    paths = (directory / f"{name}.json" for name in names)
+    return [json.loads(path.read_text()) for path in paths if path.exists()]
