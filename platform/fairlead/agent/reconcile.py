@@ -58,6 +58,12 @@ class Seen:
     silent_s: float = 0
     """How long the runner has not answered."""
     stall_timeout_s: float = float("inf")
+    progress_age_s: float = 0
+    """Seconds since the runner's last step, by its own clock."""
+
+
+STALL_MARGIN_S = 120.0
+"""What a runner gets beyond its stall time-out to end the attempt itself, stacks and clean-up included."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,4 +117,6 @@ def _decide_found(seen: Seen) -> Decision:
         if seen.has_document and not seen.stop_asked:
             return Decision(action=Action.LAUNCH, observation=Observation.PRESENT, detail="launching")
         return Decision(action=Action.ABANDON, observation=Observation.PRESENT, detail="never begun")
+    if seen.progress_age_s > seen.stall_timeout_s + STALL_MARGIN_S:
+        return Decision(action=Action.FORCE, observation=Observation.PRESENT, detail="its stall watchdog did not act")
     return Decision(action=Action.WATCH, observation=Observation.PRESENT)

@@ -20,9 +20,9 @@ from fairlead.agent.files import (
 from fairlead.agent.reconcile import Action, Decision, RunnerSeen, Seen, decide
 from fairlead.agent.shipping import Shipper
 from fairlead.clock import Clock
-from fairlead.errors import BadBundle, FairleadError, NotFound, StaleAttempt, Unavailable
+from fairlead.errors import BadBundle, BadInput, FairleadError, NotFound, StaleAttempt, Unavailable
 from fairlead.lifecycle import Observation, Outcome
-from fairlead.protocol import AttemptObservation, LaunchDocument, StartedReport, StopCommand, StopMode
+from fairlead.protocol import AttemptObservation, LaunchDocument, ResultClaim, StartedReport, StopCommand, StopMode
 from fairlead.run.messages import RunnerStatus
 
 FORCE_AFTER_S = 30.0
@@ -187,6 +187,7 @@ class Tending:
             same_session=_is_same_session(begun, self._around.cluster.session()),
             silent_s=now_s - self._silent_since_s if self._silent_since_s is not None else 0.0,
             stall_timeout_s=begun.stall_timeout_s if begun else math.inf,
+            progress_age_s=(sighting.status.progress_age_s or 0.0) if sighting.status else 0.0,
         )
 
     def _is_stop_overdue(self, now_s: float) -> bool:
@@ -309,11 +310,27 @@ class Tending:
             return
         claim = read_claim(self._attempt)
         assert claim is not None, "it was there a moment ago, and results are never removed"
-        self._around.control.claim(self.lease.attempt_id, claim, token=self.lease.token)
+        try:
+            self._around.control.claim(self.lease.attempt_id, claim, token=self.lease.token)
+        except BadInput as error:  # it would be refused for ever: say so instead of it
+            claim = self._refused_claim(claim, error)
+            self._around.control.claim(self.lease.attempt_id, claim, token=self.lease.token)
         self._log.info("result claimed", outcome=claim.result.outcome, reason=claim.result.reason)
         self._has_claimed = True
         self._is_over = True
         self._wake.set()
+
+    def _refused_claim(self, claim: ResultClaim, error: BadInput) -> ResultClaim:
+        self._log.error("the result is refused", error=str(error))
+        result = result_without_a_run(
+            experiment_id=self.lease.experiment_id,
+            attempt_no=self.lease.attempt_no,
+            outcome=Outcome.USER_ERROR,
+            reason="bad_result",
+            detail=f"the server refuses the result that the runner wrote: {error}",
+            now=self._around.clock.now(),
+        )
+        return ResultClaim(result=result, result_sha256=claim.result_sha256)
 
     def _prove_death(self, decision: Decision, sighting: Sighting, begun: Begun | None) -> AttemptObservation:
         """Absent, with everything asked, twice. Leftovers of a dead runner are ended: nobody can use them."""

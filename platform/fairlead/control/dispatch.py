@@ -8,6 +8,7 @@ import structlog
 
 from fairlead.admission import Rejected, admit
 from fairlead.clock import Clock
+from fairlead.control.rows import for_each
 from fairlead.lifecycle import Desired, State
 from fairlead.placement import ClusterSnapshot, Node, Placement, Waiting, place_in_order
 from fairlead.queueing import order
@@ -39,7 +40,7 @@ class Dispatch:
     def _admit_accepted(self) -> bool:
         with self.store.read() as session:
             rows = experiments.in_states(session, (State.ACCEPTED,))
-        return sum(self._admit_one(row) for row in rows if row.desired == Desired.RUN) > 0
+        return for_each((row for row in rows if row.desired != Desired.CANCEL), self._admit_one)
 
     def _admit_one(self, row: ExperimentRow) -> bool:
         now = self.clock.now()
@@ -68,12 +69,14 @@ class Dispatch:
         with self.store.read() as session:
             due = experiments.due_retries(session, now)
             resumed = experiments.wanting(session, (Desired.RUN,), (State.PAUSED,))
-        changed = False
-        for row in [*due, *resumed]:
-            reason = "the delay before the next attempt is over" if row.state == State.RETRYING else "resumed"
-            with self.store.write() as session:
-                changed |= experiments.move_if_current(session, row, State.QUEUED, reason=reason, actor=ACTOR, now=now)
-        return changed
+        return for_each([*due, *resumed], self._queue_again)
+
+    def _queue_again(self, row: ExperimentRow) -> bool:
+        reason = "the delay before the next attempt is over" if row.state == State.RETRYING else "resumed"
+        with self.store.write() as session:
+            return experiments.move_if_current(
+                session, row, State.QUEUED, reason=reason, actor=ACTOR, now=self.clock.now()
+            )
 
     def _place(self) -> bool:
         now = self.clock.now()

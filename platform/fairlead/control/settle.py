@@ -8,6 +8,7 @@ from datetime import timedelta
 import structlog
 
 from fairlead.clock import Clock
+from fairlead.control.rows import for_each
 from fairlead.lifecycle import Desired, EndedAttempt, Next, Outcome, State, after_attempt, retry_delay_bound_s
 from fairlead.settings import ControlSettings
 from fairlead.store import Session, Store, attempts, checkpoints, clusters, experiments
@@ -37,33 +38,33 @@ class Settle:
         with self.store.read() as session:
             rows = experiments.in_states(session, (State.PLACED,))
             begun = [row for row in rows if _has_begun(session, row)]
-        now, changed = self.clock.now(), False
-        for row in begun:
-            with self.store.write() as session:
-                changed |= experiments.move_if_current(
-                    session,
-                    row,
-                    State.RUNNING,
-                    reason="the runner has begun",
-                    actor=ACTOR,
-                    now=now,
-                    attempt_no=row.current_attempt_no,
-                )
-        return changed
+        return for_each(begun, self._note_start)
+
+    def _note_start(self, row: ExperimentRow) -> bool:
+        with self.store.write() as session:
+            return experiments.move_if_current(
+                session,
+                row,
+                State.RUNNING,
+                reason="the runner has begun",
+                actor=ACTOR,
+                now=self.clock.now(),
+                attempt_no=row.current_attempt_no,
+            )
 
     def _obey(self) -> bool:
         """Cancel or pause what has no open attempt."""
         with self.store.read() as session:
             cancelled = experiments.wanting(session, (Desired.CANCEL,), IDLE_STATES)
             paused = experiments.wanting(session, (Desired.PAUSE,), (State.QUEUED, State.RETRYING))
-        now, changed = self.clock.now(), False
-        for row in cancelled + paused:
-            cancel = row.desired == Desired.CANCEL
-            to = State.CANCELLED if cancel else State.PAUSED
-            reason = "cancelled by the user" if cancel else "paused by the user"
-            with self.store.write() as session:
-                changed |= experiments.move_if_current(session, row, to, reason=reason, actor=ACTOR, now=now)
-        return changed
+        return for_each(cancelled + paused, self._obey_one)
+
+    def _obey_one(self, row: ExperimentRow) -> bool:
+        to = State.CANCELLED if row.desired == Desired.CANCEL else State.PAUSED
+        with self.store.write() as session:
+            return experiments.move_if_current(
+                session, row, to, reason=f"{to} by the user", actor=ACTOR, now=self.clock.now()
+            )
 
     def _end_open_attempts(self) -> bool:
         """Offers nobody took, attempts proven dead, attempts of a Ray session that is gone."""
@@ -71,12 +72,11 @@ class Settle:
             open_attempts = attempts.open_everywhere(session)
             rows = {a.experiment_id: experiments.get(session, a.experiment_id) for a in open_attempts}
             sessions = {c.name: (c.ray_session, c.ray_session_since) for c in clusters.every(session)}
-        return (
-            sum(
-                self._end(attempt, rows[attempt.experiment_id], sessions.get(attempt.cluster, (None, None)))
-                for attempt in open_attempts
-            )
-            > 0
+        return for_each(
+            open_attempts,
+            lambda attempt: self._end(
+                attempt, rows[attempt.experiment_id], sessions.get(attempt.cluster, (None, None))
+            ),
         )
 
     def _end(self, attempt: AttemptRow, row: ExperimentRow, ray: tuple[str | None, object]) -> bool:
@@ -116,7 +116,7 @@ class Settle:
         """Give every ended attempt its consequence."""
         with self.store.read() as session:
             ended = attempts.unsettled(session)
-        return sum(self._move_on_from(attempt) for attempt in ended) > 0
+        return for_each(ended, self._move_on_from)
 
     def _move_on_from(self, attempt: AttemptRow) -> bool:
         now = self.clock.now()

@@ -11,8 +11,17 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from fairlead.errors import Conflict, FairleadError, NotFound, StaleAgent, StaleAttempt, Unauthorized, WrongOffset
-from fairlead.lifecycle import Observation
+from fairlead.errors import (
+    BadInput,
+    Conflict,
+    FairleadError,
+    NotFound,
+    StaleAgent,
+    StaleAttempt,
+    Unauthorized,
+    WrongOffset,
+)
+from fairlead.lifecycle import Observation, Outcome
 from fairlead.protocol import (
     AttachAnswer,
     AttachRequest,
@@ -37,7 +46,12 @@ from fairlead.spec import Document
 
 AGENT_TOKEN = "agent-token-of-the-fake"
 CLUSTER = "local"
-_STATUS: tuple[tuple[type[FairleadError], int], ...] = ((Unauthorized, 401), (NotFound, 404), (Conflict, 409))
+_STATUS: tuple[tuple[type[FairleadError], int], ...] = (
+    (Unauthorized, 401),
+    (NotFound, 404),
+    (Conflict, 409),
+    (BadInput, 422),
+)
 
 
 @dataclass
@@ -53,6 +67,8 @@ class FakeAttempt:
     claim: ResultClaim | None = None
     is_over: bool = False
     """It has an outcome, claimed or not."""
+    refuses_success: bool = False
+    """Its results that speak of success are refused as malformed."""
     stop: StopCommand | None = None
     observations: list[AttemptObservation] = field(default_factory=list)
 
@@ -205,8 +221,12 @@ class FakeControlPlane:
                 commit = CheckpointCommit.model_validate_json(body)
                 attempt.checkpoints[commit.step] = commit
             case "result":
-                attempt.claim = ResultClaim.model_validate_json(body)
-                attempt.is_over = True
+                claim = ResultClaim.model_validate_json(body)
+                _require(
+                    claim.result.outcome is not Outcome.SUCCEEDED or not attempt.refuses_success,
+                    BadInput("this result is refused"),
+                )
+                attempt.claim, attempt.is_over = claim, True
         return None
 
     def _take_batch(self, attempt: FakeAttempt, batch: Batch) -> BatchAnswer:

@@ -116,6 +116,16 @@ def test_a_spec_goes_from_accepted_to_running_and_leaves_a_gapless_log(plane: Pl
     assert seqs == list(range(1, plane.row().version + 1))
 
 
+def test_a_spec_this_release_cannot_read_stops_only_its_own_experiment(plane: Plane) -> None:
+    plane.submit("old")
+    with plane.store.write() as session:
+        experiments.set_columns(session, "old", spec={"name": "written by another release"})
+    plane.clock.advance(1)
+    plane.run_to_running("new")
+    assert plane.row("old").state == State.ACCEPTED
+    assert plane.row("new").state == State.RUNNING
+
+
 def test_without_a_cluster_it_waits_and_says_for_what(plane: Plane) -> None:
     plane.submit(resources={"workers": 64, "gpus_per_worker": 1})
     plane.dispatch()

@@ -39,6 +39,8 @@ NONE, SILENT, AWAY = RunnerSeen.NONE, RunnerSeen.SILENT, RunnerSeen.RAY_AWAY
         ({"runner": SILENT, "silent_s": 599.0}, Action.WAIT, Observation.UNKNOWN),
         ({"runner": SILENT, "silent_s": 601.0}, Action.FORCE, Observation.PRESENT),
         ({"runner": SILENT, "stop_overdue": True}, Action.FORCE, Observation.PRESENT),
+        ({"progress_age_s": 719.0}, Action.WATCH, Observation.PRESENT),
+        ({"progress_age_s": 721.0}, Action.FORCE, Observation.PRESENT),
         ({"stop_asked": True}, Action.WATCH, Observation.PRESENT),
         ({"stop_asked": True, "stop_overdue": True}, Action.FORCE, Observation.PRESENT),
     ],

@@ -240,6 +240,17 @@ def test_a_result_counts_whatever_ray_says(scene: Scene) -> None:
     assert scene.tending.is_done
 
 
+def test_a_result_that_the_server_refuses_ends_the_attempt_all_the_same(scene: Scene) -> None:
+    scene.begin()
+    scene.finish()
+    scene.attempt.refuses_success = True
+    scene.tick()
+    assert scene.attempt.claim is not None
+    result = scene.attempt.claim.result
+    assert (result.outcome, result.reason) == (Outcome.USER_ERROR, "bad_result")
+    assert "refused" in result.detail
+
+
 def test_a_refused_token_kills_nothing(scene: Scene) -> None:
     scene.begin()
     scene.cluster.runner = RunnerSeen.FOUND
