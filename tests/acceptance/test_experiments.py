@@ -2,12 +2,16 @@
 
 import json
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
+import mlflow
+import psutil
 import pytest
+from sklearn.datasets import load_diabetes
 
 from fairlead import Client
 from fairlead.client import ExperimentFailed
@@ -28,7 +32,33 @@ def a_spec(**changes: Any) -> dict[str, Any]:
     }
 
 
-def test_the_demonstration_ends_registered(fairlead: Fairlead, specs: Path, client: Client) -> None:
+def _assert_complete_in_mlflow(stack: EmbeddedStack, ended: dict[str, Any]) -> None:
+    """What a person looks for on the run's page, and the model as somebody else would load it."""
+    mlflow.set_tracking_uri(stack.mlflow_url)
+    found = mlflow.MlflowClient()
+    version = found.get_model_version(ended["registration"]["name"], ended["registration"]["version"])
+    run = found.get_run(version.run_id)
+    assert run.data.tags["fairlead.experiment_id"] == ended["id"]
+    assert run.data.tags["fairlead.data_digest"].startswith("sha256:")
+    assert run.data.params["spec.seed"] == "0"
+    assert {"train/loss", "system/rank_0/memory_mb", "rai/accuracy_score/overall"} <= set(run.data.metrics)
+    assert [point.step for point in found.get_metric_history(version.run_id, "train/loss")] == list(range(1, 61))
+    assert run.inputs.dataset_inputs[0].dataset.name == "diabetes"
+    paths = {
+        file.path
+        for file in [*found.list_artifacts(version.run_id), *found.list_artifacts(version.run_id, "responsible_ai")]
+    }
+    assert {"spec.yaml", "responsible_ai/report.json", "responsible_ai/report.html"} <= paths
+    rows = load_diabetes(as_frame=True, scaled=False).data.head(5)
+    model = mlflow.pyfunc.load_model(f"models:/{version.name}@{ended['registration']['alias']}")
+    predicted = model.predict(rows)
+    assert set(predicted["prediction"]) <= {"above", "below"}
+    assert (predicted["probability_above"] + predicted["probability_below"]).round(6).eq(1).all()
+
+
+def test_the_demonstration_ends_registered(
+    fairlead: Fairlead, specs: Path, client: Client, stack: EmbeddedStack
+) -> None:
     answer = fairlead("submit", "--watch", "--json", str(specs / "diabetes_risk.yaml"))
     assert answer.returncode == 0, answer.stderr
     last = json.loads(answer.stdout.splitlines()[-1])
@@ -39,6 +69,7 @@ def test_the_demonstration_ends_registered(fairlead: Fairlead, specs: Path, clie
     experiment = client.get(last["id"])
     assert [event.seq for event in experiment.events()] == list(range(1, len(list(experiment.events())) + 1))
     assert sum(group["n"] for group in experiment.report()["groups"] if group["by"] == ["sex"]) == 133
+    _assert_complete_in_mlflow(stack, last)
     shown = fairlead("report", last["id"]).stdout
     assert all(text in shown for text in ("By sex", "By age_band", "Gaps between groups", "outcome pass"))
 
@@ -97,10 +128,24 @@ def test_a_bad_spec_is_refused_with_the_field(fairlead: Fairlead, changes: dict[
     assert pointer in [error["pointer"] for error in json.loads(answer.stderr)["errors"]]
 
 
-def test_more_than_the_cluster_has_waits_and_says_for_what(client: Client) -> None:
-    plan = client.plan(a_spec(resources={"workers": 500}))
+def test_more_than_the_cluster_has_waits_and_says_for_what(client: Client, fairlead: Fairlead) -> None:
+    too_large = a_spec(name="too-large", resources={"workers": 500})
+    plan = client.plan(too_large)
     assert (plan.is_valid, plan.fits) == (True, False)
     assert "500" in plan.why
+    experiment = client.submit(too_large)
+    _await(lambda: "no_cluster_fits" in str(experiment.refresh().view.waiting), "it never said what it waits for")
+    assert experiment.state is State.QUEUED
+    assert "500 CPUs" in fairlead("show", experiment.id).stdout
+    experiment.cancel()
+    _await(lambda: experiment.refresh().done(), "it was not cancelled")
+
+
+def _await(condition: Callable[[], bool], complaint: str, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, complaint
+        time.sleep(0.2)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +169,16 @@ def test_missing_columns_end_with_their_name(client: Client, tmp_path: Path) -> 
         experiment.result(timeout=200)
     detail = experiment.detail()
     assert "no_such_column" in detail.reason + detail.attempts[-1].reason + detail.attempts[-1].detail
+
+
+def test_the_demo_command_shows_everything_and_leaves_no_process_behind(fairlead: Fairlead, tmp_path: Path) -> None:
+    home = tmp_path / "demo"
+    answer = fairlead("demo", "--keep", str(home))
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    for text in ("succeeded", "By sex", "Gates", "registered diabetes-risk version 1", "/docs", "MLflow"):
+        assert text in answer.stdout
+    left = [each for each in psutil.process_iter(["cmdline"]) if str(home) in " ".join(each.info["cmdline"] or [])]
+    assert left == []
 
 
 def test_a_link_opens_the_report_without_a_token(fairlead: Fairlead, client: Client, stack: EmbeddedStack) -> None:
