@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Measurement, size, spread
-from benchmarks.places import RUN_S, alone, fairlead_stack, scratch, submit
+from benchmarks.places import RUN_S, alone, fairlead_stack, scratch, submit, warm_up
 from fairlead import Client
 
 NAME = "burst_of_50"
@@ -42,7 +42,7 @@ def measure() -> Measurement:
         shell_s = _shell_loop(directory, work, count, at_once=1)
         pairs_s = _shell_loop(directory, work, count, at_once=2)
         with fairlead_stack(directory / "home") as (_, client):
-            _run(client, directory, {**work, "steps": 1}, "warm-up", 1)
+            warm_up(client, directory / "home")
             makespan_s, first_steps = _run(client, directory, work, "burst", count)
     own = [sum(json.loads(Path(f"{each}.steps").read_text())) for each in first_steps]
     result = BurstOf50(makespan_s=makespan_s, shell_loop_s=shell_s, sum_of_own_s=sum(own))

@@ -3,7 +3,7 @@
 All run the same program on 1 and 2 workers. The clock starts where a user's call starts: ``Client.submit``, Ray's
 ``JobSubmissionClient.submit_job`` (what ``ray job submit`` calls once it has started), ``fit()``, the start of the
 torchrun process. Imports of the clients are not counted for anybody. ``RUNS``: of the warm path, for each number of
-workers; the slow ones run three times.
+workers; ``OTHERS``: of every other one, three unless it says so.
 """
 
 import json
@@ -29,6 +29,7 @@ from benchmarks.places import (
     scratch,
     start_of,
     submit,
+    warm_up,
 )
 from fairlead import Client
 from fairlead.errors import Unavailable
@@ -72,27 +73,26 @@ class Sample:
 def measure() -> Measurement:
     """Run all of them, one after the other."""
     warm_runs = size("RUNS", 20)
-    runs = min(OTHER_RUNS, warm_runs)
+    runs = size("OTHERS", min(OTHER_RUNS, warm_runs))
     with scratch() as directory:
-        samples = {
-            "warm": _fairlead(directory, warm_runs, is_warm=True),
-            "cold": _fairlead(directory, runs, is_warm=False),
-        }
+        first_s, warm = _fairlead_warm(directory / "warm", warm_runs)
+        samples = {"warm": warm, "cold": _fairlead_cold(directory / "cold", runs)}
         with ray_head(directory) as head:
             samples["ray_jobs"] = [_ray_job(head.dashboard_url, n, directory) for n in WORKERS for _ in range(runs)]
             samples["ray_train"] = list(_ray_train(head.address, runs, directory))
         samples["torchrun"] = [_torchrun(n, directory) for n in WORKERS for _ in range(runs)]
-    return conclude(samples, {"warm_runs": warm_runs, "other_runs": runs, "workers": list(WORKERS)})
+    sizes = {"warm_runs": warm_runs, "other_runs": runs, "workers": list(WORKERS)}
+    return conclude(samples, sizes, first_after_start_s=first_s)
 
 
-def conclude(samples: Mapping[str, list[Sample]], sizes: Mapping[str, Any]) -> Measurement:
+def conclude(
+    samples: Mapping[str, list[Sample]], sizes: Mapping[str, Any], *, first_after_start_s: float
+) -> Measurement:
     """The numbers of all runs. The first warm run after the stack's start is told apart and not counted."""
-    first_after_start = samples["warm"][0]
-    counted = {**samples, "warm": samples["warm"][1:]}
-    p50 = {name: statistics.median(each.first_s for each in found) for name, found in counted.items()}
+    p50 = {name: statistics.median(each.first_s for each in found) for name, found in samples.items()}
     result = FirstStep(
         warm_p50_s=p50["warm"],
-        warm_p95_s=quantile([each.first_s for each in counted["warm"]], 0.95),
+        warm_p95_s=quantile([each.first_s for each in samples["warm"]], 0.95),
         cold_p50_s=p50["cold"],
         ray_jobs_p50_s=p50["ray_jobs"],
         ray_train_p50_s=p50["ray_train"],
@@ -100,9 +100,9 @@ def conclude(samples: Mapping[str, list[Sample]], sizes: Mapping[str, Any]) -> M
         ratio_to_ray_jobs=p50["warm"] / p50["ray_jobs"],
     )
     details = {
-        "seconds_to_first_step": {name: _by_workers(found, "first_s") for name, found in counted.items()},
-        "seconds_to_result": {name: _by_workers(found, "result_s") for name, found in counted.items()},
-        "first_after_start_s": round(first_after_start.first_s, 3),
+        "seconds_to_first_step": {name: _by_workers(found, "first_s") for name, found in samples.items()},
+        "seconds_to_result": {name: _by_workers(found, "result_s") for name, found in samples.items()},
+        "first_after_start_s": round(first_after_start_s, 3),
         "starts": {name: _starts(samples[name]) for name in ("warm", "cold")},
         "runs": {
             name: [[each.workers, round(each.first_s, 3), round(each.result_s, 3)] for each in found]
@@ -157,10 +157,15 @@ def _sample(stamp: Path, began: float, ended: float, *, workers: int, start: str
     return Sample(workers=workers, first_s=first - began, result_s=ended - began, start=start)
 
 
-def _fairlead(directory: Path, runs: int, *, is_warm: bool) -> list[Sample]:
-    with fairlead_stack(directory / ("warm" if is_warm else "cold"), is_warm=is_warm) as (_, client):
-        extra = [_submitted(client, 1, directory)] if is_warm else []
-        return extra + [_submitted(client, workers, directory) for _ in range(runs) for workers in WORKERS]
+def _fairlead_warm(home: Path, runs: int) -> tuple[float, list[Sample]]:
+    with fairlead_stack(home) as (_, client):
+        first_s = warm_up(client, home)
+        return first_s, [_submitted(client, workers, home) for _ in range(runs) for workers in WORKERS]
+
+
+def _fairlead_cold(home: Path, runs: int) -> list[Sample]:
+    with fairlead_stack(home, is_warm=False) as (_, client):
+        return [_submitted(client, workers, home) for _ in range(runs) for workers in WORKERS]
 
 
 def _submitted(client: Client, workers: int, directory: Path) -> Sample:

@@ -1,7 +1,7 @@
 """Memory of a stack that does nothing, all processes together, beside a plain Ray head and a plain MLflow server.
 
-Ours is ``fairlead up`` as a user starts it, its own process and the warm server included. ``SETTLE``: seconds between
-"ready" and the measurement.
+Ours is ``fairlead up`` as a user starts it, its own process and the warm server included, after one experiment, so that
+it has all it keeps. ``SETTLE``: seconds between that and the measurement.
 """
 
 import sys
@@ -18,13 +18,13 @@ from benchmarks.places import (
     START_S,
     Started,
     await_true,
-    await_warm,
     mlflow_server,
     ray_head,
     scratch,
     started,
-    warm_directory,
+    warm_up,
 )
+from fairlead import Client
 from fairlead.client.stack import read_stack
 from fairlead.embedded.processes import family
 
@@ -58,7 +58,8 @@ def _ours(directory: Path, settle_s: int) -> list[Footprint]:
     process = started([sys.executable, "-m", "fairlead.cli", "up", "--home", str(home)], directory, "fairlead")
     try:
         await_true("the stack", lambda: bool((stack := read_stack(home)) and stack.is_ready), timeout_s=START_S)
-        await_warm(warm_directory(home))
+        with Client(home=home) as client:
+            warm_up(client, home)
         time.sleep(settle_s)
         stack = read_stack(home)
         assert stack is not None, "it has just been ready"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Measurement, quantile, size
-from benchmarks.places import RUN_S, await_true, conversation, fairlead_stack, mlflow_server, scratch, submit
+from benchmarks.places import RUN_S, await_true, conversation, fairlead_stack, mlflow_server, scratch, submit, warm_up
 from fairlead import Client
 from fairlead.embedded.home import Home
 
@@ -50,6 +50,7 @@ def measure() -> Measurement:
     with scratch() as directory:
         home = Home(path=directory / "home")
         with fairlead_stack(home.path) as (_, client):
+            warm_up(client, home.path)
             taken = _saturate(client, home.mlflow_database, directory, points=points, metrics=metrics)
             delays = _delays(client, directory, seconds=seconds, metrics=metrics)
         with (

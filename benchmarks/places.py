@@ -54,12 +54,22 @@ def scratch() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def fairlead_stack(home: Path, *, is_warm: bool = True) -> Iterator[tuple[EmbeddedStack, Client]]:
-    """An embedded stack; with ``is_warm`` it is given out when its warm server has imported Ray."""
+    """An embedded stack that is ready. ``is_warm``: whether it may fork its processes."""
     environment = {**os.environ, "FAIRLEAD_WARM_START": "1" if is_warm else "0"}
     with EmbeddedStack(home, environment=environment) as stack, stack.client() as client:
-        if is_warm:
-            await_warm(warm_directory(home))
         yield stack, client
+
+
+def warm_up(client: Client, home: Path) -> float:
+    """Run one experiment, after which the stack has all it keeps; seconds to its first step.
+
+    Raises ``Unavailable`` where the stack then has no server that can fork.
+    """
+    stamp = home / "warm-up"
+    began = time.time()
+    submit(client, "warm-up", {"stamp": str(stamp)}).result(timeout=RUN_S)
+    await_warm(warm_directory(home))
+    return float(stamp.read_text()) - began
 
 
 def warm_directory(home: Path) -> Path:

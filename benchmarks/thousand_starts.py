@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Measurement, size, spread
-from benchmarks.places import RUN_S, await_true, fairlead_stack, scratch, start_of, submit, warm_directory
+from benchmarks.places import RUN_S, await_true, fairlead_stack, scratch, start_of, submit, warm_directory, warm_up
 from fairlead import Client
 from fairlead.client import Stack
 from fairlead.embedded.processes import family
@@ -52,6 +52,7 @@ def measure() -> Measurement:
     """Start, count, start many, count."""
     starts = size("STARTS", STARTS)
     with scratch() as directory, fairlead_stack(directory / "home") as (stack, client):
+        warm_up(client, directory / "home")
         warm = warm_directory(directory / "home")
         _start(client, directory, FIRST)
         before, memory_before = _settled(stack.description, warm), _memory(warm)

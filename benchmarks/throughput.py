@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Measurement, size, spread
-from benchmarks.places import RUN_S, alone, fairlead_stack, scratch, submit
+from benchmarks.places import RUN_S, alone, fairlead_stack, scratch, submit, warm_up
 
 NAME = "throughput"
 STEPS = 400
@@ -37,6 +37,7 @@ def measure() -> Measurement:
     with scratch() as directory:
         bare = _rates(directory, "before", steps, runs // 2, _under_torchrun)
         with fairlead_stack(directory / "home") as (_, client):
+            warm_up(client, directory / "home")
 
             def on_platform(params: dict[str, Any], workers: int) -> None:
                 submit(client, "throughput", params, workers=workers).result(timeout=RUN_S)
