@@ -20,9 +20,12 @@ from pathlib import Path
 import psutil
 
 from fairlead.errors import Unavailable
+from fairlead.run.warm import WarmServer
+from fairlead.run.warm.launcher import DIRECTORY
 
 MAX_TEMP_DIRECTORY = 60
 """Characters: Ray puts Unix sockets below it, and their paths may have 107 bytes."""
+_HOOK = {"RAY_START_HOOK": "fairlead.embedded.ray_hook.as_embedded", "RAY_prestart_worker_first_driver": "0"}
 _START_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 5.0
 _OBJECT_STORE_BYTES = 200 * 1024 * 1024
@@ -38,6 +41,11 @@ class LocalRay:
     environment: dict[str, str]
     process: psutil.Process
 
+    @property
+    def warm_directory(self) -> Path:
+        """Of the warm server of its workers."""
+        return self.directory / "warm"
+
     def stop(self) -> None:
         """End its processes and remove its directory. May be called again."""
         family = _family(self.process)
@@ -47,11 +55,17 @@ class LocalRay:
         for process in alive:
             _signal(process, signal.SIGKILL)
         psutil.wait_procs(alive, timeout=_STOP_TIMEOUT_S)
+        WarmServer(self.warm_directory).stop()
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def start_local_ray(*, num_cpus: int, num_gpus: int = 0, environment: dict[str, str] | None = None) -> LocalRay:
-    """Start a head on loopback with token authentication. Raises ``Unavailable`` if it does not come up."""
+def start_local_ray(
+    *, num_cpus: int, num_gpus: int = 0, environment: dict[str, str] | None = None, is_warm: bool = True
+) -> LocalRay:
+    """Start a head on loopback with token authentication. Raises ``Unavailable`` if it does not come up.
+
+    ``is_warm``: its workers come from a warm server, started beside it, which is seconds for each of them.
+    """
     directory = _short_directory()
     token_file = directory / "token"
     token_file.touch(mode=0o600)
@@ -61,9 +75,13 @@ def start_local_ray(*, num_cpus: int, num_gpus: int = 0, environment: dict[str, 
         "RAY_AUTH_TOKEN_PATH": str(token_file),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
+    if is_warm:
+        access[DIRECTORY] = str(directory / "warm")
     ports = _free_ports(7)
     command = _command(directory, ports=ports, num_cpus=num_cpus, num_gpus=num_gpus)
-    variables = {**os.environ, **access, "PYTHONUNBUFFERED": "1", **(environment or {})}
+    variables = {**os.environ, **access, **_HOOK, "PYTHONUNBUFFERED": "1", **(environment or {})}
+    if is_warm:
+        WarmServer(directory / "warm").ensure()
     with open(directory / "head.log", "wb") as log:
         head = subprocess.Popen(
             command, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True

@@ -15,6 +15,7 @@ from fairlead.run.environment import runner_environment
 from fairlead.run.runner import RUNNER
 from fairlead.run.spool import SpoolReader
 from fairlead.run.storage import complete_checkpoints, problem_with
+from fairlead.run.warm import runtime_env
 from fairlead.testing.local_ray import LocalRay
 from fairlead.testing.ray import TINY, a_launch, a_spec, wait_for
 
@@ -22,13 +23,13 @@ from fairlead.testing.ray import TINY, a_launch, a_spec, wait_for
 @dataclass
 class Attempts:
     storage: Path
+    warm_directory: Path
     names: list[str]
 
     def start(self, document: LaunchDocument) -> Any:
         environment = runner_environment(document.runner_name, document.spec, worker_start_timeout_s=120)
-        runner = RUNNER.options(
-            name=document.runner_name, lifetime="detached", runtime_env={"env_vars": environment}
-        ).remote()
+        warm = runtime_env(environment, directory=self.warm_directory)
+        runner = RUNNER.options(name=document.runner_name, lifetime="detached", runtime_env=warm).remote()
         self.names.append(document.runner_name)
         begin = runner.begin.remote(
             document.model_dump_json(), storage=str(self.storage), code=str(TINY.parent), agent_epoch=1
@@ -62,7 +63,7 @@ class Attempts:
 
 @pytest.fixture
 def attempts(local_ray: LocalRay, tmp_path: Path) -> Iterator[Attempts]:
-    made = Attempts(storage=tmp_path, names=[])
+    made = Attempts(storage=tmp_path, warm_directory=local_ray.warm_directory, names=[])
     yield made
     for name in made.names:
         family = find_family(name)

@@ -31,6 +31,7 @@ def test_a_signal_ends_both_while_neither_ray_nor_the_control_plane_answers(tmp_
         "FAIRLEAD_RAY_ADDRESS": "127.0.0.1:9",
         "FAIRLEAD_STORAGE": str(tmp_path),
         "FAIRLEAD_CACHE": str(tmp_path / "cache"),
+        "FAIRLEAD_WARM_START": "0",
     }
     with a_supervisor(settings) as process:
         assert process.stderr is not None

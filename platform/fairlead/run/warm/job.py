@@ -18,6 +18,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any, NoReturn
 
+from fairlead.run.warm import distinct
 from fairlead.run.warm.child import Inheritance, become, worker_environment
 from fairlead.run.warm.lines import drained, has_hung_up, tell
 from fairlead.run.warm.preload import FOR_ONE_JOB, SINGLE_THREADED, import_all, problem, resident_bytes
@@ -44,7 +45,8 @@ def serve(ground: Ground) -> NoReturn:
     """Import, say "ready", fork on demand; the process ends with it."""
     os.environ.clear()
     os.environ.update({**ground.environment, **SINGLE_THREADED})
-    set_by_imports = {**ground.set_by_imports, **import_all(FOR_ONE_JOB)}
+    with distinct.ids_from_the_system():
+        set_by_imports = {**ground.set_by_imports, **import_all(FOR_ONE_JOB)}
     server = JobServer(ground, set_by_imports)
     server.run()
     os._exit(0)
@@ -59,7 +61,7 @@ class JobServer:
         self._children: dict[int, socket.socket] = {}
         self._num_forked = 0
         self._is_retired = False
-        self._problem = problem()
+        self._problem = problem() or distinct.problem()
         self._limit_threads = thread_limiter()
         self._wake, self._wakeup = socket.socketpair()
         for end in (self._wake, self._wakeup):

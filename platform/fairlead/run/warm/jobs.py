@@ -25,7 +25,7 @@ UNUSED_S = 600.0
 class Limits:
     """When servers are replaced or end."""
 
-    idle_s: float = 300.0
+    idle_s: float = 60.0
     """How long the root outlasts its last holder and worker."""
     max_forks: int = 1000
     """A server of the second level is replaced after this many."""
