@@ -17,6 +17,7 @@ SINGLE_THREADED = {
 TESTED_RAY = "2.60."
 FOR_ANY_JOB = (
     "torch",
+    "torch._dynamo",  # the first optimizer of a process imports it: a second of processor time
     "torch.distributed",
     "torch.nn.parallel",
     "torch.optim",
@@ -27,6 +28,7 @@ FOR_ANY_JOB = (
     "pyarrow.parquet",
     "pydantic",
     "safetensors.torch",
+    "sklearn.datasets",  # the built-in data sets
     "threadpoolctl",
     "fairlead.protocol",
     "fairlead.data.context",
