@@ -27,6 +27,7 @@ FOR_ANY_JOB = (
     "pyarrow.dataset",
     "pyarrow.parquet",
     "pydantic",
+    "pydantic.v1.fields",  # Ray, when it first reads an object
     "safetensors.torch",
     "sklearn.datasets",  # the built-in data sets
     "threadpoolctl",
@@ -46,6 +47,7 @@ FOR_ONE_JOB = (
     "ray._private.ray_logging",
     "ray._private.runtime_env.setup_hook",
     "ray.actor",
+    "ray.dag",
     "ray.train.torch",
     "ray.train.v2._internal.execution.controller.controller",
     "ray.train.v2._internal.execution.worker_group.worker",
