@@ -10,7 +10,7 @@ import ray
 
 from fairlead.lifecycle import Outcome
 from fairlead.protocol import RESULT_FILE, LaunchDocument, ResultDocument
-from fairlead.run.census import end_actors, find_family, marked_processes, remove_groups
+from fairlead.run.census import end_actors, end_marked_processes, find_family, remove_groups
 from fairlead.run.environment import runner_environment
 from fairlead.run.runner import RUNNER
 from fairlead.run.spool import SpoolReader
@@ -69,8 +69,9 @@ def attempts(local_ray: LocalRay, tmp_path: Path) -> Iterator[Attempts]:
         family = find_family(name)
         end_actors(family.actors)
         remove_groups(family.groups)
+        # A process that Ray had started for an actor that was then not made stays in its pool: the agent ends it, too.
         wait_for(
-            lambda name=name: find_family(name).is_gone and not marked_processes(name), within_s=60, what="the end"
+            lambda name=name: find_family(name).is_gone and not end_marked_processes(name), within_s=60, what="the end"
         )
 
 

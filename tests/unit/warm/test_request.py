@@ -10,6 +10,7 @@ from fairlead.run.warm.request import Refused, Request, Start, Surroundings, par
 RAY = Path("/site-packages/ray")
 WORKERS = RAY / "_private" / "workers"
 SERVER = Surroundings(
+    directory="/run/warm",
     executable="/venv/bin/python",
     ray_directory=RAY,
     launchers=("/venv/bin/python -IS /launcher.py", "/run/warm/python"),
@@ -63,6 +64,7 @@ def test_setting_up_is_done_on_the_way() -> None:
         (worker(PYTHONHASHSEED="0"), "PYTHONHASHSEED differs"),
         (worker(TORCH_LOGS="+all"), "TORCH_LOGS differs"),
         (worker(FAIRLEAD_WARM_START="0"), "switched off"),
+        (worker(FAIRLEAD_WARM_DIRECTORY="/run/other"), "names another warm server"),
         (asked("/other/ray/_private/workers/default_worker.py"), "not a worker of the Ray"),
         (asked(), "not a worker of the Ray"),
         (set_up("-S"), "not a worker of the Ray"),

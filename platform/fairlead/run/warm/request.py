@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairlead.run.warm.launcher import COLD, SWITCH, VERSION
+from fairlead.run.warm.launcher import COLD, DIRECTORY, SWITCH, VERSION
 
 MAX_BODY = 4 * 2**20
 """Bytes of a request: arguments and environment of a process."""
 _FIXED_AT_START = ("LD_", "LC_", "LANG", "PYTHON", "MALLOC_", "GLIBC_", "TORCH_", "ATEN_")
 """Read by the C library, the interpreter or torch before the first line of a program."""
-_TAKEN_ON_LATER = ("PYTHONPATH", "PYTHONUNBUFFERED", "TORCH_PROCESS_GROUP_")
+_TAKEN_ON_LATER = ("PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONBREAKPOINT", "TORCH_PROCESS_GROUP_")
 _READ_BY_RAY_LATE = ("RAY_TRAIN_", "RAY_CLIENT_MODE", "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC")
 """Looked up when used; all other ``RAY_*`` are read once, when Ray is imported."""
 _NO_JOB = "ffffffff"
@@ -64,6 +64,7 @@ class Start:
 class Surroundings:
     """What the server itself is: a request must match it."""
 
+    directory: str
     executable: str
     ray_directory: Path
     launchers: tuple[str, ...]
@@ -116,6 +117,8 @@ def plan(request: Request, server: Surroundings) -> Start | Refused:
 def _checked(argv: tuple[str, ...], cwd: str, environment: dict[str, str], server: Surroundings) -> Start | Refused:
     if environment.get(SWITCH) == "0":
         return Refused(why="switched off")
+    if environment.get(DIRECTORY, server.directory) != server.directory:
+        return Refused(why="its runtime environment names another warm server")
     if environment.get("RAY_JOB_ID", _NO_JOB) == _NO_JOB:
         return Refused(why="a worker of no job")
     if differing := _differing(environment, server.environment):

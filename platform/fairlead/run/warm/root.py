@@ -280,6 +280,7 @@ def _surroundings(places: Places) -> Surroundings:
     origin = found.origin if found is not None else None
     own = {name: value for name, value in os.environ.items() if name != SERVER}
     return Surroundings(
+        directory=str(places.directory),
         executable=sys.executable,
         ray_directory=Path(origin).parent if origin else Path(),
         launchers=(command_line(), str(places.launcher)),

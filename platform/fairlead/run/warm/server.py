@@ -63,6 +63,8 @@ class WarmServer:
     def __init__(self, directory: Path, *, idle_s: float | None = None, max_forks: int | None = None) -> None:
         self.places = Places(directory=directory)
         self._options = {"--idle-s": idle_s, "--max-forks": max_forks}
+        # As it is now: Ray sets variables of its own when this process connects to it later.
+        self._environment = {name: value for name, value in os.environ.items() if name not in NOT_FOR_SERVERS}
         self._held: socket.socket | None = None
         self._asked_s: float | None = None
 
@@ -118,10 +120,15 @@ class WarmServer:
         self.places.prepare()
         options = [f"{name}={value}" for name, value in self._options.items() if value is not None]
         command = [sys.executable, "-m", "fairlead.run.warm.root", str(self.places.directory), "--detach", *options]
-        environment = {name: value for name, value in os.environ.items() if name not in NOT_FOR_SERVERS}
         with open(self.places.log, "ab") as log:
             subprocess.run(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=START_S, check=False
+                command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                timeout=START_S,
+                check=False,
             )
 
 

@@ -1,0 +1,3 @@
+from fairlead.testing.ray import local_ray
+
+__all__ = ["local_ray"]
