@@ -32,9 +32,8 @@ def a_spec(**changes: Any) -> dict[str, Any]:
     }
 
 
-def _assert_complete_in_mlflow(stack: EmbeddedStack, ended: dict[str, Any]) -> None:
+def _assert_complete_in_mlflow(ended: dict[str, Any]) -> None:
     """What a person looks for on the run's page, and the model as somebody else would load it."""
-    mlflow.set_tracking_uri(stack.mlflow_url)
     found = mlflow.MlflowClient()
     version = found.get_model_version(ended["registration"]["name"], ended["registration"]["version"])
     run = found.get_run(version.run_id)
@@ -57,7 +56,7 @@ def _assert_complete_in_mlflow(stack: EmbeddedStack, ended: dict[str, Any]) -> N
 
 
 def test_the_demonstration_ends_registered(
-    fairlead: Fairlead, specs: Path, client: Client, stack: EmbeddedStack
+    fairlead: Fairlead, specs: Path, client: Client, stack: EmbeddedStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = fairlead("submit", "--watch", "--json", str(specs / "diabetes_risk.yaml"))
     assert answer.returncode == 0, answer.stderr
@@ -69,7 +68,8 @@ def test_the_demonstration_ends_registered(
     experiment = client.get(last["id"])
     assert [event.seq for event in experiment.events()] == list(range(1, len(list(experiment.events())) + 1))
     assert sum(group["n"] for group in experiment.report()["groups"] if group["by"] == ["sex"]) == 133
-    _assert_complete_in_mlflow(stack, last)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", stack.mlflow_url)
+    _assert_complete_in_mlflow(last)
     shown = fairlead("report", last["id"]).stdout
     assert all(text in shown for text in ("By sex", "By age_band", "Gaps between groups", "outcome pass"))
 
