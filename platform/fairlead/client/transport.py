@@ -19,7 +19,8 @@ from fairlead.errors import Unavailable
 TIMEOUT = httpx.Timeout(30, connect=5)
 STREAM_TIMEOUT = httpx.Timeout(45, connect=5)
 """The server pings every 15 s: three missed pings are a dead connection."""
-TRIES = 6
+TRIES = 9
+"""Together about 20 s: a server that is started again on a busy machine needs them."""
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
 _LATER = frozenset({502, 503, 504, 429})
@@ -178,7 +179,7 @@ def _pause_s(answer: httpx.Response | Unavailable | None, attempt: int) -> float
     asked = answer.headers.get("retry-after", "") if isinstance(answer, httpx.Response) else ""
     if asked.isdecimal():
         return min(float(asked), LONGEST_PAUSE_S)
-    return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**attempt) * random.uniform(0.5, 1)
+    return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**attempt) * random.uniform(0.75, 1)
 
 
 def _left(deadline: float) -> float:
