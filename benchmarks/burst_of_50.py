@@ -43,8 +43,8 @@ def measure() -> Measurement:
         pairs_s = _shell_loop(directory, work, count, at_once=2)
         with fairlead_stack(directory / "home") as (_, client):
             warm_up(client, directory / "home")
-            makespan_s, first_steps = _run(client, directory, work, "burst", count)
-    own = [sum(json.loads(Path(f"{each}.steps").read_text())) for each in first_steps]
+            makespan_s, stamps = _run(client, directory, work, "burst", count)
+        own = [sum(json.loads(Path(f"{each}.steps").read_text())) for each in stamps]
     result = BurstOf50(makespan_s=makespan_s, shell_loop_s=shell_s, sum_of_own_s=sum(own))
     details = {
         "shell_loop_two_at_once_s": round(pairs_s, 2),

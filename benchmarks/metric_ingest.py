@@ -75,6 +75,7 @@ def _saturate(client: Client, database: Path, directory: Path, *, points: int, m
     stamp = directory / "saturate"
     steps = points // metrics
     params = {"stamp": str(stamp), "steps": steps, "metrics": metrics, "width": 8, "batch": 8}
+    before = _count(database)
     experiment = submit(client, "ingest", params)
     await_true("the first step", stamp.exists, timeout_s=RUN_S, every_s=0.02)
     began = float(stamp.read_text())
@@ -83,7 +84,7 @@ def _saturate(client: Client, database: Path, directory: Path, *, points: int, m
         if time.time() - began > RUN_S:
             break
         time.sleep(0.25)
-        curve.append((round(time.time() - began, 2), _count(database)))
+        curve.append((round(time.time() - began, 2), _count(database) - before))
     experiment.result(timeout=RUN_S)
     produced_s = sum(json.loads(Path(f"{stamp}.steps").read_text()))
     return {
