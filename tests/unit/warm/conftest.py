@@ -73,6 +73,13 @@ class Scene:
             thread.join()
 
 
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ray of other tests in this session may have left where its own launchers meet its server."""
+    for name in [name for name in os.environ if name.startswith("FAIRLEAD_")]:
+        monkeypatch.delenv(name)
+
+
 @pytest.fixture
 def scene() -> Iterator[Scene]:
     directory = Path(tempfile.mkdtemp(prefix="fl-warm-"))  # a test's own path is too long for a socket
