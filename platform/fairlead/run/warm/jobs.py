@@ -19,14 +19,15 @@ from fairlead.run.warm.request import Start
 EARLY_DEATH_PAUSE_S = 30.0
 """A server that died before it was ready is not tried again for this long."""
 UNUSED_S = 600.0
+"""A server that has forked nothing for this long is kept for its holder only."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
     """When servers are replaced or end."""
 
-    idle_s: float = 60.0
-    """How long the root outlasts its last holder and worker."""
+    idle_s: float = 20.0
+    """How long the root outlasts whoever needs it: a holder, a worker, a raylet that has asked lately."""
     max_forks: int = 1000
     """A server of the second level is replaced after this many."""
     max_growth_bytes: int = 128 * 2**20
@@ -99,6 +100,13 @@ class Jobs:
     def num_children(self) -> int:
         """Workers that live."""
         return sum(each.num_children for each in self)
+
+    @property
+    def are_needed(self) -> bool:
+        """Whether a worker lives, or a raylet that still runs has asked for one lately."""
+        now_s = time.monotonic()
+        recent = (each for each in self._current.values() if now_s - each.used_s < UNUSED_S)
+        return self.num_children > 0 or any(not each.has_lost_raylet() for each in recent)
 
     def is_retired(self, found: Job) -> bool:
         """Whether it forks no more."""

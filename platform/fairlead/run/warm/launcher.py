@@ -26,6 +26,8 @@ PREPARE_S = 60.0
 """Until a server that is still importing has forked: waiting is quicker than importing a second time beside it."""
 LAST_WORDS_S = 2.0
 RETRY_S = 30.0
+IDLE = "--idle-s=600"
+"""Nobody holds a server that a launcher has started: it must last until the next worker comes."""
 FORWARDED = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT, _signal.SIGUSR1, _signal.SIGUSR2)
 
 
@@ -188,7 +190,7 @@ def start_server(real: str, directory: str) -> None:
             os._exit(0)
         environment = {name: value for name, value in os.environ.items() if name not in NOT_FOR_SERVERS}
         try:
-            os.execve(real, [real, "-m", "fairlead.run.warm.root", directory], environment)
+            os.execve(real, [real, "-m", "fairlead.run.warm.root", directory, IDLE], environment)
         finally:
             os._exit(127)
     os.waitpid(pid, 0)

@@ -1,8 +1,8 @@
 """The first level: ``python -m fairlead.run.warm.root DIRECTORY``, one for each node and stack.
 
 It keeps torch and its like imported, without Ray, and forks a server of the second level for each Ray job. Launchers
-come to its socket; it decides, and passes their connections on. It lasts while somebody holds it or a worker lives,
-and some time longer.
+come to its socket; it decides, and passes their connections on. It lasts while somebody holds it, a worker lives or a
+raylet has asked lately, and some seconds longer.
 """
 
 import argparse
@@ -86,7 +86,7 @@ class Root:
             holder.close()
 
     def _is_idle(self) -> bool:
-        if self.holders or self.jobs.num_children:
+        if self.holders or self.jobs.are_needed:
             self.last_busy_s = time.monotonic()
         return time.monotonic() - self.last_busy_s > self.jobs.limits.idle_s
 

@@ -56,7 +56,7 @@ class Status(BaseModel):
 class WarmServer:
     """The warm server of this node, started where it is missing and held while this object is open.
 
-    The server is nobody's child and outlasts its holders by some minutes, and by its last worker in any case.
+    The server is nobody's child. It outlasts its holders by some seconds, and its last worker in any case.
     ``ensure`` costs a system call while the server is there: call it as often as you like.
     """
 
