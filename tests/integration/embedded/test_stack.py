@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -63,9 +64,11 @@ def _open_to_others(processes: list[psutil.Process]) -> list[str]:
     """Listening sockets that are not on loopback."""
     found = []
     for process in processes:
-        for connection in process.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.ip not in ("127.0.0.1", "::ffff:127.0.0.1"):
-                found.append(f"{process.name()} {connection.laddr}")
+        with suppress(psutil.NoSuchProcess):  # Ray ends workers that nobody uses
+            for connection in process.net_connections("tcp"):
+                is_loopback = connection.laddr and connection.laddr.ip in ("127.0.0.1", "::ffff:127.0.0.1")
+                if connection.status == psutil.CONN_LISTEN and not is_loopback:
+                    found.append(f"{process.name()} {connection.laddr}")
     return found
 
 
