@@ -2,7 +2,7 @@
 
 Three parts: a workload that reports as fast as it can, with the points counted in MLflow's database while they arrive;
 the same training loop with and without reports, its steps timed one by one; MLflow's client against a plain server.
-``POINTS``: of the first part; ``SECONDS``: of each other; ``METRICS``: values a step.
+``POINTS``: of the first part; ``SPAN``: seconds of each other; ``METRICS``: values a step.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from fairlead.embedded.home import Home
 
 NAME = "metric_ingest"
 POINTS = 150_000
-SECONDS = 25
+SPAN_S = 25
 METRICS = 100
 PAIRS = 3
 """Loops with and without reports, in turn."""
@@ -46,7 +46,7 @@ class MetricIngest:
 
 def measure() -> Measurement:
     """The three parts."""
-    points, seconds, metrics = size("POINTS", POINTS), size("SECONDS", SECONDS), size("METRICS", METRICS)
+    points, seconds, metrics = size("POINTS", POINTS), size("SPAN", SPAN_S), size("METRICS", METRICS)
     with scratch() as directory:
         home = Home(path=directory / "home")
         with fairlead_stack(home.path) as (_, client):
