@@ -93,6 +93,8 @@ class ExperimentRow(Table):
     gpus: Mapped[float]
     enqueued_at: Mapped[datetime | None]
     due_at: Mapped[datetime | None]
+    released_at: Mapped[datetime | None]
+    """When a human last let it go on after it was held: attempts that ended before count no more."""
 
     total_steps: Mapped[int | None]
     last_step: Mapped[int | None]
@@ -143,6 +145,10 @@ class AttemptRow(Table):
     """First of the sightings that make an absence evidence of death."""
     death_reason: Mapped[str] = mapped_column(Text)
     last_step: Mapped[int | None]
+    stop_since: Mapped[datetime | None]
+    """When its agent was first asked to stop it."""
+    declared_lost_by: Mapped[str | None] = mapped_column(String(100))
+    """The human who says that it is dead: evidence by word instead of by sight."""
 
     outcome: Mapped[str | None] = mapped_column(String(16))
     reason: Mapped[str] = mapped_column(Text)
@@ -183,6 +189,10 @@ class CheckpointRow(Table):
     path: Mapped[str] = mapped_column(Text)
     manifest_sha256: Mapped[str] = mapped_column(String(64))
     committed_at: Mapped[datetime]
+    state: Mapped[str] = mapped_column(String(16), server_default="committed")
+    """``committed``; ``rejected``: a resume found it unusable; ``deleting``: no resume may use it; ``deleted``."""
+    score: Mapped[float | None]
+    """The metric by which the best are kept, as it was at this step."""
 
 
 class BatchRow(Table):
