@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from fairlead.admission import Admitted, admit
 from fairlead.errors import BadInput, Conflict, Problem, StaleAgent, StaleAttempt
+from fairlead.failpoints import failpoint
 from fairlead.lifecycle import Desired, Observation
 from fairlead.protocol import (
     PROTOCOL,
@@ -60,6 +61,7 @@ def attach(api: ApiParts, cluster: CallingCluster, body: ReportBody) -> Response
     with api.store.write() as session:
         epoch = clusters.attach(session, cluster, request, now=api.now())
         found = tuple(_open_attempt(session, row) for row in attempts.open_on(session, cluster))
+    failpoint("api.attached")
     return answer(AttachAnswer(cluster=cluster, agent_epoch=epoch, attempts=found))
 
 
@@ -194,6 +196,7 @@ def lease(
         if row.current_attempt_no != attempt.attempt_no or (is_first and row.desired != Desired.RUN):
             raise StaleAttempt(f"attempt {attempt_id} is no longer wanted: {row.state}, {row.desired}")
         document = _launch_document(api, session, row, attempt, token)
+    failpoint("api.leased")
     return answer(document)
 
 

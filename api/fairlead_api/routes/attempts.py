@@ -11,6 +11,7 @@ from fastapi import APIRouter, Path
 from starlette.responses import Response
 
 from fairlead.errors import BadInput, NotFound, Problem, StaleAttempt
+from fairlead.failpoints import failpoint
 from fairlead.protocol import (
     Batch,
     BatchAnswer,
@@ -91,6 +92,7 @@ def ship(api: ApiParts, token: AttemptToken, attempt_id: AttemptId, body: Report
                 attempt_no=row.attempt_no,
                 payload={**note.payload, "at_ms": note.at_ms},
             )
+    failpoint("api.took_batch")
     return answer(BatchAnswer(next_offset=batch.next_offset))
 
 
@@ -196,6 +198,7 @@ def claim(api: ApiParts, token: AttemptToken, attempt_id: AttemptId, body: Repor
             result=result.model_dump(mode="json"),
             result_sha256=given.result_sha256,
         )
+    failpoint("api.claimed")
     api.hint()
     return Response(status_code=204)
 

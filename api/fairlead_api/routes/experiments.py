@@ -13,6 +13,7 @@ from starlette.responses import Response
 from fairlead.admission import Admitted, Rejected, admit
 from fairlead.control.dispatch import snapshots
 from fairlead.errors import BadInput, BadSpec, Conflict, Problem, StaleVersion, TooMany
+from fairlead.failpoints import failpoint
 from fairlead.lifecycle import Desired, State
 from fairlead.placement import Placement, place
 from fairlead.queueing import order
@@ -149,7 +150,9 @@ def _create_once(api: Api, token_id: str, name: str, key: str, spec: ExperimentS
             body=experiment_detail(row, []).model_dump_json(by_alias=True),
         )
         expires_at = now + ANSWERS_KEPT
+        failpoint("api.inserting")
         idempotency.insert(session, **scope, body_sha256=digest, answer=stored, expires_at=expires_at)
+    failpoint("api.inserted")
     return stored
 
 

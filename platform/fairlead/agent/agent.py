@@ -16,6 +16,7 @@ from fairlead.agent.control_plane import ControlPlane
 from fairlead.agent.files import read_begun, read_claim
 from fairlead.agent.tending import Lease, Surroundings, Tending
 from fairlead.errors import BadInput, Conflict, FairleadError, NotFound, StaleAgent, Unavailable
+from fairlead.failpoints import failpoint
 from fairlead.lifecycle import Observation
 from fairlead.protocol import (
     PROTOCOL,
@@ -104,6 +105,7 @@ class Agent:
             nodes=cluster.nodes(),
         )
         answer = self._parts.control.attach(request)
+        failpoint("agent.attached")
         self._around = self._parts.surroundings(answer.agent_epoch)
         self._adopt(answer)
         return False
@@ -177,6 +179,7 @@ class Agent:
         except (BadInput, Conflict, NotFound, Unavailable) as error:
             logger.warning("an offer could not be taken", attempt_id=offer.attempt_id, error=str(error))
             return
+        failpoint("agent.leased")
         self._tend(_lease(document))
 
     def _tend(self, lease: Lease) -> None:

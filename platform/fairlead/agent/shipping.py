@@ -10,6 +10,7 @@ import structlog
 
 from fairlead.agent.control_plane import ControlPlane
 from fairlead.errors import BadInput, WrongOffset
+from fairlead.failpoints import failpoint
 from fairlead.protocol import MAX_BATCH_POINTS, Batch, CheckpointCommit, MetricPoint, NoteRecord
 from fairlead.run.spool import STREAMS, SpoolReader, Stream
 from fairlead.run.storage import CompleteCheckpoint, complete_checkpoints
@@ -62,8 +63,11 @@ class Shipper:
             points=tuple(record for record in records if isinstance(record, MetricPoint)),
             notes=tuple(record for record in records if isinstance(record, NoteRecord)),
         )
+        failpoint("agent.shipping")
         try:
-            self._offsets[stream] = self._control.ship(self._attempt_id, batch, token=self._token)
+            expected = self._control.ship(self._attempt_id, batch, token=self._token)
+            failpoint("agent.shipped")
+            self._offsets[stream] = expected
         except WrongOffset as error:
             self._offsets[stream] = error.expected
         except BadInput as error:  # it would be refused for ever, and must not keep the result back
@@ -83,7 +87,9 @@ class Shipper:
             path=checkpoint.directory.relative_to(self._storage).as_posix(),
             manifest_sha256=checkpoint.manifest_sha256,
         )
+        failpoint("agent.committing")
         try:
             self._control.commit(self._attempt_id, commit, token=self._token)
+            failpoint("agent.committed")
         except BadInput as error:
             logger.error("a checkpoint is refused", attempt_id=self._attempt_id, step=commit.step, error=str(error))

@@ -21,6 +21,7 @@ from fairlead.agent.reconcile import Action, Decision, RunnerSeen, Seen, decide
 from fairlead.agent.shipping import Shipper
 from fairlead.clock import Clock
 from fairlead.errors import BadBundle, BadInput, FairleadError, NotFound, StaleAttempt, Unavailable
+from fairlead.failpoints import failpoint
 from fairlead.lifecycle import Observation, Outcome
 from fairlead.protocol import AttemptObservation, LaunchDocument, ResultClaim, StartedReport, StopCommand, StopMode
 from fairlead.run.messages import RunnerStatus
@@ -244,6 +245,7 @@ class Tending:
         if not self._has_reported_start:
             report = StartedReport(node_id=begun.node_id, pid=begun.pid, ray_session=begun.ray_session)
             self._around.control.started(self.lease.attempt_id, report, token=self.lease.token)
+            failpoint("agent.started")
             self._has_reported_start = True
 
     def _harvest(self) -> bool:
@@ -270,6 +272,7 @@ class Tending:
         except Unavailable as error:
             self._retry_or_give_up(f"the runner could not be started: {error}")
             return
+        failpoint("agent.launched")
         self._log.info("launched", answer=answer)
         self._wake.set()
 
@@ -310,11 +313,13 @@ class Tending:
             return
         claim = read_claim(self._attempt)
         assert claim is not None, "it was there a moment ago, and results are never removed"
+        failpoint("agent.claiming")
         try:
             self._around.control.claim(self.lease.attempt_id, claim, token=self.lease.token)
         except BadInput as error:  # it would be refused for ever: say so instead of it
             claim = self._refused_claim(claim, error)
             self._around.control.claim(self.lease.attempt_id, claim, token=self.lease.token)
+        failpoint("agent.claimed")
         self._log.info("result claimed", outcome=claim.result.outcome, reason=claim.result.reason)
         self._has_claimed = True
         self._is_over = True

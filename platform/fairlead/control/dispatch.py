@@ -9,6 +9,7 @@ import structlog
 from fairlead.admission import Rejected, admit
 from fairlead.clock import Clock
 from fairlead.control.rows import for_each
+from fairlead.failpoints import failpoint
 from fairlead.lifecycle import Desired, State
 from fairlead.placement import ClusterSnapshot, Node, Placement, Waiting, place_in_order
 from fairlead.queueing import order
@@ -104,7 +105,9 @@ class Dispatch:
                 columns={"current_attempt_no": attempt_no},
             )
             if moved:
+                failpoint("dispatch.placing")
                 attempts.insert(session, candidate=candidate, attempt_no=attempt_no, cluster=placement.cluster, now=now)
+        failpoint("dispatch.placed")
         return moved
 
     def _explain(self, candidates: list[Candidate], waiting: Mapping[str, Waiting]) -> None:

@@ -20,6 +20,7 @@ from fairlead.evaluation import (
     report_bytes,
     report_sha256,
 )
+from fairlead.failpoints import failpoint
 from fairlead.lifecycle import State
 from fairlead.protocol import ResultDocument
 from fairlead.registry import Promoted, promote
@@ -75,6 +76,7 @@ class Evaluate:
             self._publish(spec, row.id, report)
             sha256 = f"sha256:{report_sha256(report)}"
             columns |= {"report_sha256": sha256, "report_outcome": report["outcome"], "gates": report["gates"]}
+        failpoint("evaluate.reported")
         gates = f"gates: {report['outcome']}" if report and spec.gates else "no gates"
         with self.store.write() as session:
             return experiments.move_if_current(
@@ -134,6 +136,7 @@ class Evaluate:
         directory = report_directory(self.settings.storage, spec.project, experiment_id)
         directory.mkdir(parents=True, exist_ok=True)
         _write(directory / "report.json", report_bytes(report))
+        failpoint("evaluate.half_report")
         _write(directory / "report.html", render_page(report).encode())
 
     def _explain(self, row: ExperimentRow, why: str) -> None:

@@ -19,6 +19,7 @@ from fairlead.clock import Clock
 from fairlead.control.evaluate import report_directory
 from fairlead.errors import FairleadError, NotFound, Unavailable
 from fairlead.evaluation import flat_metrics
+from fairlead.failpoints import failpoint
 from fairlead.lifecycle import State
 from fairlead.protocol import MAX_BATCH_POINTS, MODEL_DIRECTORY, MetricPoint, ResultDocument
 from fairlead.settings import ControlSettings
@@ -83,6 +84,7 @@ class Record:
 
     def _create_run(self, row: ExperimentRow) -> None:
         run_id = self.recorder.ensure_run(self._document(row, None))
+        failpoint("record.run_made")
         url = self.recorder.run_url(run_id)
         with self.store.write() as session:
             experiments.set_columns(session, row.id, mlflow_run_id=run_id, mlflow_url=url)
@@ -123,6 +125,7 @@ class Record:
         """Small batches are joined: MLflow's price is the call, not the point."""
         for portion in _portions(of_one):
             self.recorder.log_points(run_id, [point for batch in portion for point in _points(batch)])
+            failpoint("record.logged")
             with self.store.write() as session:
                 batches.mark_recorded(session, [batch.id for batch in portion], now=self.clock.now())
 
@@ -147,6 +150,7 @@ class Record:
         if row.registration and row.registration.get("is_pending") and attempt and result:
             seen = self._register(row, run_id, attempt, result)
         self.recorder.finish(run_id, STATUS[State(row.state)], ended_at_ms=int(row.updated_at.timestamp() * 1000))
+        failpoint("record.finished")
         with self.store.write() as session:
             experiments.set_columns(session, row.id, mlflow_version=seen)
 

@@ -9,6 +9,7 @@ import structlog
 
 from fairlead.clock import Clock
 from fairlead.control.rows import for_each
+from fairlead.failpoints import failpoint
 from fairlead.lifecycle import Desired, EndedAttempt, Next, Outcome, State, after_attempt, retry_delay_bound_s
 from fairlead.settings import ControlSettings
 from fairlead.store import Session, Store, attempts, checkpoints, clusters, experiments
@@ -90,7 +91,9 @@ class Settle:
         else:
             return False
         with self.store.write() as session:
-            return attempts.end(session, attempt.id, outcome=outcome, reason=reason, now=now)
+            is_ended = attempts.end(session, attempt.id, outcome=outcome, reason=reason, now=now)
+        failpoint("settle.ended")
+        return is_ended
 
     def _withdraw(self, attempt: AttemptRow, row: ExperimentRow) -> bool:
         now = self.clock.now()
@@ -144,6 +147,7 @@ class Settle:
                 columns=columns,
             )
             if moved:
+                failpoint("settle.moving")
                 attempts.settle(session, attempt.id)
         return moved
 

@@ -19,6 +19,7 @@ import ray
 
 from fairlead.clock import SystemClock
 from fairlead.errors import Unavailable
+from fairlead.failpoints import failpoint
 from fairlead.lifecycle import Outcome
 from fairlead.protocol import (
     BEGUN_FILE,
@@ -98,8 +99,10 @@ class Runner:
             document = LaunchDocument.model_validate_json(document_json)
             attempt = Path(storage) / document.storage_path
             attempt.mkdir(parents=True, exist_ok=True)
+            failpoint("runner.beginning")
             if not create_exclusively(attempt / BEGUN_FILE, _identity(document)):
                 return "taken"
+            failpoint("runner.begun")
             self._places = Places(
                 storage=Path(storage),
                 attempt=attempt,
@@ -265,13 +268,16 @@ class Runner:
         watch.join()
         try:
             self._end_group(timeout_s=GROUP_END_WAIT_S)
+            failpoint("runner.ended_group")
             verdict, outputs = self._conclude(trouble)
         except Exception:  # a result that says so is better than none
             detail = traceback.format_exc()[-MAX_DETAIL:]
             verdict = Verdict(outcome=Outcome.INFRA_ERROR, reason="runner_error", detail=detail)
             outputs = Outputs()
         self._close_spool()
+        failpoint("runner.concluded")
         self._write_result(self._encoded(verdict, outputs))
+        failpoint("runner.result")
         self._is_finished.set()
 
     def _conclude(self, trouble: str | None) -> tuple[Verdict, Outputs]:

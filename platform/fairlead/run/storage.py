@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from fairlead.failpoints import failpoint
 from fairlead.protocol import MANIFEST_FILE, CheckpointManifest, CheckpointRef, FileEntry
 
 _CHUNK = 4 * 1024 * 1024
@@ -63,6 +64,7 @@ def write_atomically(path: Path, content: bytes) -> str:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        failpoint("storage.renaming")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -147,6 +149,7 @@ def commit_checkpoint(
     final = checkpoint_directory(temporary.parent, step)
     manifest = CheckpointManifest(step=step, world_size=world_size, files=tuple(entries))
     sha256 = write_atomically(temporary / MANIFEST_FILE, manifest.model_dump_json(indent=1).encode())
+    failpoint("runner.manifest")
     if final.exists():
         if (kept := read_checkpoint(final)) is not None and problem_with(final) is None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -154,6 +157,7 @@ def commit_checkpoint(
         final.rename(final.with_name(f"{final.name}.rejected-{uuid.uuid4().hex}"))
     temporary.rename(final)
     fsync_directory(final.parent)
+    failpoint("runner.checkpoint")
     return CompleteCheckpoint(step=step, directory=final, manifest_sha256=sha256)
 
 
