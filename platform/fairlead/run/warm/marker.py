@@ -1,9 +1,10 @@
 """The mark of an attempt on a forked process, whose ``/proc/<pid>/environ`` is for ever that of the warm server.
 
-It is an open descriptor of an anonymous file with a telling name. Whatever the process forks inherits it; what it
-executes with its descriptors closed has the variable in its environment instead.
+It is an open descriptor, and a mapping, of an anonymous file with a telling name. Whatever the process forks inherits
+both: a daemon closes its descriptors, and keeps what is mapped. What it executes has the variable in its environment.
 """
 
+import mmap
 import os
 from collections.abc import Mapping
 
@@ -11,6 +12,8 @@ ATTEMPT = "FAIRLEAD_ATTEMPT"
 SERVER = "FAIRLEAD_WARM_SERVER"
 """In the environment of a warm server, and so in what the kernel shows of all that it forked."""
 _SHOWN_AS = "/memfd:"
+_mapped: list[mmap.mmap] = []
+"""Kept for as long as the process lives."""
 
 
 def mark(environment: Mapping[str, str]) -> int | None:
@@ -19,6 +22,8 @@ def mark(environment: Mapping[str, str]) -> int | None:
     if not name:
         return None
     descriptor = os.memfd_create(f"{ATTEMPT}={name}"[:240], 0)  # inherited by what is executed, too
+    os.ftruncate(descriptor, mmap.PAGESIZE)
+    _mapped.append(mmap.mmap(descriptor, mmap.PAGESIZE, prot=mmap.PROT_READ))
     return descriptor
 
 
@@ -28,7 +33,16 @@ def is_marked(pid: int, environ: list[bytes], runner_name: str) -> bool:
         return True
     if not any(variable.startswith(f"{SERVER}=".encode()) for variable in environ):
         return False
-    return _holds(pid, f"{_SHOWN_AS}{ATTEMPT}={runner_name}"[: len(_SHOWN_AS) + 240])
+    file = f"{_SHOWN_AS}{ATTEMPT}={runner_name}"[: len(_SHOWN_AS) + 240]
+    return _holds(pid, file) or _maps(pid, file)
+
+
+def _maps(pid: int, file: str) -> bool:
+    try:
+        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as lines:
+            return any(line.rstrip("\n").removesuffix(" (deleted)").endswith(f" {file}") for line in lines)
+    except OSError:  # gone, or another user's
+        return False
 
 
 def _holds(pid: int, file: str) -> bool:
