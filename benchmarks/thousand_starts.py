@@ -25,6 +25,8 @@ FIRST = 20
 QUIET_S = 90.0
 """How long workers may take to leave."""
 LOOKS = 10
+LINGER_S = 75.0
+"""Ray's head holds the connections of ended workers for up to twice its ``RAY_subscriber_timeout_ms`` (30 s)."""
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -104,6 +106,7 @@ def _start(client: Client, directory: Path, count: int) -> tuple[list[float], di
 def _settled(stack: Stack, warm: Path) -> Holdings:
     """The least of several looks, once no worker lives: connections come and go."""
     await_true("the last worker's end", lambda: _children(warm) == 0, timeout_s=QUIET_S, every_s=0.5)
+    time.sleep(LINGER_S)
     looks = []
     for _ in range(LOOKS):
         looks.append(_look(stack))

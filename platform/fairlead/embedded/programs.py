@@ -141,6 +141,7 @@ def _ray_environment(layout: Layout) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # nothing to move: all of it ends
         "RAY_memory_usage_threshold": "0.9",
+        "RAY_subscriber_timeout_ms": "30000",  # the head keeps the connection of a worker that has ended for as long
         "RAY_DISABLE_IMPORT_WARNING": "1",
         "GLOO_SOCKET_IFNAME": "lo",
         "NCCL_SOCKET_IFNAME": "lo",
