@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.chart import Bar, bars
-from benchmarks.harness import RESULTS, Measurement, quantile, size, spread
+from benchmarks.harness import Measurement, quantile, size, spread
 from benchmarks.places import (
     PROGRAMS,
     RUN_S,
@@ -44,6 +44,7 @@ TITLES = {
     "ray_train": "TorchTrainer.fit()",
     "torchrun": "torchrun",
 }
+OURS = ("warm", "cold")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,7 +124,7 @@ def _starts(found: list[Sample]) -> dict[str, int]:
     return {start: sum(each.start == start for each in found) for start in sorted({each.start for each in found})}
 
 
-def draw(document: Mapping[str, Any]) -> Path:
+def draw(document: Mapping[str, Any], directory: Path) -> None:
     """The chart of a kept result."""
     seconds = document["details"]["seconds_to_first_step"]
     rows = [
@@ -132,13 +133,12 @@ def draw(document: Mapping[str, Any]) -> Path:
             value=found["p50"],
             low=found["min"],
             high=found["max"],
+            is_ours=name in OURS,
         )
         for name, title in TITLES.items()
         for workers, found in seconds[name].items()
     ]
-    path = RESULTS / f"{NAME}.svg"
-    path.write_text(bars("Seconds to the first training step: median, least, most", rows))
-    return path
+    (directory / f"{NAME}.svg").write_text(bars("Seconds to the first training step: median, least, most", rows))
 
 
 # ---- the ways -------------------------------------------------------------------------------------------------------

@@ -262,12 +262,17 @@ class Conversation:
 
 
 def alone(params: Mapping[str, Any], *, workers: int | None = None) -> None:
-    """Run ``programs/training.py`` to its end: plainly, or with ``workers`` under torchrun."""
+    """Run ``programs/training.py`` to its end: plainly, or with ``workers`` under torchrun.
+
+    Raises ``Unavailable`` with its last words where it fails.
+    """
     launcher = [sys.executable]
     if workers is not None:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
     command = [*launcher, str(PROGRAMS / "training.py"), json.dumps(dict(params))]
-    subprocess.run(command, env=plain_environment(), check=True, capture_output=True, timeout=RUN_S)
+    done = subprocess.run(command, env=plain_environment(), capture_output=True, text=True, timeout=RUN_S)
+    if done.returncode != 0:
+        raise Unavailable(f"the program ended with {done.returncode}: {done.stderr[-2000:]}")
 
 
 def answers(url: str) -> bool:

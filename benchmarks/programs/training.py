@@ -43,7 +43,7 @@ def learn(params: Mapping[str, Any], *, rank: int, world_size: int, report: Repo
     for step in range(params["steps"]):
         began_s = time.perf_counter()
         if step == 0 and rank == 0:
-            Path(params["stamp"]).write_text(repr(time.time()))
+            leave(Path(params["stamp"]), repr(time.time()))
         loss = nn.functional.mse_loss(model(rows), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -53,7 +53,14 @@ def learn(params: Mapping[str, Any], *, rank: int, world_size: int, report: Repo
         if params["seconds"] and sum(durations) > params["seconds"]:
             break
     if rank == 0:
-        Path(f"{params['stamp']}.steps").write_text(json.dumps(durations))
+        leave(Path(f"{params['stamp']}.steps"), json.dumps(durations))
+
+
+def leave(path: Path, text: str) -> None:
+    """Write a file that somebody waits for: it is there whole, or not at all."""
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.write_text(text)
+    unfinished.replace(path)
 
 
 def is_due(params: Mapping[str, Any], step: int) -> bool:

@@ -1,8 +1,9 @@
 import os
+import re
 
 import psutil
 import pytest
-from benchmarks.chart import Bar, bars
+from benchmarks.chart import Bar, Line, bars, curves, shown
 from benchmarks.first_step import Sample, conclude
 from benchmarks.memory import Footprint, footprint, read_rollup, short_name, total_mb
 from benchmarks.metric_ingest import compare, steady_rate
@@ -122,3 +123,31 @@ def test_a_chart_holds_every_bar() -> None:
     assert drawn.count("<rect") == 2
     assert "a &amp; b" in drawn
     assert bars("nothing", []).startswith("<svg")
+
+
+def test_a_curve_holds_every_point_it_has_a_place_for() -> None:
+    line = Line(label="a & b", points=[(1, 0.01), (10, 0.1), (100, 0.0)])
+    assert curves("Seconds", [line], x="n", y="s").count("<circle") == 2  # nothing has a logarithm of zero
+    assert curves("Seconds", [line], x="n", y="s", is_log=False).count("<circle") == 3
+    assert "a &amp; b" in curves("Seconds", [line], x="n", y="s")
+
+
+def test_curves_lie_inside_their_picture() -> None:
+    drawn = curves("Seconds", [Line(label="a", points=[(3, 0.7), (870, 42.0)])], x="n", y="s")
+    places = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawn)
+    assert all(0 < float(x) < 760 and 0 < float(y) < 360 for x, y in places)
+    assert float(places[0][0]) < float(places[1][0])
+    assert float(places[0][1]) > float(places[1][1])  # more is higher
+
+
+@pytest.mark.parametrize("lines", [[], [Line(label="a", points=[])], [Line(label="a", points=[(5, 5)])]])
+def test_few_points_are_no_trouble(lines: list[Line]) -> None:
+    for is_log in (True, False):
+        assert curves("Seconds", lines, x="n", y="s", is_log=is_log).startswith("<svg")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (0.00123, "0.00123"), (0.5, "0.5"), (17.04, "17"), (4.456, "4.46"), (12345, "12,345")]
+)
+def test_numbers_are_shown_with_three_digits(value: float, text: str) -> None:
+    assert shown(value) == text
