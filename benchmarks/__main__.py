@@ -21,9 +21,10 @@ from benchmarks import (
     metric_ingest,
     thousand_starts,
     throughput,
+    where_time_goes,
 )
 from benchmarks.harness import HERE, RESULTS, as_plain, keep, processor_time, stolen_share, surroundings
-from benchmarks.table import kept, written
+from benchmarks.table import between, kept, written
 
 BENCHMARKS: dict[str, ModuleType] = {
     module.NAME: module
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         metric_ingest,
         burst_of_50,
         idle_memory,
+        where_time_goes,
         thousand_starts,  # the longest: last
     )
 }
@@ -97,8 +99,18 @@ def run(name: str, into: Path | None = None) -> str:
     if (draw := getattr(BENCHMARKS[name], "draw", None)) is not None:
         draw(json.loads(path.read_text()), path.parent)
     if into is None:
-        README.write_text(written(README.read_text(), kept(RESULTS, [*BENCHMARKS])))
+        README.write_text(up_to_date(README.read_text()))
     return f"RESULT {json.dumps(as_plain(measurement.result))}"
+
+
+def up_to_date(readme: str) -> str:
+    """``readme`` with all that is kept: the table of results, and the section of each benchmark that has one."""
+    documents = kept(RESULTS, [*BENCHMARKS])
+    readme = written(readme, documents)
+    for document in documents:
+        if (table := getattr(BENCHMARKS[document["name"]], "table", None)) is not None:
+            readme = between(readme, document["name"], table(document))
+    return readme
 
 
 if __name__ == "__main__":

@@ -1,21 +1,27 @@
-"""The table in ``README.md``: what is kept in ``results/``, and nothing else, between two markers."""
+"""What ``README.md`` shows of ``results/``, and nothing else, between pairs of markers."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-BEGIN = "<!-- measured: written by make bench -->"
-END = "<!-- /measured -->"
+BEGIN, END = "<!-- {}: written by make bench -->", "<!-- /{} -->"
+MEASURED = "measured"
 
 
 def written(readme: str, documents: Sequence[Mapping[str, Any]]) -> str:
-    """``readme`` with the table of ``documents`` between the markers. Raises ``ValueError`` where they are missing."""
-    head, begin, rest = readme.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the README needs the lines {BEGIN} and {END}")
-    return f"{head}{BEGIN}\n{table(documents)}{END}{tail}"
+    """``readme`` with the table of all results. Raises ``ValueError`` where the markers are missing."""
+    return between(readme, MEASURED, table(documents))
+
+
+def between(readme: str, section: str, text: str) -> str:
+    """``readme`` with ``text`` between the two markers of a section. Raises ``ValueError`` where they are missing."""
+    begin, end = BEGIN.format(section), END.format(section)
+    head, found_begin, rest = readme.partition(begin)
+    _, found_end, tail = rest.partition(end)
+    if not found_begin or not found_end:
+        raise ValueError(f"the README needs the lines {begin} and {end}")
+    return f"{head}{begin}\n{text}{end}{tail}"
 
 
 def table(documents: Sequence[Mapping[str, Any]]) -> str:

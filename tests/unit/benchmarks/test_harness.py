@@ -19,7 +19,7 @@ CONTRACT = {
         "torchrun_p50_s",
         "ratio_to_ray_jobs",
     ),
-    "throughput": ("ratio_1", "ratio_2"),
+    "throughput": ("ratio_1", "ratio_2", "beside_1", "beside_2"),
     "metric_ingest": ("points_per_s", "mlflow_client_points_per_s", "worst_step_delay"),
     "burst_of_50": ("makespan_s", "shell_loop_s", "sum_of_own_s"),
     "idle_memory": ("pss_mb", "ray_plus_mlflow_pss_mb"),

@@ -7,7 +7,7 @@ from benchmarks.chart import Bar, Line, bars, curves, shown
 from benchmarks.first_step import Sample, conclude
 from benchmarks.memory import Footprint, footprint, read_rollup, short_name, total_mb
 from benchmarks.metric_ingest import compare, steady_rate
-from benchmarks.table import BEGIN, END, written
+from benchmarks.table import BEGIN, END, MEASURED, between, written
 from benchmarks.thousand_starts import Holdings, leaks
 
 DOCUMENT = {
@@ -103,19 +103,25 @@ def test_memory_adds_up() -> None:
 
 
 def test_the_table_holds_what_was_kept_and_where() -> None:
-    text = written(f"before\n{BEGIN}\nold\n{END}\nafter\n", [DOCUMENT])
+    begin, end = BEGIN.format(MEASURED), END.format(MEASURED)
+    text = written(f"before\n{begin}\nold\n{end}\nafter\n", [DOCUMENT])
     assert "| burst | makespan_s | 12.3 |\n|  | starts | 1,000 |" in text
     assert "2 cores of Some CPU" in text
     assert "2.0% of the processor taken by the host; n 5" in text
     assert "old" not in text
     assert text.startswith("before\n")
-    assert text.endswith(f"{END}\nafter\n")
+    assert text.endswith(f"{end}\nafter\n")
     assert written(text, [DOCUMENT]) == text
 
 
 def test_a_readme_without_markers_is_left_alone() -> None:
     with pytest.raises(ValueError, match="needs the lines"):
         written("nothing", [DOCUMENT])
+
+
+def test_sections_of_a_readme_are_told_apart() -> None:
+    readme = "<!-- a: written by make bench -->\n<!-- /a -->\n<!-- b: written by make bench -->\nkept\n<!-- /b -->\n"
+    assert between(readme, "a", "new\n") == readme.replace("-->\n<!-- /a", "-->\nnew\n<!-- /a")
 
 
 def test_a_chart_holds_every_bar() -> None:
