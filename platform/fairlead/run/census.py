@@ -8,8 +8,9 @@ they were forked warm, by a descriptor of that name.
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import ray
@@ -17,6 +18,7 @@ from ray._private.state import state as ray_state
 from ray._raylet import ActorID
 from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fairlead.errors import Unavailable
 from fairlead.run.warm import is_marked
@@ -151,6 +153,28 @@ def remove_groups(entries: Iterable[GroupEntry]) -> None:
     for entry in entries:
         with contextlib.suppress(ray.exceptions.RayError):
             remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(entry.group_id)))
+
+
+def on_nodes(
+    arguments: Mapping[str, Any], function: Callable[[str, Any], Any], runner_name: str, *, timeout_s: float
+) -> tuple[Any, ...]:
+    """Call ``function(runner_name, argument)`` on the node of each key: here directly, elsewhere by a task each.
+
+    Raises ``Unavailable`` if a node does not answer.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    found = tuple(function(runner_name, argument) for node, argument in arguments.items() if node == here)
+    calls = [
+        ray.remote(num_cpus=0, max_retries=0)(function)
+        .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+        .remote(runner_name, argument)
+        for node, argument in arguments.items()
+        if node != here
+    ]
+    try:
+        return found + tuple(ray.get(calls, timeout=timeout_s))
+    except ray.exceptions.RayError as error:
+        raise Unavailable(f"a node could not be asked: {error}") from error
 
 
 def marked_processes(runner_name: str) -> tuple[int, ...]:

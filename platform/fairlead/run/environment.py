@@ -3,7 +3,8 @@
 from fairlead.run.census import MARKER
 from fairlead.spec import ExperimentSpec
 
-COLLECTIVE_TIMEOUT_S = 600
+COLLECTIVE_MARGIN_S = 60
+"""What a collective waits beyond the stall time-out: the watchdog comes first, with the stacks of all ranks."""
 
 
 def runner_environment(runner_name: str, spec: ExperimentSpec, *, worker_start_timeout_s: float) -> dict[str, str]:
@@ -25,4 +26,4 @@ def runner_environment(runner_name: str, spec: ExperimentSpec, *, worker_start_t
 
 def collective_timeout_s(spec: ExperimentSpec) -> int:
     """How long torch waits in a collective."""
-    return max(1, int(min(COLLECTIVE_TIMEOUT_S, spec.policy.stall_timeout_s)))
+    return int(spec.policy.stall_timeout_s) + COLLECTIVE_MARGIN_S

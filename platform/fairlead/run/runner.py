@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,13 @@ from fairlead.protocol import (
     ResultDocument,
     StopMode,
 )
-from fairlead.run.census import end_actors, find_family, remove_groups
+from fairlead.run.census import end_actors, find_family, on_nodes, remove_groups
 from fairlead.run.messages import Failure, Finished, Hello, Orders, Report, RunnerStatus, Welcome, WrittenCheckpoint
 from fairlead.run.outputs import Outputs, collect
 from fairlead.run.places import Places
 from fairlead.run.progress import SYSTEM_PREFIX, Group, Progress
 from fairlead.run.spool import SpoolWriter
+from fairlead.run.stacks import ask_for_stacks, forget_empty_stacks, stack_sizes
 from fairlead.run.storage import (
     commit_checkpoint,
     create_exclusively,
@@ -57,7 +59,8 @@ from fairlead.run.warm import birth
 WATCH_S = 0.25
 SPOOL_FSYNC_S = 5.0
 TIMEOUT_GRACE_S = 10.0
-STACKS_WAIT_S = 2.0
+STACKS_WAIT_S = 3.0
+STACKS_NODE_TIMEOUT_S = 20.0
 PEER_DEATH_WAIT_S = 8.0
 """How long a broken collective may wait for the death that explains it."""
 GROUP_END_WAIT_S = 30.0
@@ -180,11 +183,10 @@ class Runner:
         )
 
     @ray.method(concurrency_group="workers")
-    def report_from_worker(self, report: Report) -> None:
-        """Put the new metrics of a step on the spool."""
-        fresh = self._progress.take(report)
-        if fresh:
-            self._require_spool().metrics(fresh, step=report.step, at_ms=report.at_ms)
+    def reports_from_worker(self, reports: Sequence[Report]) -> None:
+        """Put the new metrics of some steps on the spool."""
+        points = [(report, fresh) for report in reports if (fresh := self._progress.take(report))]
+        self._require_spool().reports(points)
 
     @ray.method(concurrency_group="workers")
     def checkpoint_from_worker(self, written: WrittenCheckpoint) -> bool:
@@ -305,6 +307,7 @@ class Runner:
         spool.close()
         for leftover in (places.bookkeeping, *unfinished_checkpoints(places.attempt)):
             shutil.rmtree(leftover, ignore_errors=True)
+        forget_empty_stacks(places.attempt)
 
     def _encoded(self, verdict: Verdict, outputs: Outputs) -> bytes:
         """The result as JSON; where it is too long, or a name in it cannot be written so, a result that says that."""
@@ -374,9 +377,35 @@ class Runner:
             self._note("stop_requested", "timeout")
         age_s = self._progress.age_s()
         if age_s is not None and age_s > document.spec.policy.stall_timeout_s and self._progress.cause is None:
-            self._dump_stacks = True
-            self._fit_is_over.wait(STACKS_WAIT_S)
+            self._collect_stacks()
             self._progress.end(stalled(age_s, self._progress.last_step))
+
+    def _collect_stacks(self) -> None:
+        """Have every rank write down what it is doing; those whose interpreter is blocked are asked by a signal."""
+        group, attempt = self._progress.group, self._require_places().attempt
+        if group is None:
+            return
+        before = stack_sizes(attempt, group.hellos)
+        self._dump_stacks = True
+        silent = self._ranks_without_stacks(before, within_s=STACKS_WAIT_S)
+        by_node: dict[str, list[int]] = {}
+        for rank in silent:
+            by_node.setdefault(group.hellos[rank].node_id, []).append(group.hellos[rank].pid)
+        try:
+            on_nodes(by_node, ask_for_stacks, self._name(), timeout_s=STACKS_NODE_TIMEOUT_S)
+        except Unavailable as error:
+            self._note("stacks_incomplete", str(error))
+        if missing := self._ranks_without_stacks(before, within_s=STACKS_WAIT_S) if silent else ():
+            self._note("stacks_incomplete", f"ranks {list(missing)} did not show what they are doing")
+
+    def _ranks_without_stacks(self, before: dict[int, int], *, within_s: float) -> tuple[int, ...]:
+        """Those that have written nothing new, after at most ``within_s``."""
+        deadline_s = self._clock.monotonic_s() + within_s
+        while True:
+            now = stack_sizes(self._require_places().attempt, before)
+            silent = tuple(rank for rank, size in now.items() if size <= before[rank])
+            if not silent or self._clock.monotonic_s() > deadline_s or self._fit_is_over.wait(0.1):
+                return silent
 
     def _end_group(self, *, timeout_s: float) -> None:
         """Kill the Train controller and all it owns, and give their resources back; returns when they are gone."""

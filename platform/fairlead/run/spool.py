@@ -9,11 +9,12 @@ import json
 import math
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from fairlead.protocol import MetricPoint, NoteRecord
+from fairlead.run.messages import Report
 
 Stream = Literal["metrics", "notes"]
 STREAMS: tuple[Stream, ...] = ("metrics", "notes")
@@ -42,13 +43,22 @@ class SpoolWriter:
 
     def metrics(self, values: Mapping[str, float], *, step: int, at_ms: int) -> None:
         """Append one point a metric."""
-        lines = (_metric_line(key, value, step, at_ms) for key, value in values.items())
-        self._append("metrics", lines, len(values))
+        lines = [_metric_line(key, value, step, at_ms) for key, value in values.items()]
+        self._append("metrics", lines)
+
+    def reports(self, reports: Iterable[tuple[Report, Mapping[str, float]]]) -> None:
+        """Append one point for each of the values beside each report, all in one write."""
+        lines = [
+            _metric_line(key, value, report.step, report.at_ms)
+            for report, values in reports
+            for key, value in values.items()
+        ]
+        self._append("metrics", lines)
 
     def note(self, kind: str, *, at_ms: int, detail: str = "", payload: Mapping[str, Any] | None = None) -> None:
         """Append one note."""
         record = NoteRecord(kind=kind, detail=detail, payload=dict(payload or {}), at_ms=at_ms)
-        self._append("notes", (record.model_dump_json(),), 1)
+        self._append("notes", [record.model_dump_json()])
 
     def flush(self) -> None:
         """Bring everything to disk. Raises ``OSError``."""
@@ -62,7 +72,7 @@ class SpoolWriter:
         for file in self._files.values():
             file.close()
 
-    def _append(self, stream: Stream, lines: Iterable[str], count: int) -> None:
+    def _append(self, stream: Stream, lines: Sequence[str]) -> None:
         block = "".join(f"{line}\n" for line in lines).encode()
         with self._lock:
             file = self._files[stream]
@@ -72,7 +82,7 @@ class SpoolWriter:
             written = _written(file, block) if has_room else 0
             if written < len(block):
                 self._is_torn[stream] |= written > 0
-                self.num_dropped += min(count, block.count(b"\n", written))
+                self.num_dropped += min(len(lines), block.count(b"\n", written))
             else:
                 self._is_torn[stream] = False
 

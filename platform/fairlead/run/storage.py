@@ -109,34 +109,37 @@ def checkpoint_directory(attempt: Path, step: int) -> Path:
     return attempt / f"{_PREFIX}{step}"
 
 
-def copy_checkpoint(source: Path, attempt: Path, *, step: int) -> tuple[Path, tuple[FileEntry, ...]]:
-    """Copy the files of ``source`` beside their final place, each flushed to disk and hashed on the way.
+def copy_checkpoint(source: Path, attempt: Path, *, step: int) -> Path:
+    """Copy the files of ``source`` beside their final place; returns the temporary directory, to be sealed.
 
-    Returns the temporary directory, to be handed to ``commit_checkpoint``. Raises ``OSError`` and leaves nothing.
+    Raises ``OSError`` and leaves nothing.
     """
     temporary = attempt / f"{_PREFIX}{step}.tmp-{uuid.uuid4().hex}"
     try:
-        entries = tuple(_copy(path, source, temporary) for path in files_below(source))
-        temporary.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir(parents=True)
+        for path in files_below(source):
+            target = temporary / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return temporary, entries
+    return temporary
 
 
-def _copy(path: Path, source: Path, temporary: Path) -> FileEntry:
-    name = path.relative_to(source)
-    target = temporary / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    digest, size = hashlib.sha256(), 0
-    with open(path, "rb") as reader, open(target, "xb") as writer:
-        while chunk := reader.read(_CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-            writer.write(chunk)
-        writer.flush()
-        os.fsync(writer.fileno())
-    return FileEntry(path=name.as_posix(), size=size, sha256=digest.hexdigest())
+def seal_checkpoint(temporary: Path) -> tuple[FileEntry, ...]:
+    """Flush a copy to disk and describe its files, for ``commit_checkpoint``. Raises ``OSError`` and leaves nothing."""
+    try:
+        return tuple(_seal(path, temporary) for path in files_below(temporary))
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _seal(path: Path, temporary: Path) -> FileEntry:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    return describe_file(path, root=temporary)
 
 
 def commit_checkpoint(

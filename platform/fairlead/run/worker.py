@@ -4,7 +4,6 @@ What the workload raises goes to the runner as text and never to Ray Train, whic
 half second a thread shows the runner that the rank lives, and ends the process when the runner is gone.
 """
 
-import faulthandler
 import importlib
 import os
 import platform
@@ -14,8 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,19 +29,19 @@ from fairlead.data.dataset import Dataset, open_dataset
 from fairlead.data.export import Origin
 from fairlead.data.torch import any_rank, share_cores
 from fairlead.errors import BadData, BadInput
-from fairlead.protocol import LOG_DIRECTORY, MODEL_DIRECTORY, LaunchDocument
+from fairlead.protocol import MODEL_DIRECTORY, LaunchDocument
 from fairlead.run.logs import drain_output, redirect_output
 from fairlead.run.messages import Failure, Finished, Hello, Orders, Report, Welcome, WrittenCheckpoint
+from fairlead.run.reports import ReportQueue
 from fairlead.run.sampling import Sampler
-from fairlead.run.storage import copy_checkpoint
+from fairlead.run.stacks import dump_stacks, listen_for_stacks
+from fairlead.run.storage import copy_checkpoint, seal_checkpoint
 from fairlead.run.warm import birth
 from fairlead.workload import Workload
 
 HEARTBEAT_S = 0.5
 SAMPLE_EVERY = 10
 """Heartbeats between two samples of memory and processor time."""
-MAX_IN_FLIGHT = 32
-"""Reports on their way to the runner; a workload that reports faster waits."""
 MAX_TRACEBACK = 12_000
 _CALL_TIMEOUT_S = 60.0
 _LONG_CALL_TIMEOUT_S = 600.0
@@ -71,6 +69,7 @@ def work(config: Mapping[str, Any]) -> None:
     attempt = Path(assignment.attempt)
     rank = ray.train.get_context().get_world_rank()
     redirect_output(attempt, rank=rank)
+    listen_for_stacks(attempt, rank)
     line = RunnerLine.open(document.runner_name)
     line.start_heartbeat(attempt)
     _report_own_exit(line)
@@ -148,7 +147,7 @@ class RunnerOutlet:
         self._world_size = world_size
 
     def report(self, metrics: Mapping[str, float], *, step: int, checkpoint: Path | None) -> None:
-        """Send the metrics on; copy the checkpoint and wait until it has its final name."""
+        """Send the metrics on. A checkpoint is copied at once; the rest of its way goes on beside the training."""
         if self._rank != 0:
             return
         self._line.report(metrics, step=step)
@@ -157,11 +156,11 @@ class RunnerOutlet:
 
     def _keep(self, checkpoint: Path, step: int) -> None:
         try:
-            directory, files = copy_checkpoint(checkpoint, self._attempt, step=step)
+            copied = copy_checkpoint(checkpoint, self._attempt, step=step)
         except OSError as error:
             self._line.checkpoint_failed(f"step {step}: {error}")
             return
-        self._line.checkpoint(directory, files, step=step, world_size=self._world_size)
+        self._line.checkpoint(copied, step=step, world_size=self._world_size)
 
     def should_stop(self) -> bool:
         """What the last heartbeat brought."""
@@ -176,7 +175,7 @@ class RunnerLine:
         self.should_stop = False
         self._runner = runner
         self._hello = hello
-        self._in_flight: deque[Any] = deque()
+        self._reports = ReportQueue(self._deliver)
         self._sampler = Sampler(hello.rank)
 
     @classmethod
@@ -214,7 +213,7 @@ class RunnerLine:
                 self.should_stop = orders.should_stop
                 if orders.should_dump_stacks and not has_dumped:
                     has_dumped = True
-                    _dump_stacks(attempt, self._hello.rank)
+                    dump_stacks(attempt, self._hello.rank)
                 if not orders.is_current:
                     os._exit(_GROUP_IS_OLD)
             count += 1
@@ -234,29 +233,38 @@ class RunnerLine:
     # ---- work ----
 
     def report(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Send without waiting, unless too many are on their way."""
-        report = Report(
-            generation=self.welcome.generation, step=step, metrics=dict(metrics), at_ms=time.time_ns() // 1_000_000
-        )
-        self._in_flight.append(self._runner.report_from_worker.remote(report))
-        while len(self._in_flight) > MAX_IN_FLIGHT:
-            self._wait_for_oldest()
+        """Send soon, without waiting, unless too much is on its way."""
+        at_ms = time.time_ns() // 1_000_000
+        self._reports.put(Report(generation=self.welcome.generation, step=step, metrics=dict(metrics), at_ms=at_ms))
 
-    def checkpoint(self, directory: Path, files: Any, *, step: int, world_size: int) -> None:
-        """Hand over copied files; returns when they have their final name, or the runner has noted that they don't."""
+    def _deliver(self, reports: Sequence[Report]) -> None:
+        ray.get(self._runner.reports_from_worker.remote(tuple(reports)), timeout=_CALL_TIMEOUT_S)
+
+    def checkpoint(self, copied: Path, *, step: int, world_size: int) -> None:
+        """Have copied files sealed and given their final name, after the reports before them. One at a time."""
+        self._reports.then(lambda: self._hand_over(copied, step=step, world_size=world_size))
+
+    def _hand_over(self, copied: Path, *, step: int, world_size: int) -> None:
+        try:
+            files = seal_checkpoint(copied)
+        except OSError as error:
+            self._tell_checkpoint_failed(f"step {step}: {error}")
+            return
         written = WrittenCheckpoint(
-            generation=self.welcome.generation, step=step, world_size=world_size, directory=directory, files=files
+            generation=self.welcome.generation, step=step, world_size=world_size, directory=copied, files=files
         )
-        self._flush()
         ray.get(self._runner.checkpoint_from_worker.remote(written), timeout=_LONG_CALL_TIMEOUT_S)
 
     def checkpoint_failed(self, message: str) -> None:
         """Say that a checkpoint could not be written; training goes on."""
+        self._reports.then(lambda: self._tell_checkpoint_failed(message))
+
+    def _tell_checkpoint_failed(self, message: str) -> None:
         ray.get(self._runner.checkpoint_failed.remote(self.welcome.generation, message), timeout=_CALL_TIMEOUT_S)
 
     def finish(self, context: LocalContext, dataset: Dataset, document: LaunchDocument) -> None:
         """Hand over this rank's counts."""
-        self._flush()
+        self._reports.flush()
         states = {split: state.to_bytes() for split, state in context.states.items()}
         finished = Finished(
             generation=self.welcome.generation,
@@ -270,7 +278,7 @@ class RunnerLine:
 
     def fail(self, error: BaseException) -> None:
         """Tell what was raised, and wait to be ended; raise where the death of another rank explains it."""
-        self._flush()
+        self._reports.flush()
         failure = describe_failure(error, generation=self.welcome.generation, rank=self._hello.rank)
         should_retry: bool = ray.get(self._runner.failed.remote(failure), timeout=_CALL_TIMEOUT_S)
         if should_retry:
@@ -279,15 +287,8 @@ class RunnerLine:
 
     def exiting(self, code: int) -> None:
         """Say that the program is ending this process on its own."""
-        self._flush()
+        self._reports.flush()
         ray.get(self._runner.exiting.remote(self.welcome.generation, self._hello.rank, code), timeout=5)
-
-    def _flush(self) -> None:
-        while self._in_flight:
-            self._wait_for_oldest()
-
-    def _wait_for_oldest(self) -> None:
-        ray.get(self._in_flight.popleft(), timeout=_CALL_TIMEOUT_S)
 
 
 def _report_own_exit(line: RunnerLine) -> None:
@@ -309,11 +310,6 @@ def _quietly(call: Callable[[], None]) -> None:
         call()
     except ray.exceptions.RayError as error:
         print(f"fairlead: the runner could not be told: {error}", file=sys.stderr)
-
-
-def _dump_stacks(attempt: Path, rank: int) -> None:
-    with open(attempt / LOG_DIRECTORY / f"rank-{rank}.stacks.log", "a") as file:
-        faulthandler.dump_traceback(file=file, all_threads=True)
 
 
 def describe_failure(error: BaseException, *, generation: int, rank: int) -> Failure:

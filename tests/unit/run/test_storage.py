@@ -11,6 +11,7 @@ from fairlead.run.storage import (
     create_exclusively,
     newest_verified,
     problem_with,
+    seal_checkpoint,
     write_atomically,
 )
 
@@ -20,8 +21,8 @@ def a_checkpoint(attempt: Path, step: int, content: str = "weights") -> Complete
     (source / "deep").mkdir(parents=True, exist_ok=True)
     (source / "deep" / "state.bin").write_text(f"{content} of step {step}")
     attempt.mkdir(exist_ok=True)
-    temporary, files = copy_checkpoint(source, attempt, step=step)
-    return commit_checkpoint(temporary, files, step=step, world_size=2)
+    temporary = copy_checkpoint(source, attempt, step=step)
+    return commit_checkpoint(temporary, seal_checkpoint(temporary), step=step, world_size=2)
 
 
 def reference(checkpoint: CompleteCheckpoint, storage: Path) -> CheckpointRef:
