@@ -70,7 +70,7 @@ def serve(settings: ControlSettings, server_settings: ServerSettings) -> None:
         _prepare(store, settings, server_settings)
         manifests, hint = find_manifests(), _nobody
         if server_settings.with_control:
-            loops = control.start(store, settings, clock=clock, manifests=manifests)
+            loops = control.start(store, settings, clock=clock, manifests=manifests, is_sole=store.is_sqlite)
             stack.callback(loops.stop)
             hint = loops.hint
         app = create_app(settings, store, clock=clock, manifests=manifests, hint=hint)

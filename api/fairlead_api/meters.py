@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from fairlead.control.leader import stale_writes_dropped
 from fairlead.lifecycle import State
 from fairlead.store import clusters, experiments
 from fairlead_api.parts import Api
@@ -30,11 +31,11 @@ class Meters:
         known = method if method in _METHODS else "other"
         self._requests.labels(known, f"{status // 100}xx").observe(took_s)
 
-    def describe(self) -> Iterator[GaugeMetricFamily]:
+    def describe(self) -> Iterator[Metric]:
         """Nothing in advance: registering asks no database."""
         yield from ()
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """What is so at this moment. Raises ``Unavailable`` where the database does not answer."""
         with self._api.store.read() as session:
             states = {state: experiments.count_in(session, (state,)) for state in State}
@@ -49,6 +50,11 @@ class Meters:
         yield by_state
         yield silence
         yield GaugeMetricFamily("fairlead_streams", "Open streams.", value=self._streams.count)
+        yield CounterMetricFamily(
+            "fairlead_stale_write_dropped",
+            "Writes that the control loops of this process gave up because another process leads.",
+            value=stale_writes_dropped.value,
+        )
 
     def text(self) -> bytes:
         """All of it in Prometheus' format."""

@@ -16,6 +16,7 @@ FairleadError
 │   └── KeyReused         an idempotency key came back with another body
 ├── TooMany               a cap is reached; ask again later
 └── Unavailable           a part that is needed does not answer; ask again later
+    └── StaleLeader       another process leads the control loops: nothing may be written
 """
 
 from dataclasses import dataclass
@@ -133,3 +134,12 @@ class Unavailable(FairleadError):
     """A part that is needed does not answer; ask again later."""
 
     code = "unavailable"
+
+
+class StaleLeader(Unavailable):
+    """Another process leads the control loops: this one writes nothing until it leads again.
+
+    It is ``Unavailable``, so that whatever waits out an outage ends its tick here too, and blames no experiment.
+    """
+
+    code = "stale_leader"

@@ -62,6 +62,8 @@ class ControlSettings(DatabaseSettings):
     offer_ttl_s: float = 60
     ray_session_grace_s: float = 75
     """After another Ray session was seen: Ray's reconnect time-out (60 s) and 15 s."""
+    control_ttl_s: float = Field(default=15, ge=1)
+    """A leader of the control loops that has not renewed its lease for this long is succeeded by another process."""
     launches_per_cluster: int = 2
     idle_s: float = 1.0
     """How long a loop rests when a tick found nothing to do."""

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from fairlead.clock import Clock
+from fairlead.errors import Unavailable
 from fairlead.evaluation import (
     CountState,
     Provenance,
@@ -63,6 +64,8 @@ class Evaluate:
             return False
         except EvaluationBroken as error:
             return self._hold(row, f"evaluation_error: {error}")
+        except Unavailable:
+            raise  # the database is away, or another process leads: nothing is wrong with this evaluation
         except Exception as error:  # a report that cannot be built must not block the others, nor be repeated for ever
             logger.exception("evaluation failed", experiment=row.id)
             return self._hold(row, f"evaluation_error: {type(error).__name__}: {error}")

@@ -3,24 +3,28 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Event, Thread
+from typing import Any
 
 import structlog
 
 from fairlead.clock import Clock, SystemClock
 from fairlead.control.dispatch import Dispatch
 from fairlead.control.evaluate import Evaluate
-from fairlead.control.leader import RENEW_S, Leadership
+from fairlead.control.leader import Leadership, Term, stale_writes_dropped
 from fairlead.control.reap import Reap
 from fairlead.control.record import Record
 from fairlead.control.settle import Settle
 from fairlead.data import find_manifests
-from fairlead.errors import Unavailable
+from fairlead.errors import StaleLeader, Unavailable
 from fairlead.settings import ControlSettings
 from fairlead.spec import Manifest
-from fairlead.store import Store
+from fairlead.store import Store, beside
 
 logger = structlog.get_logger(__name__)
 Tick = Callable[[], bool]
+REAP_S = 5.0
+FOLLOW_S = 1.0
+"""How often a process that does not lead looks whether it may."""
 
 
 class Bell:
@@ -53,6 +57,9 @@ def run_until(stop: Event, tick: Tick, *, name: str, idle_s: float, wake: Event,
 def _tick(tick: Tick, name: str) -> bool:
     try:
         return tick()
+    except StaleLeader as error:
+        dropped = stale_writes_dropped.value
+        logger.info("the tick is given up", loop=name, reason=str(error), stale_write_dropped=dropped)
     except Unavailable as error:
         logger.warning("waiting", loop=name, reason=str(error))
     except Exception:  # one bad experiment must not stop the others
@@ -67,6 +74,7 @@ class Loops:
     bell: Bell
     _stop: Event
     _threads: tuple[Thread, ...]
+    _store: Store
     leadership: Leadership
 
     def hint(self) -> None:
@@ -83,6 +91,8 @@ class Loops:
             self.leadership.release()
         except Unavailable as error:
             logger.warning("the lease was not released; it will expire", reason=str(error))
+        if self.leadership.store is not self._store:
+            self.leadership.store.close()
 
 
 def start(
@@ -91,27 +101,40 @@ def start(
     *,
     clock: Clock | None = None,
     manifests: Mapping[str, Manifest] | None = None,
+    is_sole: bool = False,
 ) -> Loops:
-    """Start the loops in threads of this process; they work while it holds the lease."""
+    """Start the loops in threads of this process; they work while it holds the lease.
+
+    ``is_sole``: the caller holds the file lock that keeps other servers of this database out.
+    """
     clock = clock or SystemClock()
     manifests = find_manifests() if manifests is None else manifests
-    stop, bell, leadership = Event(), Bell(), Leadership(store=store, clock=clock)
-    settle = Settle(store=store, clock=clock, settings=settings)
-    ticks: dict[str, tuple[Tick, float]] = {
-        "dispatch": (Dispatch(store=store, clock=clock, settings=settings, manifests=manifests), settings.idle_s),
-        "settle": (settle, settings.idle_s),
-        "evaluate": (Evaluate(store=store, clock=clock, settings=settings), settings.idle_s),
-        "record": (Record(store=store, clock=clock, settings=settings), settings.idle_s),
-        "reap": (Reap(store=store, clock=clock, settings=settings), 5.0),
-    }
+    stop, bell = Event(), Bell()
+    leadership = Leadership(store=beside(store), clock=clock, is_sole=is_sole, ttl_s=settings.control_ttl_s)
     threads = [Thread(target=_lead, args=(stop, bell, leadership), name="lead", daemon=True)]
-    for name, (tick, idle_s) in ticks.items():
+    for name, make in _loops(clock, settings, manifests).items():
+        term = Term(leadership=leadership)
+        tick, idle_s = make(store.fenced(term.check), term), REAP_S if name == "reap" else settings.idle_s
         chained = _ringing(tick, bell) if name != "reap" else tick
-        options = {"name": name, "idle_s": idle_s, "wake": bell.listener(), "may_run": lambda: leadership.is_held}
+        options = {"name": name, "idle_s": idle_s, "wake": bell.listener(), "may_run": term.begin}
         threads.append(Thread(target=run_until, args=(stop, chained), kwargs=options, name=name, daemon=True))
     for thread in threads:
         thread.start()
-    return Loops(bell=bell, _stop=stop, _threads=tuple(threads), leadership=leadership)
+    return Loops(bell=bell, _stop=stop, _threads=tuple(threads), _store=store, leadership=leadership)
+
+
+def _loops(
+    clock: Clock, settings: ControlSettings, manifests: Mapping[str, Manifest]
+) -> dict[str, Callable[[Store, Term], Tick]]:
+    """How each loop is made: over a store of its own, which lets it write during its term only."""
+    common: dict[str, Any] = {"clock": clock, "settings": settings}
+    return {
+        "dispatch": lambda store, _: Dispatch(store=store, manifests=manifests, **common),
+        "settle": lambda store, _: Settle(store=store, **common),
+        "evaluate": lambda store, _: Evaluate(store=store, **common),
+        "record": lambda store, term: Record(store=store, require_lead=term.require, **common),
+        "reap": lambda store, _: Reap(store=store, **common),
+    }
 
 
 def _ringing(tick: Tick, bell: Bell) -> Tick:
@@ -128,14 +151,16 @@ def _ringing(tick: Tick, bell: Bell) -> Tick:
 
 def _lead(stop: Event, bell: Bell, leadership: Leadership) -> None:
     """Renew the lease in a thread of its own: a slow tick must not lose it."""
+    was_leading = False
     while not stop.is_set():
-        was_held = leadership.is_held
         try:
-            if leadership.renew() and not was_held:
-                logger.info("leading", epoch=leadership.epoch)
+            is_leading = leadership.renew()
+            if is_leading != was_leading:
+                logger.info("leading" if is_leading else "following", epoch=leadership.epoch)
                 bell.ring()
+            was_leading = is_leading
         except Unavailable as error:
             logger.warning("the lease could not be renewed", reason=str(error))
         except Exception:  # a database in a state nobody thought of: without this thread no loop would ever run again
             logger.exception("the lease could not be renewed")
-        stop.wait(RENEW_S if leadership.is_held else 1.0)
+        stop.wait(leadership.renew_s if leadership.is_held else min(FOLLOW_S, leadership.renew_s))

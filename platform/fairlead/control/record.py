@@ -58,6 +58,8 @@ class Record:
     clock: Clock
     settings: ControlSettings
     connect: Callable[[ControlSettings], "Recorder"] = connect
+    require_lead: Callable[[], None] = lambda: None
+    """Raises ``StaleLeader`` once another process leads: asked before whatever is written to MLflow."""
     _recorder: "Recorder | None" = None
     _not_before_s: dict[str, float] = field(default_factory=dict)
     """Experiments whose last try failed for a reason of their own, and when they may be tried again."""
@@ -124,6 +126,7 @@ class Record:
     def _ship(self, run_id: str, of_one: list[BatchRow]) -> None:
         """Small batches are joined: MLflow's price is the call, not the point."""
         for portion in _portions(of_one):
+            self.require_lead()
             self.recorder.log_points(run_id, [point for batch in portion for point in _points(batch)])
             failpoint("record.logged")
             with self.store.write() as session:
@@ -223,6 +226,7 @@ class Record:
         if self.clock.monotonic_s() < self._not_before_s.get(experiment_id, 0):
             return False
         try:
+            self.require_lead()
             act()
         except Unavailable:
             raise

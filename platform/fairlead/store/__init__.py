@@ -2,7 +2,7 @@
 
 from sqlalchemy.orm import Session
 
-from fairlead.store.engine import Store, open_store, ping
+from fairlead.store.engine import Fence, Store, beside, open_store, ping
 from fairlead.store.schema import check_revision, migrate, schema_revision
 
-__all__ = ["Session", "Store", "check_revision", "migrate", "open_store", "ping", "schema_revision"]
+__all__ = ["Fence", "Session", "Store", "beside", "check_revision", "migrate", "open_store", "ping", "schema_revision"]

@@ -2,13 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import URL, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -21,12 +21,17 @@ _dumps = partial(json.dumps, allow_nan=False)  # NaN is not JSON; PostgreSQL ref
 _SQLITE_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON")
 
 
+Fence = Callable[[Session], None]
+"""Asked at the beginning of every writing transaction, inside it; raises unless its caller may write."""
+
+
 class Store:
     """A database with sessions for reading and for writing."""
 
-    def __init__(self, reader: Engine, writer: Engine) -> None:
+    def __init__(self, reader: Engine, writer: Engine, *, fence: Fence | None = None) -> None:
         self.engine = writer
         self._reader = reader
+        self._fence = fence
         self._read = sessionmaker(reader, expire_on_commit=False)
         self._write = sessionmaker(writer, expire_on_commit=False)
 
@@ -49,7 +54,13 @@ class Store:
         insert the same row.
         """
         with answering(), self._write.begin() as session:
+            if self._fence is not None:
+                self._fence(session)
             yield session
+
+    def fenced(self, fence: Fence) -> "Store":
+        """The same database over the same connections, for a writer that must prove each time that it still may."""
+        return Store(self._reader, self.engine, fence=fence)
 
     def close(self) -> None:
         """Give all connections back."""
@@ -111,19 +122,32 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _open_postgresql(url: str) -> Store:
-    options = "-c statement_timeout=30000 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=10000"
+def _open_postgresql(url: str | URL, *, connections: int = 10, statement_s: float = 30, connect_s: int = 5) -> Store:
+    """A process that stops in the middle of a transaction loses it, and its locks, after ten seconds."""
+    options = (
+        f"-c statement_timeout={statement_s * 1000:.0f} -c lock_timeout=2000 "
+        "-c idle_in_transaction_session_timeout=10000"
+    )
     engine = create_engine(
         url,
-        pool_size=10,
-        max_overflow=10,
+        pool_size=connections,
+        max_overflow=connections,
         pool_timeout=_POOL_WAIT_S,
         pool_pre_ping=True,
         isolation_level="READ COMMITTED",
         json_serializer=_dumps,
-        connect_args={"options": options, "connect_timeout": 5},
+        connect_args={"options": options, "connect_timeout": connect_s, "tcp_user_timeout": connect_s * 1000},
     )
     return Store(engine, engine)
+
+
+def beside(store: Store) -> Store:
+    """The same database over a connection of its own that gives up after two seconds: whoever renews a lease must not
+    stand in a queue behind others' work. Close it. SQLite has one writer, whose queue is fair: there it is ``store``.
+    """
+    if store.is_sqlite:
+        return store
+    return _open_postgresql(store.engine.url, connections=1, statement_s=2, connect_s=2)
 
 
 def ping(store: Store) -> None:

@@ -12,7 +12,6 @@ import pytest
 
 from fairlead.control.dispatch import Dispatch
 from fairlead.control.evaluate import Evaluate, report_directory
-from fairlead.control.leader import TTL_S, Leadership
 from fairlead.control.reap import Reap
 from fairlead.control.settle import Settle
 from fairlead.data import find_manifests
@@ -389,18 +388,3 @@ def test_storage_that_is_away_makes_the_evaluation_wait(plane: Plane) -> None:
     away.rename(path)
     plane.evaluate()
     assert (plane.row().state, plane.row().waiting) == (State.SUCCEEDED, None)
-
-
-def test_one_leader_at_a_time_and_a_late_one_takes_over(plane: Plane) -> None:
-    first = Leadership(store=plane.store, clock=plane.clock, holder="first")
-    second = Leadership(store=plane.store, clock=plane.clock, holder="second")
-    assert first.renew()
-    if plane.store.is_sqlite:  # the file lock proves the other dead
-        assert second.renew()
-        assert second.epoch == 2
-        return
-    assert not second.renew()
-    plane.clock.advance(TTL_S)
-    assert not first.is_held
-    first.release()
-    assert first.epoch is None

@@ -224,9 +224,14 @@ def test_a_bundle_is_noted_once_even_by_several_at_once(store: Store, clock: Fak
 # ---- the lease of the control loops -------------------------------------------------------------------------------
 
 
-def take(store: Store, holder: str, now: Any, *, ttl_s: float = 15, is_sole: bool = False) -> int | None:
+def take(store: Store, holder: str, now: Any, *, ttl_s: float = 15, **more: Any) -> int | None:
     with store.write() as session:
-        return leases.take(session, name="control", holder=holder, ttl_s=ttl_s, is_sole=is_sole, now=now)
+        return leases.take(session, name="control", holder=holder, ttl_s=ttl_s, now=now, **more)
+
+
+def sight(store: Store) -> leases.Sighting | None:
+    with store.read() as session:
+        return leases.sight(session, "control")
 
 
 def test_a_lease_has_one_holder_until_it_is_let_go(store: Store, clock: FakeClock) -> None:
@@ -241,9 +246,17 @@ def test_a_lease_has_one_holder_until_it_is_let_go(store: Store, clock: FakeCloc
     assert take(store, "a", clock.now()) is None
 
 
-def test_an_expired_lease_passes_on_under_a_higher_epoch(store: Store, clock: FakeClock) -> None:
+def test_a_lease_that_is_over_passes_on_under_a_higher_epoch(store: Store, clock: FakeClock) -> None:
     assert take(store, "a", clock.now(), ttl_s=-1) == 1
-    assert take(store, "b", clock.advance(1)) == 2
+    assert take(store, "b", clock.advance(1), given_up=sight(store)) == 2
+
+
+def test_without_a_common_clock_only_silence_ends_a_lease(sqlite_store: Store, clock: FakeClock) -> None:
+    assert take(sqlite_store, "a", clock.now(), ttl_s=-1) == 1
+    seen = sight(sqlite_store)
+    assert take(sqlite_store, "b", clock.jump(3600)) is None
+    assert take(sqlite_store, "a", clock.now()) == 1
+    assert take(sqlite_store, "b", clock.now(), given_up=seen) is None  # it has been renewed since
 
 
 def test_a_sole_server_takes_over_at_once(store: Store, clock: FakeClock) -> None:
