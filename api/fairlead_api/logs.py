@@ -1,7 +1,8 @@
 """What workers printed: capped segment files below an attempt's path, read in bounded pieces.
 
-``logs/rank-<r>.<nnn>.log``. Segments in the middle of a very long log are deleted while it grows, so a position is
-(segment, byte) packed into one growing number: 0 is the beginning, and the next one comes with each answer.
+``logs/rank-<r>.<nnn>.log``, and ``rank-<r>.stacks.log`` for what its threads were doing when it stalled. Segments in
+the middle of a very long log are deleted while it grows, so a position is (segment, byte) packed into one growing
+number: 0 is the beginning, and the next one comes with each answer.
 """
 
 import re
@@ -105,6 +106,23 @@ def read_tail(attempt: Path, *, rank: int, lines: int) -> Piece:
         if left <= 0 or sum(each.content.count(b"\n") for each in blocks) > lines:
             break
     return Piece(start=0, blocks=tuple(blocks)).last_lines(lines)
+
+
+def has_stacks(attempt: Path, *, rank: int) -> bool:
+    """Whether the rank has shown what its threads were doing."""
+    return _size(_stacks(attempt, rank)) > 0
+
+
+def read_stacks(attempt: Path, *, rank: int) -> Piece:
+    """What the threads of a rank were doing when it was asked, the last ``MAX_READ_BYTES`` of it."""
+    path = _stacks(attempt, rank)
+    start = max(0, _size(path) - MAX_READ_BYTES)
+    content = _read(path, start, MAX_READ_BYTES)
+    return Piece(start=start, blocks=(Block(offset=start, content=content),) if content else ())
+
+
+def _stacks(attempt: Path, rank: int) -> Path:
+    return attempt / LOG_DIRECTORY / f"rank-{rank}.stacks.log"
 
 
 def _segments(attempt: Path, rank: int) -> list[tuple[int, Path]]:

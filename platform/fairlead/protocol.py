@@ -58,6 +58,10 @@ class StopMode(StrEnum):
     TIMEOUT = "timeout"
 
 
+STOP_GRACE_S: dict[StopMode, float] = {StopMode.CANCEL: 10.0, StopMode.PAUSE: 30.0, StopMode.PREEMPT: 30.0}
+"""What a workload gets to return by itself, and to write a checkpoint."""
+
+
 # ---- files below the attempt's path -------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from fairlead.failpoints import failpoint
 from fairlead.lifecycle import Desired, Observation
 from fairlead.protocol import (
     PROTOCOL,
+    STOP_GRACE_S,
     AttachAnswer,
     AttachRequest,
     AttemptObservation,
@@ -40,7 +41,6 @@ router = APIRouter(prefix="/internal/v1", tags=["agents"])
 SYNC_POLL_S = 0.2
 REOFFER_AFTER_S = 10.0
 """A leased attempt that its agent does not know was leased by an answer that got lost."""
-GRACE_S = {StopMode.CANCEL: 10.0, StopMode.PAUSE: 30.0}
 _MODES = {Desired.CANCEL: StopMode.CANCEL, Desired.PAUSE: StopMode.PAUSE}
 
 
@@ -170,7 +170,7 @@ def _is_on_offer(api: Api, row: AttemptRow, known: set[str]) -> bool:
 
 def _stop(row: AttemptRow, desired: Desired) -> StopCommand:
     mode = _MODES[desired]
-    return StopCommand(attempt_id=row.id, mode=mode, grace_s=GRACE_S[mode], detail=f"the user asks to {desired}")
+    return StopCommand(attempt_id=row.id, mode=mode, grace_s=STOP_GRACE_S[mode], detail=f"the user asks to {desired}")
 
 
 @router.post(

@@ -141,13 +141,17 @@ async def read_logs(
     attempt: Annotated[int | None, Query(ge=1, description="Absent: the newest.")] = None,
     tail: Annotated[int | None, Query(ge=0, le=logs.MAX_TAIL_LINES, description="Only the last lines.")] = None,
     offset: Annotated[int | None, Query(ge=0, lt=2**62, description=f"0, or what `{NEXT_OFFSET}` said.")] = None,
+    stacks: Annotated[bool, Query(description="What its threads were doing when it stalled, instead.")] = False,
     accept: Accept = "",
     last_event_id: LastEventId = None,
 ) -> Response:
     """At most 1 MiB an answer: the last lines, or what follows ``offset``. With ``Accept: text/event-stream`` live.
 
-    A stream without ``attempt`` goes on with the next attempt, and ends with the experiment.
+    A stream without ``attempt`` goes on with the next attempt, and ends with the experiment. ``stacks`` without
+    ``attempt`` are those of the newest attempt that has any.
     """
+    if stacks:
+        return await asyncio.to_thread(stacks_answer, api, experiment_id, rank, attempt)
     if STREAM_TYPE not in accept:
         return await asyncio.to_thread(logs_answer, api, experiment_id, rank, attempt, tail, offset)
     await asyncio.to_thread(_source, api, experiment_id, attempt, None)
@@ -170,6 +174,18 @@ def logs_answer(
         piece = logs.read_tail(source.directory, rank=rank, lines=logs.MAX_TAIL_LINES if tail is None else tail)
     headers = {NEXT_OFFSET: str(piece.next_offset)}
     return Response(piece.content, headers=headers, media_type="text/plain; charset=utf-8")
+
+
+def stacks_answer(api: Api, experiment_id: str, rank: int, attempt: int | None) -> Response:
+    """The stacks of one rank as text. Raises ``NotFound`` where none were taken."""
+    with api.store.read() as session:
+        experiments.get(session, experiment_id)
+        rows = attempts.of_experiment(session, experiment_id)
+    places = [api.storage / row.storage_path for row in rows if attempt in (None, row.attempt_no)]
+    found = next((place for place in reversed(places) if logs.has_stacks(place, rank=rank)), None)
+    if found is None:
+        raise NotFound(f"rank {rank} of experiment {experiment_id} was not asked for its stacks")
+    return Response(logs.read_stacks(found, rank=rank).content, media_type="text/plain; charset=utf-8")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -175,12 +175,15 @@ def logs(
     attempt: Annotated[int | None, typer.Option(min=1, help="Which attempt; the latest by default.")] = None,
     tail: Annotated[int | None, typer.Option("--tail", "-n", min=1, help="Only the last so many lines.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the experiment has ended.")] = False,
+    stacks: Annotated[bool, typer.Option("--stacks", help="What its threads were doing when it stalled.")] = False,
     as_json: Json = False,
 ) -> None:
     """Print what a worker printed."""
     from fairlead.cli import experiments
 
     where = _where(context, as_json)
+    if stacks:
+        return experiments.stacks(where, experiment_id, rank=rank, attempt=attempt)
     experiments.logs(where, experiment_id, rank=rank, attempt=attempt, tail=tail, is_followed=follow)
 
 

@@ -1,6 +1,7 @@
 """The commands that make experiments, end them and look at them."""
 
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -75,12 +76,22 @@ def logs(
     """Print lines as they are, or each as a JSON document."""
     with connect(where) as client:
         experiment = client.get(experiment_id)
-        for line in experiment.logs(rank=rank, attempt=attempt, tail=tail, follow=is_followed):
-            if where.as_json:
-                print_json_line({"line": line})
-            else:
-                sys.stdout.write(line + "\n")
-                sys.stdout.flush()
+        _print_lines(where, experiment.logs(rank=rank, attempt=attempt, tail=tail, follow=is_followed))
+
+
+def stacks(where: Where, experiment_id: str, *, rank: int, attempt: int | None) -> None:
+    """Print what the threads of a worker were doing when it stalled."""
+    with connect(where) as client:
+        _print_lines(where, client.get(experiment_id).stacks(rank=rank, attempt=attempt))
+
+
+def _print_lines(where: Where, lines: Iterable[str]) -> None:
+    for line in lines:
+        if where.as_json:
+            print_json_line({"line": line})
+        else:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
 
 
 def list_experiments(where: Where, *, state: str | None, project: str | None, limit: int) -> None:

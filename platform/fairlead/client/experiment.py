@@ -141,6 +141,12 @@ class Experiment:
         answer = self._transport.request("GET", self._path("/logs"), params=params, headers=headers)
         return iter(answer.text.splitlines())
 
+    def stacks(self, *, rank: int = 0, attempt: int | None = None) -> Iterator[str]:
+        """What the threads of a worker were doing when it stalled. Raises ``NotFound`` where none were taken."""
+        params = {"rank": str(rank), "stacks": "true"} | ({"attempt": str(attempt)} if attempt is not None else {})
+        answer = self._transport.request("GET", self._path("/logs"), params=params, headers={"Accept": "text/plain"})
+        return iter(answer.text.splitlines())
+
     def metrics(self, *keys: str) -> MetricsView:
         """Last values of all metrics; with ``keys`` also their series, down-sampled."""
         params = _repeated("key", keys)

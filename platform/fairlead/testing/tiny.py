@@ -3,10 +3,12 @@
 ``steps``: how many; ``step_s``: how long each takes; ``misbehave``: what goes wrong, at step ``at``; ``rank``: where.
 """
 
+import contextlib
 import ctypes
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -31,7 +33,7 @@ def train(params: Params, context: Context) -> None:
         total = torch.ones(1)
         if context.world_size > 1:
             torch.distributed.all_reduce(total)
-        if step == params.get("at", 1) and context.rank == params.get("rank", 0):
+        if step == params.get("at", 1) and params.get("rank", 0) in (context.rank, "every"):
             MISBEHAVIOURS[params.get("misbehave", "not")](context)
         with tempfile.TemporaryDirectory() as directory:
             Path(directory, "state.json").write_text(json.dumps({"step": step}))
@@ -80,6 +82,51 @@ def _nothing(context: Context) -> None:
     """Behave."""
 
 
+def _defy(context: Context) -> None:
+    """Leave two daemons behind, one forked and one executed, ignore signals and whatever is raised; never return."""
+    print(f"daemons {_forked_daemon()} {_executed_daemon()}", flush=True)
+    _ignore_signals()
+    while True:
+        with contextlib.suppress(BaseException):
+            time.sleep(3600)
+
+
+def _ignore_signals() -> None:
+    """By the C library: Python itself lets only the main thread, and workloads run in another."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        ctypes.CDLL(None).signal(int(number), int(signal.SIG_IGN))
+
+
+def _forked_daemon() -> int:
+    """As daemons do it: forked twice, a session of its own, every descriptor closed."""
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        if (pid := os.fork()) == 0:
+            os.closerange(0, 4096)
+            _ignore_signals()
+            while True:
+                time.sleep(3600)
+        os.write(writer, str(pid).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    pid = int(os.read(reader, 20))
+    os.wait()
+    return pid
+
+
+def _executed_daemon() -> int:
+    return subprocess.Popen(["sleep", "3600"], start_new_session=True, close_fds=True).pid
+
+
+def _block(context: Context) -> None:
+    """Wait in C code that keeps the interpreter's lock: no other thread of this process runs any more."""
+    ctypes.PyDLL(None).sleep(3600)
+
+
+def _defy_or_block(context: Context) -> None:
+    (_defy if context.rank == 0 else _block)(context)
+
+
 MISBEHAVIOURS: Mapping[str, Callable[[Context], Any]] = {
     "not": _nothing,
     "nan": _nothing,
@@ -91,5 +138,8 @@ MISBEHAVIOURS: Mapping[str, Callable[[Context], Any]] = {
     "print": _print_much,
     "die_once": _die_once,
     "hang": lambda _: time.sleep(3600),
+    "defy": _defy,
+    "block": _block,
+    "defy_or_block": _defy_or_block,
     "crash": lambda _: ctypes.string_at(0),
 }

@@ -120,10 +120,15 @@ def test_a_workload_that_ends_without_a_result_is_a_user_error(
 
 
 def test_what_one_rank_raises_ends_the_attempt_while_the_other_waits_in_a_collective(attempts: Attempts) -> None:
-    _, result = attempts.run("exp-raise", params={"misbehave": "raise", "rank": 1})
+    document, result = attempts.run("exp-raise", params={"misbehave": "raise", "rank": 1})
     assert result.outcome is Outcome.USER_ERROR
     assert result.reason == "ValueError: the loss exploded on rank 1"
     assert "in _raise" in result.detail
+    points = SpoolReader(attempts.directory(document), "metrics").read(0, 10_000)
+    raised_ms = max(point.at_ms for point in points if point.key == "train/loss")
+    took_s = result.ended_at.timestamp() - raised_ms / 1000
+    print(f"the attempt was over {took_s:.1f} s after the error")
+    assert took_s < 10
 
 
 def test_data_that_lack_a_column_are_a_user_error_before_training(attempts: Attempts) -> None:
@@ -138,7 +143,7 @@ def test_data_that_lack_a_column_are_a_user_error_before_training(attempts: Atte
 def test_printing_100_mb_keeps_the_first_and_the_last_words(attempts: Attempts) -> None:
     document, result = attempts.run("exp-print", params={"misbehave": "print"}, **ALONE)
     assert result.outcome is Outcome.SUCCEEDED
-    segments = sorted((attempts.directory(document) / "logs").glob("rank-0.*.log"))
+    segments = sorted((attempts.directory(document) / "logs").glob("rank-0.0*.log"))
     assert len(segments) == 4
     assert sum(segment.stat().st_size for segment in segments) <= 16 * 1024 * 1024
     assert segments[0].read_text().startswith("first words")
@@ -153,20 +158,24 @@ def test_a_killed_rank_goes_on_from_the_last_checkpoint_in_the_same_attempt(atte
     assert attempts.steps(document, "train/loss") == [0, 1, 2, 3, 4, 5]
 
 
-def test_an_attempt_without_progress_is_stalled_and_leaves_its_stacks(attempts: Attempts) -> None:
-    policy = {"stall_timeout_s": 12}
-    document, result = attempts.run("exp-hang", params={"misbehave": "hang"}, policy=policy, **ALONE)
-    assert (result.outcome, result.last_step) == (Outcome.STALLED, 0)
-    stacks = (attempts.directory(document) / "logs" / "rank-0.stacks.log").read_text()
-    assert "tiny.py" in stacks
+def test_a_stall_leaves_the_stacks_of_all_ranks_even_of_one_whose_interpreter_is_blocked(attempts: Attempts) -> None:
+    params = {"misbehave": "block", "rank": 1}
+    document, result = attempts.run("exp-stall", params=params, policy={"stall_timeout_s": 12})
+    assert (result.outcome, result.last_step) == (Outcome.STALLED, 1)
+    logs = attempts.directory(document) / "logs"
+    stacks = [(logs / f"rank-{rank}.stacks.log").read_text() for rank in (0, 1)]
+    assert "all_reduce" in stacks[0], "rank 0 waits for the other"
+    assert "_block" in stacks[1]
+    assert all("tiny.py" in each for each in stacks)
+    assert "stacks_incomplete" not in attempts.notes(document)
 
 
-def test_run_time_is_limited_by_the_runner_itself(attempts: Attempts) -> None:
-    spec = a_spec(params={"steps": 10_000, "step_s": 0.1}, **ALONE)
-    document = a_launch("exp-long", spec=spec, runtime_left_s=20)
+def test_run_time_is_limited_by_the_runner_itself_whatever_the_workload_ignores(attempts: Attempts) -> None:
+    params = {"misbehave": "defy_or_block", "rank": "every", "at": 1}
+    document = a_launch("exp-long", spec=a_spec(params=params), runtime_left_s=15)
     attempts.start(document)
     result = attempts.result(document)
-    assert result.outcome is Outcome.TIMEOUT
+    assert (result.outcome, result.reason, result.last_step) == (Outcome.TIMEOUT, "run time spent", 0)
 
 
 def test_a_cancelled_workload_may_return_by_itself_and_needs_five_actors(attempts: Attempts) -> None:
