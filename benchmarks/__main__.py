@@ -17,6 +17,7 @@ from types import ModuleType
 from benchmarks import (
     burst_of_50,
     first_step,
+    growth,
     idle_memory,
     metric_ingest,
     thousand_starts,
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         throughput,
         metric_ingest,
         burst_of_50,
+        growth,
         idle_memory,
         where_time_goes,
         thousand_starts,  # the longest: last

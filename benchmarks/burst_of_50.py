@@ -3,7 +3,6 @@
 ``N``: how many. Each does a fixed amount of work on one core, about ``WORK`` seconds when alone.
 """
 
-import json
 import statistics
 import sys
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Measurement, size, spread
-from benchmarks.places import RUN_S, alone, fairlead_stack, scratch, submit, warm_up
+from benchmarks.places import RUN_S, alone, fairlead_stack, scratch, step_file, submit, warm_up
 from fairlead import Client
 
 NAME = "burst_of_50"
@@ -44,7 +43,7 @@ def measure() -> Measurement:
         with fairlead_stack(directory / "home") as (_, client):
             warm_up(client, directory / "home")
             makespan_s, stamps = _run(client, directory, work, "burst", count)
-        own = [sum(json.loads(Path(f"{each}.steps").read_text())) for each in stamps]
+        own = [sum(step_file(each)) for each in stamps]
     result = BurstOf50(makespan_s=makespan_s, shell_loop_s=shell_s, sum_of_own_s=sum(own))
     details = {
         "shell_loop_two_at_once_s": round(pairs_s, 2),
@@ -60,7 +59,7 @@ def _work(directory: Path, work_s: float) -> dict[str, Any]:
     work = {"width": 256, "batch": 256, "metrics": 1, "steps": TRIAL_STEPS}
     stamp = directory / "trial"
     alone({**work, "stamp": str(stamp)})
-    step_s = statistics.median(json.loads(Path(f"{stamp}.steps").read_text()))
+    step_s = statistics.median(step_file(stamp))
     return {**work, "steps": max(1, round(work_s / step_s))}
 
 

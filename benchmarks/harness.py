@@ -42,6 +42,16 @@ def size(name: str, default: int) -> int:
     return int(text)
 
 
+def sizes(name: str, default: Sequence[int]) -> list[int]:
+    """Several sizes, smallest first, that the environment may set, such as ``QUEUED=1,10``. Raises ``ValueError``."""
+    words = os.environ.get(name, "").strip().split(",")
+    if words == [""]:
+        return sorted(default)
+    if not all(word.strip().isdigit() and int(word) > 0 for word in words):
+        raise ValueError(f"{name} must be whole numbers of at least 1 with commas between, not {os.environ[name]!r}")
+    return sorted({int(word) for word in words})
+
+
 def quantile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least ``share`` (0 to 1) of ``values`` do not exceed: one that was really measured."""
     if not values:

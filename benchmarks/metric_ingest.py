@@ -16,7 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Measurement, quantile, size
-from benchmarks.places import RUN_S, await_true, conversation, fairlead_stack, mlflow_server, scratch, submit, warm_up
+from benchmarks.places import (
+    RUN_S,
+    await_true,
+    conversation,
+    fairlead_stack,
+    mlflow_server,
+    scratch,
+    step_file,
+    submit,
+    warm_up,
+)
 from fairlead import Client
 from fairlead.embedded.home import Home
 
@@ -51,7 +61,7 @@ def measure() -> Measurement:
         home = Home(path=directory / "home")
         with fairlead_stack(home.path) as (_, client):
             warm_up(client, home.path)
-            taken = _saturate(client, home.mlflow_database, directory, points=points, metrics=metrics)
+            taken = saturate(client, home.mlflow_database, directory, points=points, metrics=metrics)
             delays = _delays(client, directory, seconds=seconds, metrics=metrics)
         with (
             mlflow_server(directory) as server,
@@ -71,9 +81,10 @@ def measure() -> Measurement:
 # ---- as fast as it can ----------------------------------------------------------------------------------------------
 
 
-def _saturate(client: Client, database: Path, directory: Path, *, points: int, metrics: int) -> dict[str, Any]:
-    stamp = directory / "saturate"
-    steps = points // metrics
+def saturate(client: Client, database: Path, directory: Path, *, points: int, metrics: int) -> dict[str, Any]:
+    """Report ``points`` values, ``metrics`` a step, as fast as a loop can, and follow them into MLflow's database."""
+    stamp = directory / f"saturate-{metrics}"
+    steps = max(1, points // metrics)
     params = {"stamp": str(stamp), "steps": steps, "metrics": metrics, "width": 8, "batch": 8}
     before = _count(database)
     experiment = submit(client, "ingest", params)
@@ -86,7 +97,7 @@ def _saturate(client: Client, database: Path, directory: Path, *, points: int, m
         time.sleep(0.25)
         curve.append((round(time.time() - began, 2), _count(database) - before))
     experiment.result(timeout=RUN_S)
-    produced_s = sum(json.loads(Path(f"{stamp}.steps").read_text()))
+    produced_s = sum(step_file(stamp))
     return {
         "points": curve[-1][1],
         "of": steps * metrics,
@@ -136,8 +147,7 @@ def _work_of(step_s: float, client: Client, directory: Path) -> dict[str, Any]:
 
 def _step_times(client: Client, stamp: Path, params: Mapping[str, Any]) -> list[float]:
     submit(client, "steps", {**params, "stamp": str(stamp)}).result(timeout=RUN_S)
-    steps: list[float] = json.loads(Path(f"{stamp}.steps").read_text())
-    return steps[UNSTEADY_STEPS:]
+    return step_file(stamp)[UNSTEADY_STEPS:]
 
 
 def compare(silent: Sequence[float], reporting: Sequence[float]) -> dict[str, Any]:

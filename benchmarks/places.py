@@ -53,10 +53,12 @@ def scratch() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def fairlead_stack(home: Path, *, is_warm: bool = True) -> Iterator[tuple[EmbeddedStack, Client]]:
-    """An embedded stack that is ready. ``is_warm``: whether it may fork its processes."""
+def fairlead_stack(
+    home: Path, *, is_warm: bool = True, cpus: int | None = None
+) -> Iterator[tuple[EmbeddedStack, Client]]:
+    """An embedded stack that is ready. ``is_warm``: whether it may fork its processes; ``cpus``: what Ray may use."""
     environment = {**os.environ, "FAIRLEAD_WARM_START": "1" if is_warm else "0"}
-    with EmbeddedStack(home, environment=environment) as stack, stack.client() as client:
+    with EmbeddedStack(home, cpus=cpus, environment=environment) as stack, stack.client() as client:
         yield stack, client
 
 
@@ -92,20 +94,28 @@ def await_warm(directory: Path) -> None:
     await_true("the warm server", is_ready, timeout_s=START_S)
 
 
-def spec(name: str, params: Mapping[str, Any], *, workers: int = 1) -> dict[str, Any]:
+def spec(name: str, params: Mapping[str, Any], *, workers: int = 1, cpus_per_worker: float = 1) -> dict[str, Any]:
     """An experiment that runs ``programs/training.py``; no row is held back for tests, so nothing is evaluated."""
     return {
         "name": name,
         "workload": "training:train",
         "params": dict(params),
         "data": {"uri": "builtin://diabetes", "split": {"train": 0.9, "validation": 0.1, "test": 0.0}},
-        "resources": {"workers": workers},
+        "resources": {"workers": workers, "cpus_per_worker": cpus_per_worker},
     }
 
 
-def submit(client: Client, name: str, params: Mapping[str, Any], *, workers: int = 1) -> Experiment:
+def submit(
+    client: Client, name: str, params: Mapping[str, Any], *, workers: int = 1, cpus_per_worker: float = 1
+) -> Experiment:
     """Submit it."""
-    return client.submit(spec(name, params, workers=workers), code=PROGRAMS)
+    return client.submit(spec(name, params, workers=workers, cpus_per_worker=cpus_per_worker), code=PROGRAMS)
+
+
+def step_file(stamp: Path, what: str = "steps") -> list[float]:
+    """Seconds of every step, or of every report, that a run of ``programs/training.py`` left beside its stamp."""
+    seconds: list[float] = json.loads(Path(f"{stamp}.{what}").read_text())
+    return seconds
 
 
 def start_of(experiment: Experiment) -> str:

@@ -5,7 +5,6 @@ which runs before, between and after; and, in turn with ours, against torchrun b
 sees it whose control plane is elsewhere. ``STEPS``: of each run; ``RUNS``: of each of the three, for 1 and 2 workers.
 """
 
-import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from typing import Any
 
 from benchmarks.chart import Bar, bars
 from benchmarks.harness import Measurement, size, spread
-from benchmarks.places import RUN_S, alone, fairlead_stack, scratch, submit, warm_up
+from benchmarks.places import RUN_S, alone, fairlead_stack, scratch, step_file, submit, warm_up
 from fairlead import Client
 
 NAME = "throughput"
@@ -152,8 +151,8 @@ class Timed:
         self._count += 1
         stamp = self._directory / f"run-{self._count}"
         run({**WORK, "steps": self._steps, "stamp": str(stamp)}, workers)
-        counted = json.loads(Path(f"{stamp}.steps").read_text())[UNSTEADY_STEPS:]
-        return len(counted) / float(sum(counted))
+        counted = step_file(stamp)[UNSTEADY_STEPS:]
+        return len(counted) / sum(counted)
 
 
 def _under_torchrun(params: dict[str, Any], workers: int) -> None:

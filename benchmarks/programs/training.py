@@ -1,8 +1,9 @@
 """One small training program, run in every way that is compared: by Fairlead, by Ray Train, by torchrun, alone.
 
 ``params``: ``steps``, ``width`` and ``batch`` (the work), ``metrics`` (values reported a step), ``checkpoint_every``
-(steps; 0: never), ``seconds`` (end after so long; 0: never), ``stamp`` (a path: rank 0 writes the time there in the
-first line of its loop, and the duration of every step beside it at the end).
+(steps; 0: never), ``seconds`` (end after so long, one worker only; 0: never), ``rest`` (seconds slept each step),
+``stamp`` (a path: rank 0 writes the time there in the first line of its loop; beside it each rank writes its process
+number, and rank 0 at the end the duration of every step and of every report).
 """
 
 import json
@@ -24,6 +25,7 @@ DEFAULTS: Mapping[str, Any] = {
     "metrics": 1,
     "checkpoint_every": 0,
     "seconds": 0.0,
+    "rest": 0.0,
     "stamp": "",
 }
 Report = Callable[[int, float, nn.Module], None]
@@ -40,19 +42,27 @@ def learn(params: Mapping[str, Any], *, rank: int, world_size: int, report: Repo
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     rows, labels = torch.randn(batch, width), torch.randn(batch, 1)
     durations: list[float] = []
+    reports: list[float] = []
     for step in range(params["steps"]):
         began_s = time.perf_counter()
         if step == 0 and rank == 0:
             leave(Path(params["stamp"]), repr(time.time()))
+        if step == 0:
+            leave(Path(f"{params['stamp']}.rank-{rank}"), str(os.getpid()))
         loss = nn.functional.mse_loss(model(rows), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        reported_s = time.perf_counter()
         report(step, float(loss), model)
+        reports.append(time.perf_counter() - reported_s)
+        if params["rest"]:
+            time.sleep(params["rest"])
         durations.append(time.perf_counter() - began_s)
         if params["seconds"] and sum(durations) > params["seconds"]:
             break
     if rank == 0:
+        leave(Path(f"{params['stamp']}.reports"), json.dumps(reports))
         leave(Path(f"{params['stamp']}.steps"), json.dumps(durations))
 
 

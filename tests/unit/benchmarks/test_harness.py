@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 from benchmarks.__main__ import BENCHMARKS, Order, order_of
-from benchmarks.harness import Measurement, ProcessorTime, keep, processor_time, quantile, size, spread, stolen_share
+from benchmarks.harness import (
+    Measurement,
+    ProcessorTime,
+    keep,
+    processor_time,
+    quantile,
+    size,
+    sizes,
+    spread,
+    stolen_share,
+)
 from benchmarks.harness import surroundings as surroundings_now
 
 CONTRACT = {
@@ -92,6 +102,19 @@ def test_a_spread_says_how_many_runs_it_is_of() -> None:
 def test_a_size_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, text: str, expected: int) -> None:
     monkeypatch.setenv("RUNS", text)
     assert size("RUNS", 20) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [("", [1, 10]), ("5", [5]), ("30, 2,30", [2, 30])])
+def test_several_sizes_come_smallest_first(monkeypatch: pytest.MonkeyPatch, text: str, expected: list[int]) -> None:
+    monkeypatch.setenv("QUEUED", text)
+    assert sizes("QUEUED", (1, 10)) == expected
+
+
+@pytest.mark.parametrize("text", ["0", "1,", "1;2", "a"])
+def test_sizes_that_are_none_are_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("QUEUED", text)
+    with pytest.raises(ValueError, match="QUEUED"):
+        sizes("QUEUED", (1, 10))
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "many", "1.5"])
