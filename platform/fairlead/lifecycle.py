@@ -81,7 +81,9 @@ MOVES: dict[State, frozenset[State]] = {
     State.EVALUATING: frozenset({State.SUCCEEDED, State.HELD, State.FAILED}),
     State.RETRYING: frozenset({State.QUEUED, State.PAUSED, State.HELD, State.CANCELLED}),
     State.PAUSED: frozenset({State.QUEUED, State.CANCELLED}),
-    State.HELD: frozenset({State.QUEUED, State.FAILED, State.CANCELLED}),
+    State.HELD: frozenset(  # with an attempt that could not be stopped: whatever follows its end
+        {State.QUEUED, State.EVALUATING, State.RETRYING, State.PAUSED, State.FAILED, State.CANCELLED}
+    ),
     State.SUCCEEDED: frozenset(),
     State.FAILED: frozenset(),
     State.CANCELLED: frozenset(),

@@ -60,6 +60,8 @@ class ControlSettings(DatabaseSettings):
     agent_ttl_s: float = 30
     """An agent silent for this long is stale."""
     offer_ttl_s: float = 60
+    stop_bound_s: float = 60
+    """An attempt that is still there so long after its grace to stop makes its experiment held."""
     ray_session_grace_s: float = 75
     """After another Ray session was seen: Ray's reconnect time-out (60 s) and 15 s."""
     control_ttl_s: float = Field(default=15, ge=1)

@@ -34,11 +34,13 @@ from fairlead_api.access import CallingCluster, new_attempt_token
 from fairlead_api.bodies import ReportBody, read_report
 from fairlead_api.openapi import problems, takes
 from fairlead_api.parts import Api, ApiParts
+from fairlead_api.rings import listening
 from fairlead_api.routes.attempts import MAX_STEP
 from fairlead_api.views import answer
 
 router = APIRouter(prefix="/internal/v1", tags=["agents"])
-SYNC_POLL_S = 0.2
+SYNC_POLL_S = 1.0
+"""Between two looks for something to do without a ring."""
 REOFFER_AFTER_S = 10.0
 """A leased attempt that its agent does not know was leased by an answer that got lost."""
 _MODES = {Desired.CANCEL: StopMode.CANCEL, Desired.PAUSE: StopMode.PAUSE}
@@ -99,14 +101,16 @@ async def sync(http_request: Request, api: ApiParts, cluster: CallingCluster, bo
     request = await asyncio.to_thread(read_report, SyncRequest, body)
     deadline_s = time.monotonic() + request.wait_s
     await asyncio.to_thread(_take_in, api, cluster, request)
-    while True:
-        todo = await asyncio.to_thread(_todo, api, cluster, request)
-        is_late = time.monotonic() >= deadline_s or api.stopping.is_set()
-        news = request.agent_epoch, todo
-        if is_late or (todo != SyncAnswer() and told.get(cluster) != news):
-            told[cluster] = news
-            return answer(todo)
-        await asyncio.sleep(min(SYNC_POLL_S, max(0.0, deadline_s - time.monotonic())))
+    async with listening(api.bell) as rung:
+        while True:
+            rung.clear()
+            todo = await asyncio.to_thread(_todo, api, cluster, request)
+            is_late = time.monotonic() >= deadline_s or api.stopping.is_set()
+            news = request.agent_epoch, todo
+            if is_late or (todo != SyncAnswer() and told.get(cluster) != news):
+                told[cluster] = news
+                return answer(todo)
+            await rung.wait_at_most(min(SYNC_POLL_S, max(0.0, deadline_s - time.monotonic())))
 
 
 def _take_in(api: Api, cluster: str, request: SyncRequest) -> None:
@@ -142,7 +146,7 @@ def _columns(seen: AttemptObservation, row: AttemptRow, now: datetime) -> dict[s
 def _todo(api: Api, cluster: str, request: SyncRequest) -> SyncAnswer:
     """What there is to do for the agent, or an empty answer. Raises ``StaleAgent``."""
     known = {seen.attempt_id for seen in request.observations}
-    offers, stops = [], []
+    offers, stops, first_stops = [], [], []
     with api.store.read() as session:
         if clusters.get(session, cluster).agent_epoch != request.agent_epoch:
             raise StaleAgent(f"another agent has attached to cluster {cluster} since epoch {request.agent_epoch}")
@@ -155,7 +159,12 @@ def _todo(api: Api, cluster: str, request: SyncRequest) -> SyncAnswer:
                 offers.append(Offer(attempt_id=row.id, runner_name=row.runner_name))
             if desired is not Desired.RUN and is_leased:
                 stops.append(_stop(row, desired))
+                first_stops += [row.id] * (row.stop_since is None)
         ended = sorted(known - {row.id for row in rows})
+    if first_stops:
+        with api.store.write() as session:
+            for attempt_id in first_stops:
+                attempts.note_stop(session, attempt_id, api.now())
     served = {row.runner_name for row in rows}
     strays = tuple(name for name in request.stray_runners if name not in served)
     return SyncAnswer(offers=tuple(offers), stops=tuple(stops), ended=tuple(ended), strays_to_stop=strays)

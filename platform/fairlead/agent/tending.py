@@ -342,7 +342,8 @@ class Tending:
         clock = self._around.clock
         if not self._around.cluster.remove(self.lease.runner_name):
             self._absent_since_s = None
-            return self._describe(decision, sighting)
+            left = Decision(action=decision.action, observation=Observation.PRESENT, detail="ending what is left of it")
+            return self._describe(left, sighting)
         if begun is not None and begun.ray_session:  # a loss of Ray is judged by the session that was reported
             self._report_start(begun)
         if not self._harvest():

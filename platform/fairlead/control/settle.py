@@ -10,12 +10,24 @@ import structlog
 from fairlead.clock import Clock
 from fairlead.control.rows import for_each
 from fairlead.failpoints import failpoint
-from fairlead.lifecycle import Desired, EndedAttempt, Next, Outcome, State, after_attempt, retry_delay_bound_s
+from fairlead.lifecycle import (
+    Desired,
+    EndedAttempt,
+    Next,
+    Observation,
+    Outcome,
+    State,
+    after_attempt,
+    retry_delay_bound_s,
+)
+from fairlead.protocol import STOP_GRACE_S, StopMode
 from fairlead.settings import ControlSettings
 from fairlead.store import Session, Store, attempts, checkpoints, clusters, experiments
 from fairlead.store.tables import AttemptRow, ExperimentRow
 
 ACTOR = "settle"
+CANNOT_STOP = "cannot_stop"
+_STOP_MODES = {Desired.CANCEL: StopMode.CANCEL, Desired.PAUSE: StopMode.PAUSE}
 IDLE_STATES = (State.ACCEPTED, State.QUEUED, State.RETRYING, State.PAUSED, State.HELD)
 logger = structlog.get_logger(__name__)
 
@@ -31,7 +43,7 @@ class Settle:
     """Draws the delay before a retry; tests fix it."""
 
     def __call__(self) -> bool:
-        steps = (self._note_starts, self._obey, self._end_open_attempts, self._move_on)
+        steps = (self._note_starts, self._obey, self._end_open_attempts, self._hold_unstoppable, self._move_on)
         return sum(step() for step in steps) > 0  # all of them: any() would stop at the first
 
     def _note_starts(self) -> bool:
@@ -56,7 +68,9 @@ class Settle:
     def _obey(self) -> bool:
         """Cancel or pause what has no open attempt."""
         with self.store.read() as session:
+            open_ids = {attempt.experiment_id for attempt in attempts.open_everywhere(session)}
             cancelled = experiments.wanting(session, (Desired.CANCEL,), IDLE_STATES)
+            cancelled = [row for row in cancelled if row.id not in open_ids]  # held, for it could not be stopped
             paused = experiments.wanting(session, (Desired.PAUSE,), (State.QUEUED, State.RETRYING))
         return for_each(cancelled + paused, self._obey_one)
 
@@ -115,6 +129,30 @@ class Settle:
         grace = timedelta(seconds=self.settings.ray_session_grace_s)
         return bool(self.clock.now() - since >= grace)  # type: ignore[operator]  # a datetime, or None handled above
 
+    def _hold_unstoppable(self) -> bool:
+        """Hold what is still there long after its agent was told to stop it; the attempt keeps its resources."""
+        with self.store.read() as session:
+            asked = [attempt for attempt in attempts.open_everywhere(session) if attempt.stop_since is not None]
+            rows = [(experiments.get(session, attempt.experiment_id), attempt) for attempt in asked]
+        overdue = {row.id: attempt for row, attempt in rows if self._defies(row, attempt)}
+        return for_each([row for row, _ in rows if row.id in overdue], lambda row: self._hold(row, overdue[row.id]))
+
+    def _defies(self, row: ExperimentRow, attempt: AttemptRow) -> bool:
+        mode = _STOP_MODES.get(Desired(row.desired))
+        is_current = row.current_attempt_no == attempt.attempt_no and row.state in experiments.HOLDING_STATES
+        if mode is None or attempt.stop_since is None or not is_current:
+            return False
+        bound = timedelta(seconds=self.settings.stop_bound_s + STOP_GRACE_S[mode])
+        return attempt.observation == Observation.PRESENT and self.clock.now() - attempt.stop_since > bound
+
+    def _hold(self, row: ExperimentRow, attempt: AttemptRow) -> bool:
+        assert attempt.stop_since is not None, "only attempts that were asked to stop can defy"
+        seconds = (self.clock.now() - attempt.stop_since).total_seconds()
+        reason = f"{CANNOT_STOP}: attempt {attempt.attempt_no} on cluster {attempt.cluster} is still there "
+        reason += f"{seconds:.0f} s after its agent was asked to stop it; it keeps its resources until it is gone"
+        with self.store.write() as session:
+            return self._move(session, row, State.HELD, reason, attempt)
+
     def _move_on(self) -> bool:
         """Give every ended attempt its consequence."""
         with self.store.read() as session:
@@ -125,10 +163,13 @@ class Settle:
         now = self.clock.now()
         with self.store.write() as session:
             row = experiments.get(session, attempt.experiment_id)
-            if row.current_attempt_no != attempt.attempt_no or State(row.state) not in experiments.HOLDING_STATES:
+            if row.current_attempt_no != attempt.attempt_no or not _waits_for_an_end(row):
                 attempts.settle(session, attempt.id)
                 return True
             following = self._following(session, row)
+            if following.state is State.HELD and row.state == State.HELD:
+                attempts.settle(session, attempt.id)
+                return True
             columns = {"due_at": self._due_at(following)} if following.state is State.RETRYING else {}
             if following.state is State.EVALUATING and row.state == State.PLACED:
                 reason = "the result came before the word that it began"
@@ -165,6 +206,13 @@ class Settle:
     def _due_at(self, following: Next) -> object:
         bound = retry_delay_bound_s(following.retry_no or 1)
         return self.clock.now() + timedelta(seconds=self.uniform(0, bound))
+
+
+def _waits_for_an_end(row: ExperimentRow) -> bool:
+    """Whether the end of the current attempt decides what becomes of the experiment."""
+    if State(row.state) in experiments.HOLDING_STATES:
+        return True
+    return row.state == State.HELD and row.reason.startswith(f"{CANNOT_STOP}:")
 
 
 def _has_begun(session: Session, row: ExperimentRow) -> bool:

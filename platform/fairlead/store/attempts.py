@@ -174,6 +174,12 @@ def withdraw(session: Session, key: str, *, outcome: Outcome, reason: str, now: 
     return bool(changed.rowcount)  # type: ignore[attr-defined]  # an UPDATE's result has it
 
 
+def note_stop(session: Session, key: str, now: datetime) -> None:
+    """Write down when its agent was first asked to stop it."""
+    columns = {"stop_since": now}
+    session.execute(update(AttemptRow).where(AttemptRow.id == key, AttemptRow.stop_since.is_(None)).values(columns))
+
+
 def settle(session: Session, key: str) -> None:
     """Mark that the experiment has moved on."""
     session.execute(update(AttemptRow).where(AttemptRow.id == key).values(is_settled=True))

@@ -198,7 +198,7 @@ def test_leftovers_put_the_proof_off(scene: Scene) -> None:
     scene.begin()
     scene.tick()
     scene.cluster.has_leftovers = True
-    assert scene.tick(GAP_S).observation is Observation.UNKNOWN
+    assert scene.tick(GAP_S).observation is Observation.PRESENT  # a stop that it defies must be seen to be defied
     scene.cluster.has_leftovers = False
     assert not scene.tick().has_evidence_of_death
     assert scene.tick(GAP_S).has_evidence_of_death
