@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.chart import Bar, bars
 from benchmarks.harness import Measurement, size, spread
 from benchmarks.places import RUN_S, alone, fairlead_stack, scratch, step_file, submit, warm_up
 from fairlead import Client
@@ -52,6 +53,20 @@ def measure() -> Measurement:
         "steps_each": work["steps"],
     }
     return Measurement(result=result, sizes={"n": count, "work_s": work_s}, details=details)
+
+
+def draw(document: Mapping[str, Any], directory: Path) -> None:
+    """The chart of a kept result."""
+    result, details = document["result"], document["details"]
+    seconds = {
+        f"Fairlead, {document['sizes']['n']} at once": (result["makespan_s"], True),
+        "shell loop, one at a time": (result["shell_loop_s"], False),
+        "shell loop, two at a time": (details["shell_loop_two_at_once_s"], False),
+        "sum of the loops' own times": (result["sum_of_own_s"], False),
+        "half of it: two cores, no overhead": (details["half_of_sum_of_own_s"], False),
+    }
+    rows = [Bar(label=name, value=s, low=s, high=s, is_ours=ours) for name, (s, ours) in seconds.items()]
+    (directory / f"{NAME}.svg").write_text(bars("Seconds until the last of many experiments has its result", rows))
 
 
 def _work(directory: Path, work_s: float) -> dict[str, Any]:

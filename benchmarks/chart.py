@@ -11,6 +11,8 @@ _SPREAD, _GRID = "#c2410c", 'stroke="#767676" stroke-opacity=".25"'
 _WIDTH, _LABELS, _ROW = 760, 250, 26
 _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 74, 190, 48, 52
 _LABEL_GAP = 15.0
+_MANY = 60
+"""Points of a curve that are drawn small."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,9 +141,10 @@ def _named(text: str, x: float, y: float) -> str:
 def _curve(line: Line, colour: str, across: _Axis, up: _Axis, label_at: float) -> str:
     places = [(across.place(at), up.place(value)) for at, value in line.points]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in places)
+    radius = 3 if len(places) <= _MANY else 1
+    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}"/>' for x, y in places)
     return (
-        f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>{dots}'
+        f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{radius / 2 + 0.5}"/>{dots}'
         f'<text x="{_WIDTH - _RIGHT + 10}" y="{label_at + 4:.1f}" fill="{colour}">{escape(line.label)}</text>'
     )
 

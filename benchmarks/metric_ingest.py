@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.chart import Bar, Line, bars, curves
 from benchmarks.harness import Measurement, quantile, size
 from benchmarks.places import (
     RUN_S,
@@ -76,6 +77,23 @@ def measure() -> Measurement:
     details = {"end_to_end": taken, "step_delay": delays, "mlflow_client": theirs}
     sizes = {"points": points, "seconds": seconds, "metrics": metrics, "pairs": PAIRS}
     return Measurement(result=result, sizes=sizes, details=details)
+
+
+def draw(document: Mapping[str, Any], directory: Path) -> None:
+    """The chart of a kept result: rates, and what a step feels."""
+    details, metrics = document["details"], document["sizes"]["metrics"]
+    rates = {
+        "Fairlead, first report to last point": (details["end_to_end"]["points_per_s"], True),
+        "Fairlead, tenth to nine tenths": (details["end_to_end"]["steady_points_per_s"], True),
+        "MLflow, a call a point": (details["mlflow_client"]["log_metric_points_per_s"], False),
+        f"MLflow, {metrics} points a call": (details["mlflow_client"]["log_batch_a_step_points_per_s"], False),
+        "MLflow, 1,000 points a call": (details["mlflow_client"]["log_batch_full_points_per_s"], False),
+    }
+    rows = [Bar(label=name, value=rate, low=rate, high=rate, is_ours=ours) for name, (rate, ours) in rates.items()]
+    (directory / f"{NAME}.svg").write_text(bars("Points a second that arrive in MLflow", rows))
+    arrivals = [Line(label="points in MLflow", points=details["end_to_end"]["curve"])]
+    picture = curves("Arrival of what one loop reports", arrivals, x="seconds", y="points", is_log=False)
+    (directory / f"{NAME}_arrival.svg").write_text(picture)
 
 
 # ---- as fast as it can ----------------------------------------------------------------------------------------------

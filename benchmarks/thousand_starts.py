@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.chart import Line, curves
 from benchmarks.harness import Measurement, size, spread
 from benchmarks.places import RUN_S, await_true, fairlead_stack, scratch, start_of, submit, warm_directory, warm_up
 from fairlead import Client
@@ -71,11 +72,23 @@ def measure() -> Measurement:
             "kinds": kinds,
             "seconds": round(took_s, 1),
             "seconds_to_first_step": spread(seconds),
+            "all_to_first_step_s": [round(each, 2) for each in seconds],
             "slowest_to_first_step_s": [round(each, 2) for each in sorted(seconds)[-5:]],
         }
     growth = memory_after["servers"] / memory_before["servers"] - 1
     result = ThousandStarts(starts=len(seconds), leaked=sum(leaked.values()), memory_growth=growth)
     return Measurement(result=result, sizes={"starts": starts, "first": FIRST}, details=details)
+
+
+def draw(document: Mapping[str, Any], directory: Path) -> None:
+    """The chart of a kept result: does the last start take longer than the first?"""
+    seconds = document["details"]["all_to_first_step_s"]
+    lines = [
+        Line(label=label, points=[*enumerate(seconds, start=1)][first::2])
+        for first, label in enumerate(("1 worker", "2 workers"))
+    ]
+    picture = curves("Seconds to the first step, start after start", lines, x="start", y="seconds", is_log=False)
+    (directory / f"{NAME}.svg").write_text(picture)
 
 
 def leaks(before: Holdings, after: Holdings) -> dict[str, int]:
