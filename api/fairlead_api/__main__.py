@@ -4,10 +4,11 @@ Settings are ``ControlSettings`` and those of ``ServerSettings``, from environme
 and SIGINT: streams let go, requests under way are answered, the control lease is handed over.
 """
 
+import asyncio
 import logging
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ from fairlead.data.manifests import find_manifests
 from fairlead.errors import FairleadError
 from fairlead.settings import ControlSettings
 from fairlead.store import Store, check_revision, migrate, open_store
+from fairlead.store.bell import Bell
 from fairlead_api.accounts import accept_tokens, ensure_first_token
 from fairlead_api.app import create_app
 from fairlead_api.sole import sole_server_of
@@ -56,6 +58,8 @@ class Server(uvicorn.Server):
         app = self.config.app
         assert isinstance(app, FastAPI), "made by create_app"
         app.state.api.stopping.set()
+        with suppress(RuntimeError):  # no event loop yet: then nobody waits
+            asyncio.get_running_loop().call_soon_threadsafe(app.state.api.bell.ring)
         super().handle_exit(sig, frame)
 
 
@@ -68,17 +72,12 @@ def serve(settings: ControlSettings, server_settings: ServerSettings) -> None:
         store = open_store(settings.database_url)
         stack.callback(store.close)
         _prepare(store, settings, server_settings)
-        manifests, hint = find_manifests(), _nobody
+        manifests, bell = find_manifests(), stack.enter_context(Bell(store))
         if server_settings.with_control:
-            loops = control.start(store, settings, clock=clock, manifests=manifests, is_sole=store.is_sqlite)
+            loops = control.start(store, settings, clock=clock, manifests=manifests, is_sole=store.is_sqlite, bell=bell)
             stack.callback(loops.stop)
-            hint = loops.hint
-        app = create_app(settings, store, clock=clock, manifests=manifests, hint=hint)
+        app = create_app(settings, store, clock=clock, manifests=manifests, bell=bell)
         _run(app, settings)
-
-
-def _nobody() -> None:
-    """The loops run elsewhere and look by themselves."""
 
 
 def _prepare(store: Store, settings: ControlSettings, server_settings: ServerSettings) -> None:

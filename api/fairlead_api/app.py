@@ -1,6 +1,6 @@
 """Puts the API together. Nothing is mounted beside the one router, whose root asks for a token."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -13,6 +13,7 @@ from fairlead.errors import FairleadError
 from fairlead.settings import ControlSettings
 from fairlead.spec import Manifest
 from fairlead.store import Store
+from fairlead.store.bell import Bell
 from fairlead_api.access import authorize
 from fairlead_api.edge import Edge
 from fairlead_api.meters import Meters
@@ -31,9 +32,9 @@ def create_app(
     *,
     clock: Clock | None = None,
     manifests: Mapping[str, Manifest] | None = None,
-    hint: Callable[[], None] = lambda: None,
+    bell: Bell | None = None,
 ) -> FastAPI:
-    """The API over ``store``. ``hint`` is called after whatever the control loops should look at soon.
+    """The API over ``store``. ``bell`` is rung after whatever the control loops should look at soon, and heard.
 
     Raises ``BadInput`` where the secret key file is missing or too short.
     """
@@ -42,7 +43,7 @@ def create_app(
         store=store,
         clock=clock or SystemClock(),
         manifests=find_manifests() if manifests is None else manifests,
-        hint=hint,
+        bell=bell or Bell(),
         secret=read_secret(settings.secret_key_file),
     )
     app = FastAPI(

@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from fairlead.clock import Clock
 from fairlead.settings import ControlSettings
 from fairlead.spec import Manifest
 from fairlead.store import Store
+from fairlead.store.bell import Bell
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,11 +26,15 @@ class Api:
     store: Store
     clock: Clock
     manifests: Mapping[str, Manifest]
-    hint: Callable[[], None]
-    """Wakes the control loops: something was submitted or has ended."""
+    bell: Bell
+    """Wakes the control loops, agents that wait for something to do, and streams."""
     secret: bytes = field(repr=False)
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the server is asked to end: streams and long polls let go."""
+
+    def hint(self) -> None:
+        """Something was submitted, was written down or has ended."""
+        self.bell.ring()
 
     def now(self) -> datetime:
         """The clock's time."""

@@ -1,4 +1,4 @@
-"""Tells streams when an experiment has changed: one question for all of them, however many there are."""
+"""Tells streams when an experiment has changed: one question for all of them, at every ring of the bell."""
 
 import asyncio
 from collections import defaultdict
@@ -8,8 +8,10 @@ import structlog
 from fairlead.errors import Unavailable
 from fairlead.store import experiments
 from fairlead_api.parts import Api
+from fairlead_api.rings import listening
 
-POLL_S = 0.2
+POLL_S = 1.0
+"""Between two looks without a ring."""
 logger = structlog.get_logger(__name__)
 
 
@@ -40,14 +42,19 @@ class Watch:
                 del self._waiters[experiment_id]
 
     async def _poll(self) -> None:
-        while self._waiters:
-            versions = await asyncio.to_thread(self._versions, list(self._waiters))
-            for experiment_id, entries in self._waiters.items():
-                for version, future in entries:
-                    is_new = versions.get(experiment_id, 0) > version
-                    if (is_new or self._api.stopping.is_set()) and not future.done():
-                        future.set_result(None)
-            await asyncio.sleep(POLL_S)
+        async with listening(self._api.bell) as rung:
+            while self._waiters:
+                rung.clear()
+                await self._tell()
+                await rung.wait_at_most(POLL_S)
+
+    async def _tell(self) -> None:
+        versions = await asyncio.to_thread(self._versions, list(self._waiters))
+        for experiment_id, entries in self._waiters.items():
+            for version, future in entries:
+                is_new = versions.get(experiment_id, 0) > version
+                if (is_new or self._api.stopping.is_set()) and not future.done():
+                    future.set_result(None)
 
     def _versions(self, ids: list[str]) -> dict[str, int]:
         try:

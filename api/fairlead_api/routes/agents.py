@@ -13,12 +13,15 @@ from fairlead.errors import BadInput, Conflict, Problem, StaleAgent, StaleAttemp
 from fairlead.failpoints import failpoint
 from fairlead.lifecycle import Desired, Observation
 from fairlead.protocol import (
+    MAX_DELETIONS,
     PROTOCOL,
     STOP_GRACE_S,
     AttachAnswer,
     AttachRequest,
     AttemptObservation,
     CheckpointRef,
+    Collected,
+    Deletion,
     LaunchDocument,
     LeaseRequest,
     Offer,
@@ -41,6 +44,8 @@ from fairlead_api.views import answer
 router = APIRouter(prefix="/internal/v1", tags=["agents"])
 SYNC_POLL_S = 1.0
 """Between two looks for something to do without a ring."""
+MAX_KEEPERS = 3
+"""Checkpoints named beside one to be deleted: one of them must verify."""
 REOFFER_AFTER_S = 10.0
 """A leased attempt that its agent does not know was leased by an answer that got lost."""
 _MODES = {Desired.CANCEL: StopMode.CANCEL, Desired.PAUSE: StopMode.PAUSE}
@@ -130,8 +135,41 @@ def _take_in(api: Api, cluster: str, request: SyncRequest) -> None:
                 attempts.write_if_open(session, row.id, **_columns(seen, row, now))
                 if seen.has_evidence_of_death and row.death_since is None:
                     attempts.write_if_open(session, row.id, death_since=now, death_reason=seen.death_reason)
+        for one in request.collected:
+            _note_collected(session, cluster, one, now)
     if any(seen.has_evidence_of_death for seen in request.observations):
         api.hint()
+
+
+def _note_collected(session: Session, cluster: str, one: Collected, now: datetime) -> None:
+    row = checkpoints.collected(session, cluster, one.path, is_deleted=one.is_deleted)
+    if row is None:
+        return
+    for path in one.damaged:
+        if checkpoints.reject(session, row.experiment_id, path):
+            experiments.note(
+                session,
+                row.experiment_id,
+                kind="checkpoint_rejected",
+                actor=f"agent:{cluster}",
+                now=now,
+                reason=f"{path}: damaged; the checkpoint of step {row.step} is kept instead",
+                attempt_no=row.attempt_no,
+                payload={"path": path},
+            )
+
+
+def _deletions(session: Session, cluster: str) -> tuple[Deletion, ...]:
+    rows = checkpoints.to_delete(session, cluster, limit=MAX_DELETIONS)
+    keepers = {one: _refs(session, one)[:MAX_KEEPERS] for one in {row.experiment_id for row in rows}}
+    return tuple(Deletion(path=row.path, keepers=keepers[row.experiment_id]) for row in rows)
+
+
+def _refs(session: Session, experiment_id: str) -> tuple[CheckpointRef, ...]:
+    return tuple(
+        CheckpointRef(step=one.step, path=one.path, manifest_sha256=one.manifest_sha256)
+        for one in checkpoints.newest_first(session, experiment_id)
+    )
 
 
 def _columns(seen: AttemptObservation, row: AttemptRow, now: datetime) -> dict[str, object]:
@@ -161,13 +199,16 @@ def _todo(api: Api, cluster: str, request: SyncRequest) -> SyncAnswer:
                 stops.append(_stop(row, desired))
                 first_stops += [row.id] * (row.stop_since is None)
         ended = sorted(known - {row.id for row in rows})
+        deletions = _deletions(session, cluster)
     if first_stops:
         with api.store.write() as session:
             for attempt_id in first_stops:
                 attempts.note_stop(session, attempt_id, api.now())
     served = {row.runner_name for row in rows}
     strays = tuple(name for name in request.stray_runners if name not in served)
-    return SyncAnswer(offers=tuple(offers), stops=tuple(stops), ended=tuple(ended), strays_to_stop=strays)
+    return SyncAnswer(
+        offers=tuple(offers), stops=tuple(stops), ended=tuple(ended), strays_to_stop=strays, deletions=deletions
+    )
 
 
 def _is_on_offer(api: Api, row: AttemptRow, known: set[str]) -> bool:
@@ -214,10 +255,6 @@ def _launch_document(api: Api, session: Session, row: ExperimentRow, attempt: At
     admitted = admit(spec, manifests=api.manifests, has_bundle=lambda sha256: bundles.find(session, sha256) is not None)
     if not isinstance(admitted, Admitted):
         raise Conflict(f"experiment {row.id} could not be admitted now: {admitted.detail}")
-    resume = tuple(
-        CheckpointRef(step=one.step, path=one.path, manifest_sha256=one.manifest_sha256)
-        for one in checkpoints.newest_first(session, row.id)
-    )
     return LaunchDocument(
         attempt_id=attempt.id,
         experiment_id=row.id,
@@ -232,7 +269,7 @@ def _launch_document(api: Api, session: Session, row: ExperimentRow, attempt: At
         params=dict(admitted.params),
         code_sha256=spec.code.removeprefix("sha256:") if spec.code else None,
         storage_path=attempt.storage_path,
-        resume=resume,
+        resume=_refs(session, row.id),
         runtime_left_s=max(0.0, spec.policy.max_runtime_s - _spent_s(session, attempt)),
     )
 

@@ -4,6 +4,7 @@ Once the attempt has an outcome, or another one is current, every write answers 
 """
 
 import math
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
@@ -19,8 +20,9 @@ from fairlead.protocol import (
     MetricPoint,
     ResultClaim,
     StartedReport,
+    checkpoint_path,
 )
-from fairlead.store import Session, attempts, batches, checkpoints, experiments, series
+from fairlead.store import Session, attempts, batches, checkpoints, events, experiments, series
 from fairlead.store.tables import AttemptRow
 from fairlead_api.access import AttemptToken, attempt_named_by
 from fairlead_api.bodies import ReportBody, read_report
@@ -34,6 +36,7 @@ MAX_KEYS = 1000
 """Metrics of which last values and series are kept here; MLflow gets all of them."""
 SYSTEM_PREFIX = "system/"
 MAX_DETAIL = 20_000
+REFUSED_KIND = "records_refused"
 MAX_STEP = 2**31 - 1
 """Of what is shown as the last step; series keep the numbers that were given."""
 AttemptId = Annotated[str, Path(max_length=80)]
@@ -77,11 +80,15 @@ def ship(api: ApiParts, token: AttemptToken, attempt_id: AttemptId, body: Report
     batch = read_report(Batch, body)
     with api.store.write() as session:
         row = attempts.authenticate(session, attempt_id, token)
+        if batch.refused is not None:
+            return answer(_refused(session, row, batch, batch.refused, now=api.now()))
         batches.advance(session, attempt_id, batch)
         batches.insert(session, row, batch, now=api.now())
         if batch.points:
             _keep_points(session, row, batch.points)
         for note in batch.notes:
+            if note.kind == "checkpoint_rejected" and isinstance(path := note.payload.get("path"), str):
+                checkpoints.reject(session, row.experiment_id, path)
             experiments.note(
                 session,
                 row.experiment_id,
@@ -93,7 +100,30 @@ def ship(api: ApiParts, token: AttemptToken, attempt_id: AttemptId, body: Report
                 payload={**note.payload, "at_ms": note.at_ms},
             )
     failpoint("api.took_batch")
+    if batch.notes:
+        api.hint()
     return answer(BatchAnswer(next_offset=batch.next_offset))
+
+
+def _refused(session: Session, row: AttemptRow, batch: Batch, why: str, *, now: datetime) -> BatchAnswer:
+    """The agent cannot hand the rest of a stream over: said once, where whoever misses the records will look."""
+    expected = batches.next_offset(session, row.id, batch.stream)
+    if batch.points or batch.notes:
+        message = "a batch that says that records were refused brings none"
+        raise BadInput(message, problems=(Problem(pointer="/refused", message=message),))
+    told = events.of_kind(session, row.experiment_id, REFUSED_KIND)
+    if not any(event.attempt_no == row.attempt_no and event.payload["stream"] == batch.stream for event in told):
+        experiments.note(
+            session,
+            row.experiment_id,
+            kind=REFUSED_KIND,
+            actor=_actor(row),
+            now=now,
+            reason=f"{batch.stream} from record {expected} on were refused and are missing: {why[:MAX_DETAIL]}",
+            attempt_no=row.attempt_no,
+            payload={"stream": batch.stream, "first_offset": expected},
+        )
+    return BatchAnswer(next_offset=expected)
 
 
 def _keep_points(session: Session, row: AttemptRow, points: tuple[MetricPoint, ...]) -> None:
@@ -136,7 +166,7 @@ def commit(api: ApiParts, token: AttemptToken, attempt_id: AttemptId, body: Repo
     now = api.now()
     with api.store.write() as session:
         row = attempts.authenticate(session, attempt_id, token)
-        _refuse_foreign_path(row, given.path)
+        _refuse_foreign_path(row, given)
         is_new = checkpoints.commit(
             session,
             experiment_id=row.experiment_id,
@@ -144,6 +174,7 @@ def commit(api: ApiParts, token: AttemptToken, attempt_id: AttemptId, body: Repo
             step=given.step,
             path=given.path,
             manifest_sha256=given.manifest_sha256,
+            score=given.score,
             now=now,
         )
         if is_new:
@@ -157,14 +188,16 @@ def commit(api: ApiParts, token: AttemptToken, attempt_id: AttemptId, body: Repo
                 attempt_no=row.attempt_no,
                 payload={"step": given.step, "path": given.path},
             )
+    if is_new:
+        api.hint()
     return Response(status_code=204)
 
 
-def _refuse_foreign_path(row: AttemptRow, path: str) -> None:
-    """An attempt makes visible what lies below its own path, nothing else."""
-    given, own = PurePosixPath(path), PurePosixPath(row.storage_path)
-    if ".." in given.parts or own not in given.parents:
-        message = f"a checkpoint of this attempt lies below {own}"
+def _refuse_foreign_path(row: AttemptRow, given: CheckpointCommit) -> None:
+    """An attempt makes visible what lies at the place of that step below its own path, nothing else."""
+    own = str(checkpoint_path(PurePosixPath(row.storage_path), given.step))
+    if given.path != own:
+        message = f"the checkpoint of step {given.step} of this attempt lies at {own}"
         raise BadInput(message, problems=(Problem(pointer="/path", message=message),))
 
 

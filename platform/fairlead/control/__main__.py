@@ -11,6 +11,7 @@ from fairlead.control.loops import start
 from fairlead.errors import FairleadError
 from fairlead.settings import ControlSettings
 from fairlead.store import check_revision, open_store
+from fairlead.store.bell import Bell
 
 USAGE = """usage: python -m fairlead.control
 
@@ -38,9 +39,10 @@ def main() -> int:
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    loops = start(store, settings)
-    stop.wait()
-    loops.stop()
+    with Bell(store) as bell:
+        loops = start(store, settings, bell=bell)
+        stop.wait()
+        loops.stop()
     store.close()
     return 0
 

@@ -19,30 +19,15 @@ from fairlead.errors import StaleLeader, Unavailable
 from fairlead.settings import ControlSettings
 from fairlead.spec import Manifest
 from fairlead.store import Store, beside
+from fairlead.store.bell import Bell
 
+RINGING = ("dispatch", "settle", "evaluate")
+"""Loops whose steps others wait for; nobody waits for what is recorded or reaped."""
 logger = structlog.get_logger(__name__)
 Tick = Callable[[], bool]
 REAP_S = 5.0
 FOLLOW_S = 1.0
 """How often a process that does not lead looks whether it may."""
-
-
-class Bell:
-    """Wakes every loop that rests. Ringing is cheap and may be repeated."""
-
-    def __init__(self) -> None:
-        self._events: list[Event] = []
-
-    def listener(self) -> Event:
-        """An event of one loop."""
-        event = Event()
-        self._events.append(event)
-        return event
-
-    def ring(self) -> None:
-        """There may be something to do."""
-        for event in self._events:
-            event.set()
 
 
 def run_until(stop: Event, tick: Tick, *, name: str, idle_s: float, wake: Event, may_run: Callable[[], bool]) -> None:
@@ -102,20 +87,22 @@ def start(
     clock: Clock | None = None,
     manifests: Mapping[str, Manifest] | None = None,
     is_sole: bool = False,
+    bell: Bell | None = None,
 ) -> Loops:
     """Start the loops in threads of this process; they work while it holds the lease.
 
-    ``is_sole``: the caller holds the file lock that keeps other servers of this database out.
+    ``is_sole``: the caller holds the file lock that keeps other servers of this database out. ``bell``: rung by whoever
+    has something for the loops, and by the loops; absent: one that nobody else hears.
     """
     clock = clock or SystemClock()
     manifests = find_manifests() if manifests is None else manifests
-    stop, bell = Event(), Bell()
+    stop, bell = Event(), bell or Bell()
     leadership = Leadership(store=beside(store), clock=clock, is_sole=is_sole, ttl_s=settings.control_ttl_s)
     threads = [Thread(target=_lead, args=(stop, bell, leadership), name="lead", daemon=True)]
     for name, make in _loops(clock, settings, manifests).items():
         term = Term(leadership=leadership)
         tick, idle_s = make(store.fenced(term.check), term), REAP_S if name == "reap" else settings.idle_s
-        chained = _ringing(tick, bell) if name != "reap" else tick
+        chained = _ringing(tick, bell) if name in RINGING else tick
         options = {"name": name, "idle_s": idle_s, "wake": bell.listener(), "may_run": term.begin}
         threads.append(Thread(target=run_until, args=(stop, chained), kwargs=options, name=name, daemon=True))
     for thread in threads:

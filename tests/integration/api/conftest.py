@@ -14,6 +14,7 @@ from fairlead.data import find_manifests
 from fairlead.lifecycle import State
 from fairlead.settings import ControlSettings
 from fairlead.store import Store, attempts, experiments, tokens
+from fairlead.store.bell import Bell
 from fairlead.testing import FakeClock
 from fairlead_api import create_app
 
@@ -108,7 +109,9 @@ def make_settings(directory: Path, database_url: str, **changes: Any) -> Control
 def _bench(store: Store, directory: Path, clock: FakeClock, **changes: Any) -> Iterator[Bench]:
     settings = make_settings(directory, "sqlite://", **changes)
     hints: list[int] = []
-    app = create_app(settings, store, clock=clock, manifests=find_manifests(), hint=lambda: hints.append(1))
+    bell = Bell()
+    bell.subscribe(lambda: hints.append(1))
+    app = create_app(settings, store, clock=clock, manifests=find_manifests(), bell=bell)
     made = {}
     with store.write() as session:
         for kind, cluster in (("user", None), ("agent", CLUSTER)):

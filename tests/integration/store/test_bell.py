@@ -1,0 +1,49 @@
+import threading
+
+import pytest
+
+from fairlead.store import Store
+from fairlead.store.bell import Bell
+
+PATIENCE_S = 20
+
+
+def is_heard(event: threading.Event, bell: Bell) -> bool:
+    """Whether a ring arrives; the listener's connection may still be on its way, so it is rung again."""
+    for _ in range(PATIENCE_S * 5):
+        bell.ring()
+        if event.wait(0.2):
+            return True
+    return False
+
+
+def test_a_ring_reaches_every_listener_of_the_process_until_it_stops_listening() -> None:
+    bell, heard = Bell(), []
+    end = bell.subscribe(lambda: heard.append("first"))
+    bell.subscribe(lambda: heard.append("second"))
+    bell.ring()
+    assert sorted(heard) == ["first", "second"]
+    end()
+    bell.ring()
+    assert sorted(heard) == ["first", "second", "second"]
+
+
+def test_a_ring_reaches_the_other_processes_of_a_database_that_can_pass_it_on(store: Store) -> None:
+    if store.is_sqlite:
+        pytest.skip("SQLite has one server")
+    with Bell(store) as here, Bell(store) as elsewhere:
+        assert is_heard(elsewhere.listener(), here)
+        assert is_heard(here.listener(), elsewhere)
+
+
+def test_a_listener_outlasts_a_lost_connection(store: Store) -> None:
+    if store.is_sqlite:
+        pytest.skip("SQLite has one server")
+    with Bell(store) as here, Bell(store) as elsewhere:
+        event = elsewhere.listener()
+        assert is_heard(event, here)
+        with store.write() as session:
+            end_others = "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()"
+            session.connection().exec_driver_sql(f"{end_others} and datname = current_database()")
+        event.clear()
+        assert is_heard(event, here)
