@@ -1,7 +1,7 @@
 """Bars and curves as SVG, without a plotting library: readable on light and dark pages."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -48,6 +48,12 @@ def bars(title: str, rows: Sequence[Bar]) -> str:
     scale = (_WIDTH - _LABELS - 80) / max([row.high for row in rows if row.high > 0] or [1.0])
     drawn = [_bar(row, 44 + _ROW * number, scale) for number, row in enumerate(rows)]
     return _picture(title, 50 + _ROW * len(rows), drawn)
+
+
+def numbers(title: str, values: Mapping[str, float]) -> str:
+    """Bars of a result without a chart of its own: one for each number."""
+    known = {name: max(0.0, value) for name, value in values.items()}
+    return bars(title, [Bar(label=name, value=value, low=value, high=value) for name, value in known.items()])
 
 
 def _bar(row: Bar, top: int, scale: float) -> str:

@@ -33,7 +33,7 @@ from fairlead.embedded.home import Home
 
 NAME = "metric_ingest"
 POINTS = 150_000
-SPAN_S = 25
+SPAN_S = 20
 METRICS = 100
 PAIRS = 3
 """Loops with and without reports, in turn."""

@@ -17,8 +17,8 @@ from benchmarks.places import RUN_S, alone, fairlead_stack, scratch, step_file, 
 from fairlead import Client
 
 NAME = "throughput"
-STEPS = 400
-RUNS = 6
+STEPS = 600
+RUNS = 5
 STACKS = 2
 """How often a stack is started: torchrun's runs without one lie on all sides of it."""
 EPOCH_STEPS = 50
@@ -121,7 +121,7 @@ def _rounded(values: Iterable[float]) -> list[float]:
 
 def draw(document: Mapping[str, Any], directory: Path) -> None:
     """The chart of a kept result."""
-    titles = {"ratio": "torchrun alone", "beside": "torchrun beside the stack"}
+    titles = {"ratio": "torchrun alone", "beside": "torchrun beside"}
     rows = [
         Bar(
             label=f"{workers} worker{'s' * (workers != '1')}, {titles[name]}",

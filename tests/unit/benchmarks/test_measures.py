@@ -3,7 +3,7 @@ import re
 
 import psutil
 import pytest
-from benchmarks.chart import Bar, Line, bars, curves, shown
+from benchmarks.chart import Bar, Line, bars, curves, numbers, shown
 from benchmarks.first_step import Sample, conclude
 from benchmarks.memory import Footprint, footprint, read_rollup, short_name, total_mb
 from benchmarks.metric_ingest import compare, steady_rate
@@ -157,3 +157,9 @@ def test_few_points_are_no_trouble(lines: list[Line]) -> None:
 )
 def test_numbers_are_shown_with_three_digits(value: float, text: str) -> None:
     assert shown(value) == text
+
+
+def test_a_result_without_a_chart_of_its_own_is_drawn_by_its_numbers() -> None:
+    drawn = numbers("burst", {"makespan_s": 12.345, "starts": 1000, "growth": -0.5})
+    assert drawn.count("<rect") == 3
+    assert 'width="-' not in drawn
