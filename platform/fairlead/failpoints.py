@@ -1,8 +1,9 @@
 """Named places between two side effects, where a test lets a process die, sleep or fail. Nothing outside of tests.
 
-``FAIRLEAD_FAILPOINTS=dispatch.placed:kill,agent.leased:sleep=5,record.logged:raise`` arms them, and is read once, when
-the process starts. Each name acts once a process. Where ``FAIRLEAD_FAILPOINTS_DIRECTORY`` is set, each acts once among
-all processes that share the directory, so that what is started again lives on; a file of its name says that it did.
+``FAIRLEAD_FAILPOINTS=dispatch.placed:kill,agent.leased:sleep=5,record.logged:raise`` arms them, each once a process.
+With ``FAIRLEAD_FAILPOINTS_DIRECTORY`` the files in there arm them: named after a failpoint, its action inside. The
+first process that passes takes the file, renaming it to ``<name>.taken``, and acts; what is started again lives on.
+Both are read once, when the process starts: without them no later change of the environment arms anything.
 """
 
 import os
@@ -58,11 +59,11 @@ class FailpointError(Exception):
 
 
 def failpoint(name: str) -> None:
-    """Pass a named place. Does nothing unless the process was started with it armed."""
-    if _armed:
-        act = _armed.pop(name, None)
-        if act is not None:
-            act()
+    """Pass a named place. Does nothing unless the process was started with failpoints."""
+    if _armed and (act := _armed.pop(name, None)) is not None:
+        act()
+    if _directory is not None and (act := _taken(_directory, name)) is not None:
+        act()
 
 
 def parse(text: str) -> dict[str, Callable[[], None]]:
@@ -73,9 +74,9 @@ def parse(text: str) -> dict[str, Callable[[], None]]:
 def _action(name: str, action: str) -> Callable[[], None]:
     if name not in NAMES:
         raise ValueError(f"there is no failpoint {name!r}")
-    kind, _, argument = action.partition("=")
+    kind, _, argument = action.strip().partition("=")
     actions: dict[str, Callable[[], None]] = {
-        "kill": partial(os.kill, os.getpid(), signal.SIGKILL),
+        "kill": _kill,
         "raise": partial(_raise, name),
         "sleep": partial(time.sleep, float(argument or 5)),
     }
@@ -84,25 +85,23 @@ def _action(name: str, action: str) -> Callable[[], None]:
     return actions[kind]
 
 
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _raise(name: str) -> None:
     raise FailpointError(f"failpoint {name}: {NAMES[name]}")
 
 
-def _once(directory: Path, name: str, act: Callable[[], None]) -> None:
-    """Act unless another process of this directory has."""
+def _taken(directory: Path, name: str) -> Callable[[], None] | None:
+    """The action in the directory's file of that name, for the one process that gets it."""
+    taken = directory / f"{name}.taken"
     try:
-        (directory / name).touch(exist_ok=False)
-    except FileExistsError:
-        return
-    act()
+        (directory / name).rename(taken)
+    except FileNotFoundError:
+        return None
+    return _action(name, taken.read_text())
 
 
-def _from_environment() -> dict[str, Callable[[], None]]:
-    armed = parse(os.environ.get(VARIABLE, ""))
-    directory = os.environ.get(DIRECTORY_VARIABLE)
-    if directory is None:
-        return armed
-    return {name: partial(_once, Path(directory), name, act) for name, act in armed.items()}
-
-
-_armed = _from_environment()
+_armed = parse(os.environ.get(VARIABLE, ""))
+_directory = Path(os.environ[DIRECTORY_VARIABLE]) if os.environ.get(DIRECTORY_VARIABLE) else None
