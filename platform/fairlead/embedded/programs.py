@@ -16,6 +16,7 @@ import psutil
 from fairlead.embedded.home import CLUSTER, Home
 from fairlead.embedded.ports import HOST, StackPorts
 from fairlead.embedded.processes import MARKER
+from fairlead.failpoints import DIRECTORY_VARIABLE
 from fairlead.run.warm.launcher import DIRECTORY, SWITCH
 from fairlead.tracking.server import server_command, server_environment
 
@@ -79,7 +80,7 @@ def base_environment(environment: Mapping[str, str], marker: str) -> dict[str, s
     """The caller's environment without settings of Fairlead, MLflow and Ray; no proxy between our own parts."""
     kept = {name: value for name, value in environment.items() if not name.startswith(_OWN_PREFIXES)}
     direct = ",".join(filter(None, [kept.get("NO_PROXY") or kept.get("no_proxy"), HOST, "localhost"]))
-    switch = {SWITCH: environment[SWITCH]} if SWITCH in environment else {}
+    switch = {name: environment[name] for name in (SWITCH, DIRECTORY_VARIABLE) if name in environment}
     return {**kept, **switch, "NO_PROXY": direct, "no_proxy": direct, "PYTHONUNBUFFERED": "1", MARKER: marker}
 
 
