@@ -54,7 +54,6 @@ HELD = {"steps": 120, "rest": 0.05}
 """A loop that lasts some seconds, so that its workers can be looked at."""
 SETTLE_S = 2.0
 QUEUE_S = 300.0
-_WITHOUT_RUN = "SELECT COUNT(*) FROM experiment WHERE mlflow_run_id IS NULL"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -254,7 +253,7 @@ def _with_queue(client: Client, home: Home, directory: Path, counts: Sequence[in
     points: list[Point] = []
     for count in counts:
         waiting += [_submit_waiting(client) for _ in range(count - len(waiting))]
-        _await_quiet(client, home, waiting[-1])
+        await_true("the last one's place", lambda: _has_place(waiting[-1]), timeout_s=QUEUE_S)
         points.append({"queued": count, **_calls(client, home, directory / f"queue-{count}.db", waiting)})
     began_s = time.monotonic()
     for each in waiting:
@@ -275,15 +274,9 @@ def _submit_waiting(client: Client) -> Experiment:
     return client.submit(spec)
 
 
-def _await_quiet(client: Client, home: Home, newest: Experiment) -> None:
-    """Until the newest waits for its turn and MLflow has a run for each: what is timed then has the machine."""
-    await_true("the last one's place", lambda: newest.refresh().view.waiting is not None, timeout_s=QUEUE_S)
-    await_true("a run for each", lambda: _num_without_run(home.database) == 0, timeout_s=QUEUE_S)
-
-
-def _num_without_run(database: Path) -> int:
-    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10)) as connection:
-        return int(connection.execute(_WITHOUT_RUN).fetchone()[0])
+def _has_place(experiment: Experiment) -> bool:
+    """Whether a tick has looked at it and said what it waits for."""
+    return experiment.refresh().view.waiting is not None
 
 
 def _is_empty(client: Client) -> bool:
