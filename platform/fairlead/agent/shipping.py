@@ -16,6 +16,7 @@ from fairlead.run.spool import STREAMS, SpoolReader, Stream
 from fairlead.run.storage import CompleteCheckpoint, complete_checkpoints
 
 MAX_BATCHES_A_TURN = 20
+MAX_REASON = 1000
 logger = structlog.get_logger(__name__)
 
 
@@ -47,9 +48,9 @@ class Shipper:
         return all([self._ship_stream(stream) for stream in STREAMS])  # noqa: C419  # every stream gets its turn
 
     def _ship_stream(self, stream: Stream) -> bool:
-        if stream in self._refused:
-            return True
         for _ in range(MAX_BATCHES_A_TURN):
+            if stream in self._refused:
+                return True
             records = self._readers[stream].read(self._offsets[stream], MAX_BATCH_POINTS)
             if not records:
                 return True
@@ -72,7 +73,16 @@ class Shipper:
             self._offsets[stream] = error.expected
         except BadInput as error:  # it would be refused for ever, and must not keep the result back
             logger.error("a batch is refused", attempt_id=self._attempt_id, stream=stream, error=str(error))
-            self._refused.add(stream)
+            self._give_up(stream, str(error))
+
+    def _give_up(self, stream: Stream, why: str) -> None:
+        """Let the experiment's events say that the rest of a stream is lost; an outage here repeats the refusal."""
+        last_words = Batch(stream=stream, first_offset=self._offsets[stream], refused=why[:MAX_REASON])
+        try:
+            self._control.ship(self._attempt_id, last_words, token=self._token)
+        except BadInput as error:
+            logger.error("a refusal is refused", attempt_id=self._attempt_id, stream=stream, error=str(error))
+        self._refused.add(stream)
 
     def commit_checkpoints(self) -> None:
         """Commit complete checkpoints that were not committed yet, oldest first."""
@@ -86,6 +96,7 @@ class Shipper:
             step=checkpoint.step,
             path=checkpoint.directory.relative_to(self._storage).as_posix(),
             manifest_sha256=checkpoint.manifest_sha256,
+            score=checkpoint.score,
         )
         failpoint("agent.committing")
         try:

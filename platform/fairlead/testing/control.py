@@ -67,6 +67,10 @@ class FakeAttempt:
     claim: ResultClaim | None = None
     is_over: bool = False
     """It has an outcome, claimed or not."""
+    refuses_points: bool = False
+    """Its points are refused as malformed."""
+    refusals: list[Batch] = field(default_factory=list)
+    """What the agent said about records that were refused."""
     refuses_success: bool = False
     """Its results that speak of success are refused as malformed."""
     stop: StopCommand | None = None
@@ -231,6 +235,10 @@ class FakeControlPlane:
 
     def _take_batch(self, attempt: FakeAttempt, batch: Batch) -> BatchAnswer:
         expected = attempt.offsets[batch.stream]
+        if batch.refused is not None:
+            attempt.refusals.append(batch)
+            return BatchAnswer(next_offset=expected)
+        _require(not (batch.points and attempt.refuses_points), BadInput("these points are refused"))
         if batch.first_offset != expected:
             raise WrongOffset(f"expected offset {expected}", expected=expected)
         attempt.points.extend(batch.points)

@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,3 +80,47 @@ def test_a_superseded_attempt_ships_nothing(control: ControlPlane, attempt: Fake
     with pytest.raises(StaleAttempt):
         a_shipper(control, tmp_path, token="an older token").ship()
     assert attempt.points == []
+
+
+def test_what_is_refused_for_ever_is_said_once_and_keeps_nothing_else_back(
+    plane: FakeControlPlane, control: ControlPlane, attempt: FakeAttempt, tmp_path: Path
+) -> None:
+    attempt.refuses_points = True
+    writer = SpoolWriter(tmp_path)
+    writer.metrics({"loss": 1.0}, step=1, at_ms=1)
+    writer.note("workload_said", at_ms=1, detail="hello")
+    writer.close()
+    shipper = a_shipper(control, tmp_path)
+    assert shipper.ship()
+    assert shipper.ship()
+    (said,) = attempt.refusals
+    assert (said.stream, said.first_offset, said.points) == ("metrics", 0, ())
+    assert "these points are refused" in str(said.refused)
+    assert [note.detail for note in attempt.notes] == ["hello"]
+
+
+def test_a_refusal_that_could_not_be_said_is_said_later(
+    plane: FakeControlPlane, control: ControlPlane, attempt: FakeAttempt, tmp_path: Path
+) -> None:
+    attempt.refuses_points = True
+    spool(tmp_path, 0, 1)
+    shipper = a_shipper(control, tmp_path)
+    ship = control.ship
+    control.ship = cut_after(1, ship)  # type: ignore[method-assign]  # the server goes away between the two calls
+    with pytest.raises(Unavailable):
+        shipper.ship()
+    control.ship = ship  # type: ignore[method-assign]
+    assert shipper.ship()
+    assert len(attempt.refusals) == 1
+
+
+def cut_after(number: int, ship: Any) -> Any:
+    calls: list[int] = []
+
+    def shipping(*arguments: Any, **named: Any) -> Any:
+        calls.append(1)
+        if len(calls) > number:
+            raise Unavailable("cut")
+        return ship(*arguments, **named)
+
+    return shipping
