@@ -37,6 +37,11 @@ def attempt_path(project: str, experiment_id: str, attempt_no: int) -> PurePosix
     return PurePosixPath(project) / experiment_id / f"a{attempt_no}"
 
 
+def checkpoint_path(attempt: PurePosixPath, step: int) -> PurePosixPath:
+    """Where a complete checkpoint lies, below its attempt's path."""
+    return attempt / f"ckpt-{step}"
+
+
 def _number_out(value: float) -> float | str:
     return (
         value if math.isfinite(value) else ("NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity"))
@@ -304,6 +309,8 @@ class Batch(Document):
     first_offset: int = Field(ge=0)
     points: tuple[MetricPoint, ...] = Field(default=(), max_length=MAX_BATCH_POINTS)
     notes: tuple[NoteRecord, ...] = Field(default=(), max_length=MAX_BATCH_POINTS)
+    refused: str | None = None
+    """Why the server refused the records from ``first_offset`` on: with it there are none, and none will follow."""
 
     @property
     def next_offset(self) -> int:
@@ -320,9 +327,9 @@ class BatchAnswer(Document):
 class CheckpointCommit(Document):
     """A complete checkpoint, to be made visible."""
 
-    step: int
+    step: int = Field(ge=0)
     path: str
-    manifest_sha256: str
+    manifest_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class ResultClaim(Document):
