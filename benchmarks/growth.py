@@ -253,7 +253,7 @@ def _with_queue(client: Client, home: Home, directory: Path, counts: Sequence[in
     points: list[Point] = []
     for count in counts:
         waiting += [_submit_waiting(client) for _ in range(count - len(waiting))]
-        await_true("the last one's place", lambda: _has_place(waiting[-1]), timeout_s=QUEUE_S)
+        _await_place(waiting[-1])
         points.append({"queued": count, **_calls(client, home, directory / f"queue-{count}.db", waiting)})
     began_s = time.monotonic()
     for each in waiting:
@@ -274,9 +274,9 @@ def _submit_waiting(client: Client) -> Experiment:
     return client.submit(spec)
 
 
-def _has_place(experiment: Experiment) -> bool:
-    """Whether a tick has looked at it and said what it waits for."""
-    return experiment.refresh().view.waiting is not None
+def _await_place(experiment: Experiment) -> None:
+    """Wait until a tick has looked at it and said what it waits for."""
+    await_true("its place", lambda: experiment.refresh().view.waiting is not None, timeout_s=QUEUE_S)
 
 
 def _is_empty(client: Client) -> bool:
