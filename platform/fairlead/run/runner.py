@@ -103,21 +103,23 @@ class Runner:
             attempt = Path(storage) / document.storage_path
             attempt.mkdir(parents=True, exist_ok=True)
             failpoint("runner.beginning")
-            if not create_exclusively(attempt / BEGUN_FILE, _identity(document)):
-                return "taken"
-            failpoint("runner.begun")
-            self._places = Places(
-                storage=Path(storage),
-                attempt=attempt,
-                code=Path(code) if code else None,
-                bookkeeping=attempt / "ray",
-            )
-            self._spool = SpoolWriter(attempt)
-            self._document = document
-            self._began_s = self._clock.monotonic_s()
-            self._started_at = self._clock.now()
-            threading.Thread(target=self._drive, name="fairlead-drive").start()
-            return "begun"
+            try:
+                return self._begin(document, attempt, storage=Path(storage), code=Path(code) if code else None)
+            except Exception:  # a full disk, say: nobody else may begin it any more, so the end of this one must show
+                traceback.print_exc()
+                os._exit(1)
+
+    def _begin(self, document: LaunchDocument, attempt: Path, *, storage: Path, code: Path | None) -> str:
+        if not create_exclusively(attempt / BEGUN_FILE, _identity(document)):
+            return "taken"
+        failpoint("runner.begun")
+        self._places = Places(storage=storage, attempt=attempt, code=code, bookkeeping=attempt / "ray")
+        self._spool = SpoolWriter(attempt)
+        self._document = document
+        self._began_s = self._clock.monotonic_s()
+        self._started_at = self._clock.now()
+        threading.Thread(target=self._drive, name="fairlead-drive").start()
+        return "begun"
 
     @ray.method(concurrency_group="control")
     def stop(self, mode: str, *, grace_s: float, agent_epoch: int, detail: str = "") -> bool:
@@ -276,9 +278,13 @@ class Runner:
             detail = traceback.format_exc()[-MAX_DETAIL:]
             verdict = Verdict(outcome=Outcome.INFRA_ERROR, reason="runner_error", detail=detail)
             outputs = Outputs()
-        self._close_spool()
-        failpoint("runner.concluded")
-        self._write_result(self._encoded(verdict, outputs))
+        try:
+            self._close_spool()
+            failpoint("runner.concluded")
+            self._write_result(self._encoded(verdict, outputs))
+        except Exception:  # without a result only the end of this process tells anybody
+            traceback.print_exc()
+            os._exit(1)
         failpoint("runner.result")
         self._is_finished.set()
 
