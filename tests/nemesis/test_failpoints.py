@@ -63,7 +63,7 @@ CLUSTER_SIDE = tuple(name for name in NAMES if name.split(".")[0] in ("agent", "
 LIMIT_S = 240.0
 
 
-# ---- the failpoints themselves ----------------------------------------------------------------------------------------------------------
+# ---- the failpoints themselves -------------------------------------------------------------------------------------
 
 
 def test_every_failpoint_in_the_code_is_named_once_and_every_name_is_in_the_matrix() -> None:
@@ -112,7 +112,7 @@ def test_a_file_arms_a_failpoint_for_the_first_process_that_passes(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["agent.leased.taken"]
 
 
-# ---- the control plane, with a scripted agent -------------------------------------------------------------------------------------------
+# ---- the control plane, with a scripted agent ----------------------------------------------------------------------
 
 
 @dataclass
@@ -400,7 +400,7 @@ def test_a_recorder_in_trouble_at_a_failpoint_loses_and_doubles_nothing(
         server.stop()
 
 
-# ---- agents and runners, in an embedded stack -------------------------------------------------------------------------------------------
+# ---- agents and runners, in an embedded stack ----------------------------------------------------------------------
 
 WORK = """
 import json, pathlib, tempfile, time
