@@ -17,6 +17,8 @@ from fairlead.spec import Document, ExperimentSpec
 
 PROTOCOL = 1
 MAX_BATCH_POINTS = 1000
+MAX_DELETIONS = 100
+"""Checkpoints that one answer names for deletion."""
 MAX_RESULT_BYTES = 3 * 2**20
 """Of ``result.json``: the server takes a claim a little larger than that."""
 RESULT_FILE = "result.json"
@@ -84,6 +86,8 @@ class CheckpointManifest(Document):
     step: int = Field(ge=0)
     world_size: int = Field(ge=1)
     files: tuple[FileEntry, ...]
+    score: Number | None = None
+    """The metric by which the best are kept, as it was last reported."""
 
 
 class ModelDocument(Document):
@@ -198,6 +202,34 @@ class AttemptObservation(Document):
     death_reason: str = ""
 
 
+class CheckpointRef(Document):
+    """A committed checkpoint that an attempt may resume from."""
+
+    step: int
+    path: str
+    """Below the root of the shared storage."""
+    manifest_sha256: str
+
+
+class Deletion(Document):
+    """A checkpoint that no attempt may resume from any more."""
+
+    path: str
+    """Below the root of the shared storage."""
+    keepers: tuple[CheckpointRef, ...]
+    """Newer or better ones: it goes only if one of them verifies."""
+
+
+class Collected(Document):
+    """What became of a deletion."""
+
+    path: str
+    is_deleted: bool
+    """Otherwise it is the only one that verifies, and was kept."""
+    damaged: tuple[str, ...] = ()
+    """Paths of those that were to be kept instead of it."""
+
+
 class SyncRequest(Document):
     """The agent's regular report; the answer may be held back for ``wait_s`` until there is something to do."""
 
@@ -207,6 +239,7 @@ class SyncRequest(Document):
     observations: tuple[AttemptObservation, ...] = ()
     stray_runners: tuple[str, ...] = ()
     """Runner actors that belong to no attempt this agent was given."""
+    collected: tuple[Collected, ...] = Field(default=(), max_length=MAX_DELETIONS)
     wait_s: float = Field(default=0, ge=0, le=30)
 
 
@@ -234,21 +267,14 @@ class SyncAnswer(Document):
     ended: tuple[str, ...] = ()
     """Attempt ids, among those observed, that have an outcome: forget them, remove leftovers."""
     strays_to_stop: tuple[str, ...] = ()
+    deletions: tuple[Deletion, ...] = ()
+    """Checkpoints whose files are to be deleted. Repeated until they are."""
 
 
 class LeaseRequest(Document):
     """Take an offered attempt."""
 
     agent_epoch: int
-
-
-class CheckpointRef(Document):
-    """A committed checkpoint that an attempt may resume from."""
-
-    step: int
-    path: str
-    """Below the root of the shared storage."""
-    manifest_sha256: str
 
 
 class LaunchDocument(Document):
@@ -330,6 +356,8 @@ class CheckpointCommit(Document):
     step: int = Field(ge=0)
     path: str
     manifest_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    score: Number | None = None
+    """The metric by which the best are kept."""
 
 
 class ResultClaim(Document):

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
+from pydantic import ValidationError
 from starlette.responses import Response
 
 from fairlead.admission import Admitted, admit
@@ -49,6 +50,10 @@ MAX_KEEPERS = 3
 REOFFER_AFTER_S = 10.0
 """A leased attempt that its agent does not know was leased by an answer that got lost."""
 _MODES = {Desired.CANCEL: StopMode.CANCEL, Desired.PAUSE: StopMode.PAUSE}
+
+
+class CannotBeOffered(Conflict):
+    """This release cannot make a launch document of what was accepted before."""
 
 
 @router.post(
@@ -237,6 +242,17 @@ def lease(
     """Everything that a runner needs, with a fresh token: the one before stops working."""
     request = read_report(LeaseRequest, body)
     now, token = api.now(), new_attempt_token(attempt_id)
+    try:
+        document = _lease(api, cluster, attempt_id, request, token, now)
+    except CannotBeOffered as refusal:
+        with api.store.write() as session:  # in a transaction of its own: the one before was taken back
+            attempts.write_if_open(session, attempt_id, observed_detail=str(refusal)[:2000])
+        raise
+    failpoint("api.leased")
+    return answer(document)
+
+
+def _lease(api: Api, cluster: str, attempt_id: str, request: LeaseRequest, token: str, now: datetime) -> LaunchDocument:
     with api.store.write() as session:
         # The same fence as a sync's: no agent can attach between this line and the commit.
         clusters.sync(session, cluster, agent_epoch=request.agent_epoch, ray_session="", nodes=(), now=now)
@@ -245,16 +261,17 @@ def lease(
         is_first = attempt.lease_epoch == 1
         if row.current_attempt_no != attempt.attempt_no or (is_first and row.desired != Desired.RUN):
             raise StaleAttempt(f"attempt {attempt_id} is no longer wanted: {row.state}, {row.desired}")
-        document = _launch_document(api, session, row, attempt, token)
-    failpoint("api.leased")
-    return answer(document)
+        return _launch_document(api, session, row, attempt, token)
 
 
 def _launch_document(api: Api, session: Session, row: ExperimentRow, attempt: AttemptRow, token: str) -> LaunchDocument:
-    spec = experiments.spec_of(row)
+    try:
+        spec = experiments.spec_of(row)
+    except ValidationError as error:
+        raise CannotBeOffered(f"this release cannot read the spec of experiment {row.id}: {error}") from error
     admitted = admit(spec, manifests=api.manifests, has_bundle=lambda sha256: bundles.find(session, sha256) is not None)
     if not isinstance(admitted, Admitted):
-        raise Conflict(f"experiment {row.id} could not be admitted now: {admitted.detail}")
+        raise CannotBeOffered(f"experiment {row.id} could not be admitted now: {admitted.detail}")
     return LaunchDocument(
         attempt_id=attempt.id,
         experiment_id=row.id,
@@ -270,19 +287,5 @@ def _launch_document(api: Api, session: Session, row: ExperimentRow, attempt: At
         code_sha256=spec.code.removeprefix("sha256:") if spec.code else None,
         storage_path=attempt.storage_path,
         resume=_refs(session, row.id),
-        runtime_left_s=max(0.0, spec.policy.max_runtime_s - _spent_s(session, attempt)),
+        runtime_left_s=max(0.0, spec.policy.max_runtime_s - attempts.spent_s(session, row.id, without=attempt.id)),
     )
-
-
-def _spent_s(session: Session, attempt: AttemptRow) -> float:
-    """Run time of earlier attempts."""
-    earlier = [one for one in attempts.of_experiment(session, attempt.experiment_id) if one.id != attempt.id]
-    return sum(_ran_s(one) for one in earlier)
-
-
-def _ran_s(one: AttemptRow) -> float:
-    """A lost attempt ran until it was last seen: the hours until its death was proven are not its own."""
-    if one.started_at is None or one.ended_at is None:
-        return 0.0
-    last_seen = one.ended_at if one.result is not None else one.observed_at or one.started_at
-    return max(0.0, (last_seen - one.started_at).total_seconds())

@@ -12,6 +12,7 @@ import structlog
 
 from fairlead import __version__
 from fairlead.agent.cluster import RayCluster
+from fairlead.agent.collecting import Collector
 from fairlead.agent.control_plane import ControlPlane
 from fairlead.agent.files import read_begun, read_claim
 from fairlead.agent.tending import Lease, Surroundings, Tending
@@ -19,6 +20,7 @@ from fairlead.errors import BadInput, Conflict, FairleadError, NotFound, StaleAg
 from fairlead.failpoints import failpoint
 from fairlead.lifecycle import Observation
 from fairlead.protocol import (
+    MAX_DELETIONS,
     PROTOCOL,
     AttachAnswer,
     AttachRequest,
@@ -62,10 +64,12 @@ class Agent:
         self._tended: dict[str, Tending] = {}
         self._strays: dict[str, float] = {}
         self._around: Surroundings | None = None
+        self._collector = Collector(parts.settings.storage)
 
     def run(self) -> None:
         """Work until ``stop`` is set; runners go on. Raises ``StaleAgent`` once a newer agent has attached."""
         self._wait_for_ray()
+        self._collector.start()
         try:
             self._persist(self._attach)
             while not self._stop.is_set():
@@ -144,9 +148,12 @@ class Agent:
             nodes=cluster.nodes(),
             observations=tuple(self._observation(tending) for tending in self._tended.values()),
             stray_runners=self._old_strays(),
+            collected=self._collector.done()[:MAX_DELETIONS],
             wait_s=self._parts.settings.sync_wait_s,
         )
         answer = self._parts.control.sync(request)
+        self._collector.acknowledge(request.collected)
+        self._collector.take(answer.deletions)
         self._obey(answer)
         return answer != SyncAnswer()
 
@@ -216,6 +223,7 @@ class Agent:
             tending.leave()
         for tending in self._tended.values():
             tending.join(LEAVE_TIMEOUT_S)
+        self._collector.stop(LEAVE_TIMEOUT_S)
 
     def _require_around(self) -> Surroundings:
         assert self._around is not None, "attach() comes first"

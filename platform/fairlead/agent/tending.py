@@ -1,6 +1,7 @@
 """What the agent does for one attempt, in a thread of its own, so that a bad one does not hold up the others."""
 
 import math
+import shutil
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from fairlead.failpoints import failpoint
 from fairlead.lifecycle import Observation, Outcome
 from fairlead.protocol import AttemptObservation, LaunchDocument, ResultClaim, StartedReport, StopCommand, StopMode
 from fairlead.run.messages import RunnerStatus
+from fairlead.run.storage import unfinished_checkpoints
 
 FORCE_AFTER_S = 30.0
 """How long after the grace of a stop the runner itself may take to end the group."""
@@ -221,6 +223,9 @@ class Tending:
                 self._claim()
             case Action.REMOVE:
                 self.is_done = self._around.cluster.remove(self.lease.runner_name)
+                if self.is_done:  # nobody is left who could finish them
+                    for leftover in unfinished_checkpoints(self._attempt):
+                        shutil.rmtree(leftover, ignore_errors=True)
             case Action.FORCE:
                 self._around.cluster.remove(self.lease.runner_name)
             case Action.PROVE_DEATH:

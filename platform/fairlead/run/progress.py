@@ -26,6 +26,8 @@ class Group:
     hellos: dict[int, Hello] = field(default_factory=dict)
     finished: dict[int, Finished] = field(default_factory=dict)
     last_step: int | None = None
+    last_values: dict[str, float] = field(default_factory=dict)
+    """As the group itself has reported them, repeated steps included."""
     has_noted_start: bool = False
     has_resume: bool = False
     resume_from: Path | None = None
@@ -110,6 +112,7 @@ class Progress:
             group = self.group
             if group is None or group.generation != report.generation:
                 return {}
+            group.last_values.update(report.metrics)
             fresh = {key: value for key, value in report.metrics.items() if report.step > group.redo_until.get(key, -1)}
             self.num_repeated += len(report.metrics) - len(fresh)
             for key, value in fresh.items():

@@ -197,7 +197,13 @@ class Runner:
             shutil.rmtree(written.directory, ignore_errors=True)
             return False
         try:
-            commit_checkpoint(written.directory, written.files, step=written.step, world_size=written.world_size)
+            commit_checkpoint(
+                written.directory,
+                written.files,
+                step=written.step,
+                world_size=written.world_size,
+                score=self._score(),
+            )
         except OSError as error:
             shutil.rmtree(written.directory, ignore_errors=True)
             self._count_failed_write(f"step {written.step}: {error}")
@@ -205,6 +211,11 @@ class Runner:
         self._progress.count_storage(failed=False)
         self._progress.touch()
         return True
+
+    def _score(self) -> float | None:
+        """The metric by which the best checkpoints are kept, as the current group has last reported it."""
+        metric, group = self._require_document().spec.policy.checkpoints.metric, self._progress.group
+        return None if metric is None or group is None else group.last_values.get(metric)
 
     @ray.method(concurrency_group="workers")
     def checkpoint_failed(self, generation: int, message: str) -> None:
@@ -438,7 +449,8 @@ class Runner:
             document, places = self._require_document(), self._require_places()
             newest = newest_verified(places.attempt, document.resume, storage=places.storage)
             for rejected in newest.rejected:
-                self._note("checkpoint_rejected", f"{rejected.path}: {rejected.problem}")
+                payload = {"path": rejected.path, "problem": rejected.problem}
+                self._note("checkpoint_rejected", f"{rejected.path}: {rejected.problem}", payload)
             group.resume_from = newest.checkpoint.directory if newest.checkpoint else None
             group.has_resume = True
             self._note_resume(newest.checkpoint.step if newest.checkpoint else None, generation, document)

@@ -29,6 +29,7 @@ class CompleteCheckpoint:
     step: int
     directory: Path
     manifest_sha256: str
+    score: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,14 +144,14 @@ def _seal(path: Path, temporary: Path) -> FileEntry:
 
 
 def commit_checkpoint(
-    temporary: Path, entries: Sequence[FileEntry], *, step: int, world_size: int
+    temporary: Path, entries: Sequence[FileEntry], *, step: int, world_size: int, score: float | None = None
 ) -> CompleteCheckpoint:
     """Write the manifest and give the directory its final name. A complete one of that step is kept instead.
 
     Raises ``OSError``; the checkpoints before it stay as they were.
     """
     final = checkpoint_directory(temporary.parent, step)
-    manifest = CheckpointManifest(step=step, world_size=world_size, files=tuple(entries))
+    manifest = CheckpointManifest(step=step, world_size=world_size, files=tuple(entries), score=score)
     sha256 = write_atomically(temporary / MANIFEST_FILE, manifest.model_dump_json(indent=1).encode())
     failpoint("runner.manifest")
     if final.exists():
@@ -161,17 +162,18 @@ def commit_checkpoint(
     temporary.rename(final)
     fsync_directory(final.parent)
     failpoint("runner.checkpoint")
-    return CompleteCheckpoint(step=step, directory=final, manifest_sha256=sha256)
+    return CompleteCheckpoint(step=step, directory=final, manifest_sha256=sha256, score=score)
 
 
 def read_checkpoint(directory: Path) -> CompleteCheckpoint | None:
     """The checkpoint in ``directory`` if its manifest can be read; its files are not looked at."""
     try:
         content = (directory / MANIFEST_FILE).read_bytes()
-        step = CheckpointManifest.model_validate_json(content).step
+        manifest = CheckpointManifest.model_validate_json(content)
     except (OSError, ValidationError):
         return None
-    return CompleteCheckpoint(step=step, directory=directory, manifest_sha256=hashlib.sha256(content).hexdigest())
+    sha256 = hashlib.sha256(content).hexdigest()
+    return CompleteCheckpoint(step=manifest.step, directory=directory, manifest_sha256=sha256, score=manifest.score)
 
 
 def complete_checkpoints(attempt: Path) -> tuple[CompleteCheckpoint, ...]:

@@ -7,6 +7,7 @@ from fairlead.spec.data import BinSpec, DataSpec, LabelNoiseSpec, SplitSpec
 from fairlead.spec.document import Document, explain, from_json, from_mapping, from_yaml
 from fairlead.spec.evaluation import EvaluationSpec, Evidence, GateSpec, Requirement
 from fairlead.spec.experiment import (
+    CheckpointsSpec,
     ExperimentSpec,
     PolicySpec,
     RegisterSpec,
@@ -19,6 +20,7 @@ from fairlead.spec.manifest import Manifest, Parameter
 
 __all__ = [
     "BinSpec",
+    "CheckpointsSpec",
     "DataSpec",
     "Document",
     "EvaluationSpec",

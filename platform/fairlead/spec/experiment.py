@@ -46,6 +46,18 @@ class RetriesSpec(Document):
     user_error: int = Field(default=0, ge=0, le=100)
 
 
+class CheckpointsSpec(Document):
+    """Which checkpoints are kept; older ones are deleted while the experiment goes on."""
+
+    keep_last: int = Field(default=2, ge=1, le=10_000)
+    """The newest so many."""
+    keep_best: int = Field(default=1, ge=0, le=10_000)
+    """And so many with the best ``metric``."""
+    metric: Annotated[str, StringConstraints(min_length=1, max_length=250)] | None = None
+    """A reported metric, by its last value before the checkpoint. Absent: none counts as best."""
+    mode: Literal["min", "max"] = "min"
+
+
 class PolicySpec(Document):
     """Limits, and what to do when something breaks."""
 
@@ -56,6 +68,9 @@ class PolicySpec(Document):
     stall_timeout_s: float = Field(default=600, gt=0)
     """Time without a reported step after which an attempt is stopped."""
     retries: RetriesSpec = RetriesSpec()
+    checkpoints: CheckpointsSpec = CheckpointsSpec()
+    keep_alive_s: float = Field(default=0, ge=0, le=3600)
+    """After an error, a stall or a lack of memory, how long the processes stay for a look; a cancel ends them."""
 
 
 class RegisterSpec(Document):

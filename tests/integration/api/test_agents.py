@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fairlead.lifecycle import Outcome, State
-from fairlead.store import attempts, clusters, experiments
+from fairlead.store import attempts, checkpoints, clusters, experiments
 from fairlead_api.access import new_attempt_token
 
 SHA = "a" * 64
@@ -94,7 +94,7 @@ def test_another_protocol_is_refused_by_name(small_bench: Any) -> None:
 
 def test_a_sync_waits_until_there_is_something_to_do(small_bench: Any) -> None:
     epoch = small_bench.attach()
-    empty = {"offers": [], "stops": [], "ended": [], "strays_to_stop": []}
+    empty = {"offers": [], "stops": [], "ended": [], "strays_to_stop": [], "deletions": []}
     assert small_bench.sync(epoch, wait_s=0.3) == empty
 
 
@@ -363,3 +363,42 @@ def test_numbers_that_no_column_holds_do_not_stop_an_agent(bench: Any, spec: dic
     seen = [{"attempt_id": attempt_id, "observation": "present", "last_step": 2**80}]
     body = {"agent_epoch": 1, "ray_session": "ray-1", "observations": seen}
     assert bench.agent.post("/internal/v1/agent/sync", json=body).status_code == 200
+
+
+def test_superfluous_checkpoints_are_told_until_the_agent_has_deleted_or_spared_them(
+    bench: Any, spec: dict[str, Any]
+) -> None:
+    experiment_id, attempt_id, headers = bench.running(spec)
+    path = f"default/{experiment_id}/a1/ckpt-"
+    for step in (1, 2, 3):
+        body = {"step": step, "path": f"{path}{step}", "manifest_sha256": SHA, "score": step / 2}
+        answer = bench.nobody.post(f"/internal/v1/attempts/{attempt_id}/checkpoints", json=body, headers=headers)
+        assert answer.status_code == 204
+    with bench.store.write() as session:
+        rows = checkpoints.newest_first(session, experiment_id)
+        assert [row.score for row in rows] == [1.5, 1.0, 0.5]
+        checkpoints.mark_deleting(session, [row.id for row in rows if row.step < 3])
+    seen = [{"attempt_id": attempt_id, "observation": "present"}]
+    told = bench.sync(1, observations=seen)["deletions"]
+    assert [one["path"] for one in told] == [f"{path}1", f"{path}2"]
+    assert [keeper["path"] for keeper in told[0]["keepers"]] == [f"{path}3"]
+    collected = [
+        {"path": f"{path}1", "is_deleted": True},
+        {"path": f"{path}2", "is_deleted": False, "damaged": [f"{path}3"]},
+    ]
+    assert bench.sync(1, observations=seen, collected=collected)["deletions"] == []
+    left = bench.user.get(f"/v1/experiments/{experiment_id}/checkpoints").json()["items"]
+    assert [one["step"] for one in left] == [2]
+    kinds = [event["kind"] for event in bench.user.get(f"/v1/experiments/{experiment_id}/events").json()["items"]]
+    assert kinds.count("checkpoint_rejected") == 1
+
+
+def test_a_checkpoint_that_a_resume_found_damaged_is_offered_no_more(bench: Any, spec: dict[str, Any]) -> None:
+    experiment_id, attempt_id, headers = bench.running(spec)
+    path = f"default/{experiment_id}/a1/ckpt-3"
+    body = {"step": 3, "path": path, "manifest_sha256": SHA}
+    bench.nobody.post(f"/internal/v1/attempts/{attempt_id}/checkpoints", json=body, headers=headers)
+    note = {"kind": "checkpoint_rejected", "detail": "damaged", "payload": {"path": path}, "at_ms": 1}
+    batch = {"stream": "notes", "first_offset": 0, "notes": [note]}
+    assert bench.nobody.post(f"/internal/v1/attempts/{attempt_id}/batches", json=batch, headers=headers).is_success
+    assert bench.user.get(f"/v1/experiments/{experiment_id}/checkpoints").json()["items"] == []
