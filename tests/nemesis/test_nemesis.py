@@ -51,6 +51,7 @@ def train(params, context):
     test = context.shard("test")
     context.evaluate("test", records=test.records, predictions=np.zeros(len(test), dtype=np.int64))
 """
+Choices = list[tuple[int, Callable[[], None]]]
 CALM_LIMIT_S = 420.0
 CLEAN_LIMIT_S = 60.0
 LIVE_AT_ONCE = 4
@@ -70,7 +71,7 @@ class Nemesis:
     _timers: list[threading.Timer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._random = random.Random(self.seed)
+        self._random, self._whims = random.Random(self.seed), random.Random(self.seed + 2)
         self._began_s = time.monotonic()
         self._client: Client = self.stack.client()
         (self.code / "work.py").write_text(WORK)
@@ -78,12 +79,33 @@ class Nemesis:
     # ---- the schedule ----
 
     def rage(self, duration_s: float) -> None:
-        """Do one thing after the other until the time is over, then let everything that sleeps go on."""
-        choices: list[tuple[int, Callable[[], None]]] = [
-            (5, self._submit),
+        """Do one thing after the other until the time is over, then let everything that sleeps go on.
+
+        Users have a thread and a schedule of their own: their calls may wait for what was just killed.
+        """
+        users = threading.Thread(target=self._act, args=(self._users(), random.Random(self.seed + 1), duration_s))
+        users.start()
+        self._act(self._deaths(), self._random, duration_s)
+        users.join()
+        for timer in self._timers:
+            timer.join()
+
+    def _act(self, choices: Choices, own: random.Random, duration_s: float) -> None:
+        weights, acts = [weight for weight, _ in choices], [act for _, act in choices]
+        while time.monotonic() - self._began_s < duration_s:
+            own.choices(acts, weights)[0]()
+            time.sleep(own.uniform(0.2, 3.0))  # the pace of the schedule, not a wait for anything
+
+    def _users(self) -> Choices:
+        wishes: Choices = [
             (2, lambda: self._wish("cancel")),
             (2, lambda: self._wish("pause")),
             (3, lambda: self._wish("resume")),
+        ]
+        return [(8, self._submit), *wishes]
+
+    def _deaths(self) -> Choices:
+        return [
             (2, lambda: self._kill("api")),
             (2, lambda: self._kill("agent")),
             (1, lambda: self._kill("mlflow")),
@@ -94,35 +116,23 @@ class Nemesis:
             (1, lambda: self._stop("agent")),
             (1, lambda: self._stop("mlflow")),
         ]
-        weights, acts = [weight for weight, _ in choices], [act for _, act in choices]
-        while time.monotonic() - self._began_s < duration_s:
-            self._submit_some()
-            self._random.choices(acts, weights)[0]()
-            time.sleep(self._random.uniform(0.2, 3.0))  # the pace of the schedule, not a wait for anything
-        for timer in self._timers:
-            timer.join()
 
     def _say(self, deed: str) -> None:
         self.deeds.append(f"{time.monotonic() - self._began_s:.1f} s: {deed}")
 
     # ---- users ----
 
-    def _submit_some(self) -> None:
-        if not self.acknowledged:
-            for _ in range(3):
-                self._submit()
-
     def _submit(self) -> None:
         if len(self._unfinished()) >= LIVE_AT_ONCE:
             return
-        key = f"key-{len(self.acknowledged)}-{self._random.randrange(10**6)}"
+        key = f"key-{len(self.acknowledged)}-{self._whims.randrange(10**6)}"
         spec: dict[str, Any] = {
             "name": "nemesis",
             "workload": "work:train",
             "code": ".",
-            "params": {"steps": self._random.choice((10, 30, 60))},
+            "params": {"steps": self._whims.choice((10, 30, 60))},
             "data": {"uri": "builtin://diabetes"},
-            "resources": {"workers": self._random.choice((1, 1, 2))},
+            "resources": {"workers": self._whims.choice((1, 1, 2))},
             "policy": {"stall_timeout_s": 120, "retries": {"infra": 20}},
         }
         path = self.code / "spec.json"
@@ -138,7 +148,7 @@ class Nemesis:
 
     def _wish(self, wish: str) -> None:
         if found := self._unfinished():
-            experiment_id = self._random.choice(found)
+            experiment_id = self._whims.choice(found)
             with suppress(FairleadError):
                 getattr(self._client.get(experiment_id), wish)()
                 self._say(f"{wish} {experiment_id}")
