@@ -252,6 +252,7 @@ class Processes:
     url: str
     store: Store
     directory: Path
+    looking: "psycopg.Connection[Any]"
     begun: list[Control] = field(default_factory=list)
 
     def start(self, name: str, *, ttl_s: float = TTL_S) -> Control:
@@ -315,8 +316,7 @@ class Processes:
         return bool(self.ask(query, name))
 
     def ask(self, query: Any, name: str) -> int:
-        with psycopg.connect(self.url.replace("postgresql+psycopg://", "postgresql://"), autocommit=True) as connection:
-            row = connection.execute(query, (name,)).fetchone()
+        row = self.looking.execute(query, (name,)).fetchone()
         assert row is not None
         return int(row[0])
 
@@ -338,8 +338,10 @@ def await_true(what: str, holds: Callable[[], bool], timeout_s: float, *, every_
 
 @pytest.fixture
 def processes(postgres_url: str, postgres_store: Store, tmp_path: Path) -> Iterator[Processes]:
-    made = Processes(postgres_url, postgres_store, tmp_path)
-    yield made
+    address = postgres_url.replace("postgresql+psycopg://", "postgresql://")
+    with psycopg.connect(address, autocommit=True) as looking:
+        made = Processes(postgres_url, postgres_store, tmp_path, looking)
+        yield made
     for each in made.begun:
         each.send(signal.SIGCONT) if each.process.poll() is None else None
         each.process.kill()
@@ -366,12 +368,12 @@ def stopped_writer(processes: Processes, leader: Control, *, is_writing: bool) -
     await_true("the leader is at work", lambda: processes.accepted() < 390, 60)
     for _ in range(2000):
         leader.send(signal.SIGSTOP)
-        time.sleep(0.01)  # what it has sent is answered now
+        time.sleep(0.005)  # what it has sent is answered now
         if processes.is_writing(leader.name) == is_writing:
             assert processes.accepted() > 20, "it is too late: the tick may be over"
             return
         leader.send(signal.SIGCONT)
-        time.sleep(0.003)
+        time.sleep(0.002)
     raise AssertionError("it could not be caught")
 
 

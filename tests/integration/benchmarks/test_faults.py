@@ -1,0 +1,62 @@
+"""The benchmarks that kill the control plane, at a small size: their promises hold on every run of the tests."""
+
+from pathlib import Path
+
+import pytest
+from benchmarks.control_plane import control_plane
+from benchmarks.crash_loop import compare, crash
+from benchmarks.recovery import control, postgres
+from sqlalchemy import delete, update
+
+from fairlead.store import Store, experiments, idempotency
+from fairlead.store.idempotency import StoredAnswer
+from fairlead.store.tables import EventRow, ExperimentRow
+from fairlead.testing import FakeClock
+from fairlead.testing.stored import an_experiment
+
+
+def test_processes_killed_at_random_lose_and_double_nothing() -> None:
+    found = crash("postgresql", submits=200, seed=1)
+    assert (found.submits, found.lost, found.doubled, found.event_gaps) == (200, 0, 0, 0)
+    assert sum(found.kills.values()) == 4
+
+
+@pytest.mark.nightly  # minutes: the only server there is must start again after every kill
+def test_a_server_on_sqlite_killed_at_random_loses_and_doubles_nothing() -> None:
+    found = crash("sqlite", submits=1000, seed=2)
+    assert (found.submits, found.lost, found.doubled, found.event_gaps) == (1000, 0, 0, 0)
+
+
+def test_without_the_leader_the_api_goes_on_and_scheduling_resumes_and_a_killed_database_is_survived(
+    tmp_path: Path,
+) -> None:
+    with control_plane(tmp_path, "postgresql") as plane:
+        took_s, watch = control(plane)
+        assert took_s < 20
+        assert watch.asked >= 10
+        assert watch.failed == 0
+        assert postgres(plane) < 60
+
+
+def acknowledge(store: Store, *names: str) -> dict[str, set[str]]:
+    clock = FakeClock()
+    for name in names:
+        an_experiment(store, f"id-{name}", name=name)
+        with store.write() as session:
+            answer = StoredAnswer(status=201, headers={}, body="{}")
+            scope = {"principal": "p", "route": "r", "key": name, "body_sha256": "0"}
+            idempotency.insert(session, **scope, answer=answer, expires_at=clock.now())
+    return {name: {f"id-{name}"} for name in names}
+
+
+def test_the_comparison_sees_what_is_lost_doubled_or_has_a_gap(sqlite_store: Store) -> None:
+    acknowledged = acknowledge(sqlite_store, "a", "b")
+    assert compare(sqlite_store, acknowledged) == (0, 0, 0)
+    assert compare(sqlite_store, {**acknowledged, "c": {"id-c"}}) == (1, 0, 0)
+    an_experiment(sqlite_store, "again", name="a")
+    assert compare(sqlite_store, acknowledged) == (0, 1, 0)
+    with sqlite_store.write() as session:
+        experiments.note(session, "id-a", kind="hint", actor="x", now=FakeClock().now())
+        session.execute(delete(EventRow).where(EventRow.experiment_id == "id-a", EventRow.seq == 1))
+        session.execute(update(ExperimentRow).where(ExperimentRow.id == "id-b").values(state="queued"))
+    assert compare(sqlite_store, acknowledged) == (0, 1, 2)
