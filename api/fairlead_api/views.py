@@ -18,7 +18,8 @@ from fairlead.representation import (
     RegistrationView,
 )
 from fairlead.store import experiments
-from fairlead.store.tables import AttemptRow, EventRow, ExperimentRow, SeriesRow
+from fairlead.store.series import Series
+from fairlead.store.tables import AttemptRow, EventRow, ExperimentRow
 
 
 def answer(view: BaseModel, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -64,6 +65,7 @@ def _fields(row: ExperimentRow) -> dict[str, Any]:
         "spec_hash": row.spec_hash,
         "created_at": row.created_at,
         "updated_at": row.updated_at,
+        "released_at": row.released_at,
         "attempt_no": row.current_attempt_no,
         "last_step": row.last_step,
         "total_steps": row.total_steps,
@@ -103,6 +105,7 @@ def attempt_view(row: AttemptRow) -> AttemptView:
         leased_at=row.leased_at,
         started_at=row.started_at,
         ended_at=row.ended_at,
+        declared_lost_by=row.declared_lost_by,
     )
 
 
@@ -121,7 +124,7 @@ def event_view(row: EventRow) -> EventView:
     )
 
 
-def metrics_view(row: ExperimentRow, series: list[SeriesRow]) -> MetricsView:
+def metrics_view(row: ExperimentRow, series: list[Series]) -> MetricsView:
     """Last values, and the series that were asked for."""
     last, non_finite = split_finite(row.metrics)
     points = {one.key: tuple(_point(point) for point in one.points) for one in series}

@@ -22,7 +22,7 @@ from fairlead.protocol import (
     StartedReport,
     checkpoint_path,
 )
-from fairlead.store import Session, attempts, batches, checkpoints, events, experiments, series
+from fairlead.store import Session, attempts, batches, checkpoints, events, experiments
 from fairlead.store.tables import AttemptRow
 from fairlead_api.access import AttemptToken, attempt_named_by
 from fairlead_api.bodies import ReportBody, read_report
@@ -127,20 +127,14 @@ def _refused(session: Session, row: AttemptRow, batch: Batch, why: str, *, now: 
 
 
 def _keep_points(session: Session, row: AttemptRow, points: tuple[MetricPoint, ...]) -> None:
-    """Last values, the last step, and the down-sampled series."""
-    experiment = experiments.get(session, row.experiment_id)
-    last: dict[str, Any] = dict(experiment.metrics)
-    by_key: dict[str, list[list[Any]]] = {}
+    """Last values and the last step; the series are made later, of the batch itself."""
+    last: dict[str, Any] = dict(experiments.get(session, row.experiment_id).metrics)
     for point in points:
         if point.key in last or len(last) < MAX_KEYS:
-            value = _stored(point.value)
-            last[point.key] = value
-            by_key.setdefault(point.key, []).append([point.step, point.at_ms, value])
+            last[point.key] = _stored(point.value)
     steps = [point.step for point in points if not point.key.startswith(SYSTEM_PREFIX)]
     columns: dict[str, Any] = {"metrics": last} | ({"last_step": min(max(steps), MAX_STEP)} if steps else {})
     experiments.set_columns(session, row.experiment_id, **columns)
-    for key, found in by_key.items():
-        series.extend(session, row.experiment_id, key, found)
     if steps:
         attempts.write_if_open(session, row.id, last_step=columns["last_step"])
 

@@ -82,5 +82,5 @@ def mark_recorded(session: Session, ids: list[int], *, now: datetime) -> None:
 
 def forget_recorded(session: Session, *, before: datetime, limit: int = 1000) -> int:
     """Delete batches recorded before a time; MLflow and ``series`` have their points. Returns how many."""
-    old = select(BatchRow.id).where(BatchRow.recorded_at < before).limit(limit)
+    old = select(BatchRow.id).where(BatchRow.recorded_at < before, BatchRow.folded_at.is_not(None)).limit(limit)
     return session.execute(delete(BatchRow).where(BatchRow.id.in_(old))).rowcount  # type: ignore[attr-defined,no-any-return]

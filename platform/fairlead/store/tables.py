@@ -202,6 +202,7 @@ class BatchRow(Table):
     __table_args__ = (
         UniqueConstraint("attempt_id", "stream", "first_offset"),
         Index("ix_batch_recorded_at_id", "recorded_at", "id"),
+        Index("ix_batch_folded_at_experiment_id", "folded_at", "experiment_id"),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
@@ -213,6 +214,8 @@ class BatchRow(Table):
     payload: Mapped[list[Any]]
     received_at: Mapped[datetime]
     recorded_at: Mapped[datetime | None]
+    folded_at: Mapped[datetime | None]
+    """When its points went into the down-sampled series."""
 
 
 class StreamRow(Table):

@@ -76,7 +76,7 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
 
 def test_servers_that_migrate_at_once_take_turns(empty_url: str) -> None:
     for process in [command("migrate", empty_url) for _ in range(2)]:
-        assert ended(process) == (0, "the database has schema 0002\n", "")
+        assert ended(process) == (0, "the database has schema 0003\n", "")
 
 
 def test_the_command_checks_and_migrates(empty_url: str) -> None:
@@ -85,7 +85,7 @@ def test_the_command_checks_and_migrates(empty_url: str) -> None:
     assert err.endswith("run `python -m fairlead.store migrate` first\n")
     assert "Traceback" not in err
     for action in ("migrate", "check"):
-        assert ended(command(action, empty_url)) == (0, "the database has schema 0002\n", "")
+        assert ended(command(action, empty_url)) == (0, "the database has schema 0003\n", "")
 
 
 def test_the_command_says_when_the_database_does_not_answer() -> None:

@@ -1,13 +1,14 @@
 import math
+from datetime import datetime, timedelta
 from threading import Barrier, Thread
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fairlead.errors import Conflict, WrongOffset
 from fairlead.protocol import Batch, MetricPoint, NoteRecord
-from fairlead.store import Store, attempts, batches, checkpoints, series
+from fairlead.store import Store, attempts, batches, checkpoints, experiments, series
 from fairlead.testing import FakeClock
 from fairlead.testing.stored import an_attempt
 
@@ -127,7 +128,9 @@ def test_recorded_batches_are_kept_until_their_time(store: Store, clock: FakeClo
         assert [row.id for row in batches.unrecorded(session)] == ids[1:]
         assert batches.has_unrecorded(session, "exp-1")
         assert batches.forget_recorded(session, before=clock.now()) == 0
-        assert batches.forget_recorded(session, before=clock.advance(1)) == 1
+        assert batches.forget_recorded(session, before=clock.advance(1)) == 0, "the series still need it"
+        series.fold(session, "exp-1", now=clock.now())
+        assert batches.forget_recorded(session, before=clock.now()) == 1
         batches.mark_recorded(session, ids[1:], now=clock.now())
         assert not batches.has_unrecorded(session, "exp-1")
 
@@ -204,43 +207,64 @@ def test_progress_is_the_highest_step_of_earlier_attempts(store: Store, steps: l
 # ---- series -------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lengths=st.lists(st.integers(0, 1500), min_size=1, max_size=4))
-def test_a_series_is_every_stride_th_point_however_it_arrives(sqlite_store: Store, lengths: list[int]) -> None:
-    key, total = str(lengths), sum(lengths)
-    if not total:
-        return
-    with sqlite_store.write() as session:
-        if session.get(series.SeriesRow, ("exp-1", key)) is not None:
-            return
-    seed(sqlite_store)
+def test_a_series_is_every_stride_th_point_however_it_arrives(lengths: list[int]) -> None:
+    row, total = series.SeriesRow(key="loss", points=[], stride=1, seen=0), sum(lengths)
     first = 0
     for length in lengths:
-        with sqlite_store.write() as session:
-            series.extend(session, "exp-1", key, [[i, i * 10, i / 2] for i in range(first, first + length)])
+        series.extend(row, [[i, i * 10, i / 2] for i in range(first, first + length)])
         first += length
-    with sqlite_store.read() as session:
-        (row,) = series.of_experiment(session, "exp-1", (key,))
     assert row.seen == total
     assert row.points == [[i, i * 10, i / 2] for i in range(0, total, row.stride)]
     assert len(row.points) < series.MAX_POINTS
     assert row.stride == 1 or len(row.points) >= series.MAX_POINTS / 2 - 1
 
 
-def seed(store: Store) -> None:
+def fold(store: Store) -> None:
+    with store.write() as session:
+        series.fold(session, "exp-1", now=NOW)
+
+
+def found(store: Store, *keys: str) -> dict[str, list[object]]:
     with store.read() as session:
-        known = session.get(attempts.ExperimentRow, "exp-1") is not None
-    if not known:
-        an_attempt(store)
+        return {one.key: one.points for one in series.of_experiment(session, "exp-1", keys)}
 
 
-def test_series_keep_names_for_what_is_not_finite_and_are_found_by_key(store: Store) -> None:
+def test_a_series_is_the_same_before_and_after_its_batches_were_folded(store: Store) -> None:
     an_attempt(store)
     with store.write() as session:
-        series.extend(session, "exp-1", "b", [[0, 10, "NaN"]])
-        series.extend(session, "exp-1", "a", [[0, 10, 1.5]])
-        series.extend(session, "exp-1", "b", [[1, 11, "Infinity"]])
-    with store.read() as session:
-        assert [row.key for row in series.of_experiment(session, "exp-1")] == ["a", "b"]
-        (row,) = series.of_experiment(session, "exp-1", ("b",))
-    assert row.points == [[0, 10, "NaN"], [1, 11, "Infinity"]]
+        experiments.set_columns(session, "exp-1", metrics={"loss": 0.5})
+    take_in(store, points(0, 2))
+    take_in(store, points(2, 1, value=math.inf))
+    whole = {"loss": [[0, 1000, 0.5], [1, 1001, 0.5], [2, 1000, "Infinity"]]}
+    assert found(store) == found(store, "loss") == whole
+    assert found(store, "other") == {}
+    fold(store)
+    fold(store)
+    assert found(store) == whole
+    take_in(store, points(3, 1))
+    assert found(store)["loss"] == [*whole["loss"], [3, 1000, 0.5]]
+
+
+def test_only_metrics_whose_last_values_are_kept_get_a_series(store: Store) -> None:
+    an_attempt(store)
+    take_in(store, points(0, 2))
+    fold(store)
+    assert found(store) == {}
+
+
+def test_batches_are_folded_when_they_are_many_or_old(store: Store, clock: FakeClock) -> None:
+    an_attempt(store)
+    take_in(store, points(0, 1))
+
+    def due(before: datetime) -> list[str]:
+        with store.read() as session:
+            return series.due(session, before=before)
+
+    assert due(NOW) == []
+    assert due(NOW + timedelta(seconds=1)) == ["exp-1"]
+    for first in range(1, series.FOLD_BATCHES):
+        take_in(store, points(first, 1))
+    assert due(NOW) == ["exp-1"]
+    fold(store)
+    assert due(NOW + timedelta(seconds=1)) == []
