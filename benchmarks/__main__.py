@@ -17,10 +17,12 @@ from typing import Any
 
 from benchmarks import (
     burst_of_50,
+    crash_loop,
     first_step,
     growth,
     idle_memory,
     metric_ingest,
+    recovery,
     thousand_starts,
     throughput,
     where_time_goes,
@@ -39,6 +41,8 @@ BENCHMARKS: dict[str, ModuleType] = {
         growth,
         idle_memory,
         where_time_goes,
+        crash_loop,
+        recovery,
         thousand_starts,  # the longest: last
     )
 }

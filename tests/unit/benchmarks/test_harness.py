@@ -33,6 +33,8 @@ CONTRACT = {
     "metric_ingest": ("points_per_s", "mlflow_client_points_per_s", "worst_step_delay"),
     "burst_of_50": ("makespan_s", "shell_loop_s", "sum_of_own_s"),
     "idle_memory": ("pss_mb", "ray_plus_mlflow_pss_mb"),
+    "crash_loop": ("submits", "lost", "doubled", "event_gaps", "seed"),
+    "recovery": ("control_s", "agent_s", "postgres_s", "head_s"),
     "thousand_starts": ("starts", "leaked", "memory_growth"),
 }
 
