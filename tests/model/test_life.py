@@ -446,6 +446,7 @@ class World:
         self.agents: list[HandAgent] = []
         self.acknowledged: dict[str, str] = {}
         self.is_clock_steady = True
+        self.clock_error_s = 0.0
 
     def close(self) -> None:
         self.store.close()
@@ -699,6 +700,7 @@ class Lives(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([-3600, 3600]))
     def set_the_clock(self, seconds: float) -> None:
         self.world.clock.jump(seconds)
+        self.world.clock_error_s += seconds
         self.world.is_clock_steady = False
 
     @rule()
@@ -771,6 +773,7 @@ class Lives(RuleBasedStateMachine):
 
     def _calm_down(self) -> None:
         world = self.world
+        world.clock.jump(max(0.0, -world.clock_error_s))  # set right: times in the future would be waited for
         world.network.is_cut, world.network.loses_answers, world.mlflow.is_away = False, 0, False
         world.ray.is_answering, world.ray.has_leftovers, world.ray.loses_launch = True, False, False
         for _ in range(80):
@@ -823,7 +826,7 @@ def _run(examples: int, steps: int, *, is_derandomized: bool) -> int:
 
 
 def test_no_order_of_steps_crashes_and_repeats_breaks_a_promise_or_leaves_anything_stuck() -> None:
-    assert _run(100, 80, is_derandomized=True) >= 5_000
+    assert _run(60, 80, is_derandomized=True) >= 3_000
 
 
 @pytest.mark.nightly  # new random orders each night, for as long as fifty times the default tier
