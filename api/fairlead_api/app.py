@@ -20,7 +20,7 @@ from fairlead_api.meters import Meters
 from fairlead_api.openapi import describe
 from fairlead_api.parts import Api
 from fairlead_api.problems import on_bad_parameters, on_fairlead_error, on_http_error
-from fairlead_api.routes import agents, attempts, docs, experiments, links, progress, server, workloads
+from fairlead_api.routes import agents, attempts, clusters, docs, experiments, links, progress, server, workloads
 from fairlead_api.secret import read_secret
 from fairlead_api.streams import Streams
 from fairlead_api.watch import Watch
@@ -59,7 +59,7 @@ def create_app(
     meters = Meters(api, streams)
     app.state.api, app.state.streams, app.state.watch = api, streams, Watch(api)
     app.state.meters, app.state.told = meters, {}
-    for module in (experiments, progress, links, workloads, server, agents, attempts, docs):
+    for module in (experiments, clusters, progress, links, workloads, server, agents, attempts, docs):
         app.include_router(module.router)
     app.add_exception_handler(FairleadError, on_fairlead_error)
     app.add_exception_handler(HTTPException, on_http_error)

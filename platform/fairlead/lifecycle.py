@@ -3,6 +3,9 @@
 Final states are those without a move: that is derived, not maintained.
 """
 
+import itertools
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -81,7 +84,7 @@ MOVES: dict[State, frozenset[State]] = {
     State.EVALUATING: frozenset({State.SUCCEEDED, State.HELD, State.FAILED}),
     State.RETRYING: frozenset({State.QUEUED, State.PAUSED, State.HELD, State.CANCELLED}),
     State.PAUSED: frozenset({State.QUEUED, State.CANCELLED}),
-    State.HELD: frozenset(  # with an attempt that could not be stopped: whatever follows its end
+    State.HELD: frozenset(  # released by a human, or with an attempt that could not be stopped: what follows its end
         {State.QUEUED, State.EVALUATING, State.RETRYING, State.PAUSED, State.FAILED, State.CANCELLED}
     ),
     State.SUCCEEDED: frozenset(),
@@ -100,7 +103,17 @@ def move(state: State, to: State) -> State:
 MAX_RETRY_DELAY_S = 600.0
 RETRY_BASE_S = 10.0
 POISON_AFTER = 3
+REFUSALS_HELD_AFTER = 3
+BLAME_AFTER = 3
+OFFER_WITHDRAWN = "offer_withdrawn"
+"""The reason of an attempt whose cluster had no agent that answered."""
+OFFER_REFUSED = "offer_refused"
+"""The reason of an attempt that no agent took although one answered."""
+SESSION_ENDED = "node_lost: the Ray session it ran in has ended"
+RULE_FAIL = "rule_fail"
+"""The reason of an attempt that a rule of its spec wants to be the last."""
 _POISONOUS_REASONS = frozenset({"worker_died", "runner_died"})
+_REASONS_OUTSIDE = frozenset({"node_lost", "storage", "environment"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +124,13 @@ class EndedAttempt:
     reason: str
     made_progress: bool
     """Whether it committed a checkpoint that no earlier attempt had."""
+    is_forgiven: bool = False
+    """Whether it ended before a human released the experiment: it counts for no budget and no poison any more."""
+
+    @property
+    def code(self) -> str:
+        """The reason's first word, which is for programs."""
+        return self.reason.split(":")[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,8 +143,17 @@ class Next:
     """How many retries of this kind came before, counted from 1; sets the delay."""
 
 
-def after_attempt(ended: tuple[EndedAttempt, ...], *, desired: Desired, retries: RetriesSpec) -> Next:
-    """Decide what follows the last of ``ended``, oldest first. Pure: budgets are counts of attempts."""
+def after_attempt(
+    ended: tuple[EndedAttempt, ...],
+    *,
+    desired: Desired,
+    retries: RetriesSpec,
+    runtime_left_s: float = math.inf,
+) -> Next:
+    """Decide what follows the last of ``ended``, oldest first. Pure: budgets are counts of attempts.
+
+    ``runtime_left_s``: of ``max_runtime_s``, after all attempts; nothing is tried again without any.
+    """
     last = ended[-1]
     if last.outcome is Outcome.SUCCEEDED:
         return Next(state=State.EVALUATING, reason="result committed")
@@ -132,20 +161,41 @@ def after_attempt(ended: tuple[EndedAttempt, ...], *, desired: Desired, retries:
         return Next(state=State.CANCELLED, reason="cancelled by the user")
     if desired is Desired.PAUSE:
         return Next(state=State.PAUSED, reason="paused by the user")
+    following = _unasked(ended, retries)
+    if following.state in (State.QUEUED, State.RETRYING) and runtime_left_s <= 0:
+        return Next(state=State.FAILED, reason=f"timeout: no run time is left to try again after {following.reason}")
+    return following
+
+
+def _unasked(ended: tuple[EndedAttempt, ...], retries: RetriesSpec) -> Next:
+    """What follows where the user wants it to run, and there is no result."""
+    last = ended[-1]
     if last.outcome is Outcome.PREEMPTED:
-        return Next(state=State.QUEUED, reason=f"preempted: {last.reason}")
+        return _after_preemption(ended)
     if last.outcome is Outcome.TIMEOUT:
         return Next(state=State.FAILED, reason=f"timeout: {last.reason}")
+    if last.code == RULE_FAIL:
+        return Next(state=State.FAILED, reason=f"{last.outcome}: {last.reason}")
     if _is_poison(ended):
         return Next(state=State.HELD, reason=f"poison: {POISON_AFTER} attempts in a row died without progress")
     return _retry_or_fail(ended, retries)
+
+
+def _after_preemption(ended: tuple[EndedAttempt, ...]) -> Next:
+    """Back to its old place; but not for ever where every offer is refused."""
+    last, tail = ended[-1], _counting(ended)[-REFUSALS_HELD_AFTER:]
+    if len(tail) == REFUSALS_HELD_AFTER and all(attempt.code == OFFER_REFUSED for attempt in tail):
+        why = f"cannot_be_offered: {REFUSALS_HELD_AFTER} offers in a row were not taken, the last one {last.reason}"
+        return Next(state=State.HELD, reason=why)
+    return Next(state=State.QUEUED, reason=f"preempted: {last.reason}")
 
 
 def _retry_or_fail(ended: tuple[EndedAttempt, ...], retries: RetriesSpec) -> Next:
     last = ended[-1]
     charged = _charged_to(last.outcome)
     budget: int = getattr(retries, charged)
-    spent = sum(1 for attempt in _since_progress(ended, charged) if _charged_to(attempt.outcome) == charged)
+    counting = _counting(_since_progress(ended, charged))
+    spent = sum(1 for attempt in counting if _charged_to(attempt.outcome) == charged)
     if spent > budget:
         used = f" after {budget} retries" if budget else ""
         return Next(state=State.FAILED, reason=f"{last.outcome}: {last.reason}{used}")
@@ -171,10 +221,50 @@ def _since_progress(ended: tuple[EndedAttempt, ...], charged: str) -> tuple[Ende
     return ended[last_progress:]
 
 
+def _counting(ended: tuple[EndedAttempt, ...]) -> tuple[EndedAttempt, ...]:
+    return tuple(attempt for attempt in ended if not attempt.is_forgiven)
+
+
 def _is_poison(ended: tuple[EndedAttempt, ...]) -> bool:
-    tail = ended[-POISON_AFTER:]
+    tail = _counting(ended)[-POISON_AFTER:]
     return len(tail) == POISON_AFTER and all(
         not attempt.made_progress
-        and (attempt.outcome in (Outcome.OOM, Outcome.STALLED) or attempt.reason.split(":")[0] in _POISONOUS_REASONS)
+        and (attempt.outcome in (Outcome.OOM, Outcome.STALLED) or attempt.code in _POISONOUS_REASONS)
         for attempt in tail
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EndedThere:
+    """What the judgement of a cluster needs to know of an attempt that began and ended on it."""
+
+    experiment_id: str
+    ray_session: str | None
+    outcome: Outcome
+    reason: str
+
+
+def blame(ended: Iterable[EndedThere]) -> str | None:
+    """Why a cluster must be suspected, or None. ``ended``: its attempts, newest first.
+
+    Attempts of three experiments in a row that were lost by no fault of theirs: the cluster is what they share. What
+    one Ray session takes with it when it ends is one loss, however many attempts it ran.
+    """
+    losses: dict[str, EndedThere] = {}
+    sessions: set[str] = set()
+    for attempt in itertools.takewhile(_was_lost_outside, ended):
+        if attempt.experiment_id in losses or attempt.ray_session in sessions:
+            continue
+        losses[attempt.experiment_id] = attempt
+        if attempt.reason.startswith(SESSION_ENDED) and attempt.ray_session is not None:
+            sessions.add(attempt.ray_session)
+        if len(losses) == BLAME_AFTER:
+            told = "; ".join(f"{one.experiment_id}: {one.reason or one.outcome}" for one in losses.values())
+            return f"attempts of {BLAME_AFTER} experiments in a row were lost there by no fault of theirs ({told})"
+    return None
+
+
+def _was_lost_outside(attempt: EndedThere) -> bool:
+    if attempt.outcome is Outcome.LOST:
+        return True
+    return attempt.outcome is Outcome.INFRA_ERROR and attempt.reason.split(":")[0] in _REASONS_OUTSIDE

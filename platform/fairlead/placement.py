@@ -12,6 +12,7 @@ class WaitingReason(StrEnum):
     """Why an experiment is not placed now."""
 
     NO_CLUSTER = "no_cluster"
+    CLUSTER_CLOSED = "cluster_closed"
     NO_AGENT = "no_agent"
     NO_CLUSTER_FITS = "no_cluster_fits"
     RESOURCES_IN_USE = "resources_in_use"
@@ -33,6 +34,8 @@ class ClusterSnapshot:
     name: str
     is_active: bool
     has_fresh_agent: bool
+    why_closed: str = ""
+    """Why it gets no offers, where it is not active."""
     nodes: tuple[Node, ...]
     cpus_in_use: float = 0
     gpus_in_use: float = 0
@@ -68,14 +71,22 @@ class Waiting:
         return f"{self.reason}: {self.detail}"
 
 
-def place(candidate: Candidate, clusters: Iterable[ClusterSnapshot]) -> Placement | Waiting:
-    """Choose the cluster with most room among those that can hold every worker at once, or say what is missing."""
+def place(
+    candidate: Candidate, clusters: Iterable[ClusterSnapshot], *, avoided: frozenset[str] = frozenset()
+) -> Placement | Waiting:
+    """Choose the cluster with most room among those that can hold every worker at once, or say what is missing.
+
+    ``avoided``: clusters that come last, since they have not taken it before.
+    """
     known = tuple(clusters)
     if not known:
         return Waiting(reason=WaitingReason.NO_CLUSTER, detail="no cluster has ever attached; start an agent")
+    if not any(cluster.is_active for cluster in known):
+        closed = "; ".join(f"{one.name} is {one.why_closed or 'not active'}" for one in known)
+        return Waiting(reason=WaitingReason.CLUSTER_CLOSED, detail=closed)
     active = [cluster for cluster in known if cluster.is_active and cluster.has_fresh_agent]
     if not active:
-        names = ", ".join(cluster.name for cluster in known)
+        names = ", ".join(cluster.name for cluster in known if cluster.is_active)
         return Waiting(reason=WaitingReason.NO_AGENT, detail=f"no agent answers for {names}; is it running?")
     large_enough = [cluster for cluster in active if _holds(candidate, cluster)]
     if not large_enough:
@@ -83,7 +94,8 @@ def place(candidate: Candidate, clusters: Iterable[ClusterSnapshot]) -> Placemen
     with_room = [cluster for cluster in large_enough if _has_room(candidate, cluster)]
     if not with_room:
         return Waiting(reason=WaitingReason.RESOURCES_IN_USE, detail=_in_use(candidate, large_enough))
-    return Placement(cluster=max(with_room, key=lambda one: (one.free_gpus, one.free_cpus, one.name)).name)
+    best = max(with_room, key=lambda one: (one.name not in avoided, one.free_gpus, one.free_cpus, one.name))
+    return Placement(cluster=best.name)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,15 +107,22 @@ class Round:
 
 
 def place_in_order(
-    ordered: Iterable[Candidate], clusters: Iterable[ClusterSnapshot], *, launches_per_cluster: int
+    ordered: Iterable[Candidate],
+    clusters: Iterable[ClusterSnapshot],
+    *,
+    launches_per_cluster: int,
+    avoided: Mapping[str, frozenset[str]] | None = None,
 ) -> Round:
-    """Place as many as fit, in order. Who waits for room keeps those behind from taking it: nobody starves."""
+    """Place as many as fit, in order. Who waits for room keeps those behind from taking it: nobody starves.
+
+    ``avoided``: by experiment, clusters that have not taken it before.
+    """
     here = {cluster.name: cluster for cluster in clusters}
     placed: list[tuple[Candidate, Placement]] = []
     waiting: dict[str, Waiting] = {}
     blocked_by: str | None = None
     for candidate in ordered:
-        decision = place(candidate, here.values())
+        decision = place(candidate, here.values(), avoided=(avoided or {}).get(candidate.id, frozenset()))
         if isinstance(decision, Waiting):
             waiting[candidate.id] = decision
             if decision.reason is WaitingReason.RESOURCES_IN_USE:

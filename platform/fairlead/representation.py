@@ -4,13 +4,13 @@ Enums are open to additions and unknown keys are ignored when reading, so an old
 """
 
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from fairlead.lifecycle import Desired, Observation, Outcome, State
 from fairlead.protocol import Number
-from fairlead.spec import ExperimentSpec, Manifest
+from fairlead.spec import Document, ExperimentSpec, Manifest
 
 T = TypeVar("T")
 
@@ -71,6 +71,39 @@ class AttemptView(Representation):
     leased_at: datetime | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    declared_lost_by: str | None = None
+    """Who said that it is dead, where nobody could see it."""
+
+
+class LossDeclaration(Document):
+    """A human's word that an attempt is dead, or that a cluster is gone with all its attempts."""
+
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+    """Why you know: it becomes an event."""
+    force: bool = False
+    """Even though its agent sees it at work."""
+
+
+class ClusterView(Representation):
+    """A Ray cluster as its agent last described it."""
+
+    name: str
+    state: str
+    """``active``, or ``draining``, ``suspect`` or ``retired``: then it gets no offers."""
+    why: str | None = None
+    """Why it gets no offers."""
+    is_agent_fresh: bool
+    last_sync_at: datetime | None = None
+    nodes: int = 0
+    """Those that live."""
+    cpus: float = 0
+    gpus: float = 0
+    cpus_in_use: float = 0
+    """Held by open attempts."""
+    gpus_in_use: float = 0
+    open_attempts: int = 0
+    agent_version: str = ""
+    ray_version: str = ""
 
 
 class ExperimentView(Representation):
@@ -91,6 +124,8 @@ class ExperimentView(Representation):
     spec_hash: str
     created_at: datetime
     updated_at: datetime
+    released_at: datetime | None = None
+    """When a human last let it go on after it was held."""
     attempt_no: int = 0
     last_step: int | None = None
     total_steps: int | None = None

@@ -4,7 +4,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Request
@@ -14,15 +14,23 @@ from fairlead.admission import Admitted, Rejected, admit
 from fairlead.control.dispatch import snapshots
 from fairlead.errors import BadInput, BadSpec, Conflict, Problem, StaleVersion, TooMany
 from fairlead.failpoints import failpoint
-from fairlead.lifecycle import Desired, State
+from fairlead.lifecycle import Desired, Observation, State
 from fairlead.placement import Placement, place
 from fairlead.queueing import order
-from fairlead.representation import AttemptView, ExperimentDetail, ExperimentView, Page, PlanView, ProblemView
+from fairlead.representation import (
+    AttemptView,
+    ExperimentDetail,
+    ExperimentView,
+    LossDeclaration,
+    Page,
+    PlanView,
+    ProblemView,
+)
 from fairlead.spec import ExperimentSpec, spec_hash
 from fairlead.store import Session, attempts, bundles, clusters, experiments, idempotency
 from fairlead.store.experiments import Candidate
 from fairlead.store.idempotency import StoredAnswer
-from fairlead.store.tables import ExperimentRow
+from fairlead.store.tables import AttemptRow, ExperimentRow
 from fairlead_api.access import Caller
 from fairlead_api.bodies import SpecBody, read_document
 from fairlead_api.filters import read_filters
@@ -60,7 +68,7 @@ def plan(api: ApiParts, body: SpecBody) -> Response:
         with api.store.read() as session:
             decision = _admit(api, session, spec)
             candidates = experiments.candidates(session)
-            here = snapshots(clusters.every(session), clusters.usage(session), api.settings, api.now())
+            here = snapshots(session, api.settings, api.now())
     except BadSpec as error:
         given = error.problems or (Problem(pointer="", message=str(error)),)
         return answer(PlanView(is_valid=False, problems=_views(given), why=str(error)))
@@ -297,8 +305,7 @@ def _want(api: Api, caller: Caller, experiment_id: str, desired: Desired, if_mat
     for _ in range(_TRIES):
         with api.store.write() as session:
             row = experiments.get(session, experiment_id)
-            if if_match is not None and if_match.strip() not in ("*", etag(row)):
-                raise StaleVersion(f"experiment {experiment_id} is at version {row.version}; look again, then decide")
+            _refuse_stale(row, if_match)
             _refuse_too_late(row, desired)
             if row.desired != desired:
                 if not experiments.want_if_current(session, row, desired, actor=caller.name, now=api.now()):
@@ -311,10 +318,15 @@ def _want(api: Api, caller: Caller, experiment_id: str, desired: Desired, if_mat
     raise Conflict(f"experiment {experiment_id} changes too fast; ask again")
 
 
+def _refuse_stale(row: ExperimentRow, if_match: str | None) -> None:
+    if if_match is not None and if_match.strip() not in ("*", etag(row)):
+        raise StaleVersion(f"experiment {row.id} is at version {row.version}; look again, then decide")
+
+
 def _refuse_too_late(row: ExperimentRow, desired: Desired) -> None:
     state, is_repeated = State(row.state), row.desired == desired
     if desired is Desired.RUN and state is State.HELD:
-        raise Conflict(f"experiment {row.id} is held ({row.reason}): cancel it and submit it again once that is mended")
+        raise Conflict(f"experiment {row.id} is held ({row.reason}): release it once that is mended, or cancel it")
     if state.is_final and (desired is Desired.RUN or not is_repeated):
         raise Conflict(f"experiment {row.id} is {state}: it is too late to {_VERBS[desired]} it")
     if state is State.EVALUATING and not is_repeated and desired is not Desired.RUN:
@@ -364,3 +376,105 @@ def pause(api: ApiParts, caller: Caller, experiment_id: ExperimentId, if_match: 
 def resume(api: ApiParts, caller: Caller, experiment_id: ExperimentId, if_match: IfMatch = None) -> Response:
     """It goes on from its last checkpoint. A second call changes nothing."""
     return _want(api, caller, experiment_id, Desired.RUN, if_match)
+
+
+@router.post(
+    "/experiments/{experiment_id}/release",
+    operation_id="releaseExperiment",
+    summary="Let it go on after it was held",
+    status_code=202,
+    response_model=ExperimentView,
+    responses=_ACTION_ANSWERS,
+)
+def release(api: ApiParts, caller: Caller, experiment_id: ExperimentId, if_match: IfMatch = None) -> Response:
+    """What ended before counts for no budget any more; an evaluation is made again. A second call changes nothing."""
+    for _ in range(_TRIES):
+        with api.store.write() as session:
+            row = experiments.get(session, experiment_id)
+            _refuse_stale(row, if_match)
+            tries = attempts.of_experiment(session, row.id)
+            _refuse_release(row, tries)
+            if not experiments.is_released(session, row):
+                now = api.now()
+                last_end = max((one.ended_at for one in tries if one.ended_at is not None), default=now)
+                released_at = max(now, last_end)  # by another process's clock it may have ended later than now
+                if not experiments.release_if_current(
+                    session, row, actor=caller.name, now=now, released_at=released_at
+                ):
+                    continue
+                session.refresh(row)
+            body = experiment_view(row)
+            headers = {"ETag": etag(row), "Location": f"/v1/experiments/{row.id}"}
+        api.hint()
+        return answer(body, status=202, headers=headers)
+    raise Conflict(f"experiment {experiment_id} changes too fast; ask again")
+
+
+def _refuse_release(row: ExperimentRow, tries: list[AttemptRow]) -> None:
+    state = State(row.state)
+    if state is not State.HELD and (row.released_at is None or state.is_final):
+        raise Conflict(f"experiment {row.id} is {state}, not held: there is nothing to release")
+    if row.desired == Desired.CANCEL:
+        raise Conflict(f"experiment {row.id} is being cancelled: that cannot be taken back; submit it again")
+    still_there = [one for one in tries if one.outcome is None]
+    if state is State.HELD and still_there:
+        one = still_there[-1]
+        raise Conflict(
+            f"attempt {one.attempt_no} of experiment {row.id} is still open on cluster {one.cluster}, and its end "
+            "decides what follows: end its processes, or declare it lost"
+        )
+
+
+# ---- an attempt that is dead, and nobody can see it -----------------------------------------------------------------
+
+
+@router.post(
+    "/experiments/{experiment_id}/attempts/{attempt_no}/declare-lost",
+    operation_id="declareAttemptLost",
+    summary="Vouch for an attempt's death where nobody can see it",
+    status_code=202,
+    response_model=AttemptView,
+    responses=problems(404, 409, 413, 415, 422),
+    openapi_extra=takes(LossDeclaration, {"reason": "the machine was sold"}),
+)
+def declare_lost(
+    api: ApiParts,
+    caller: Caller,
+    experiment_id: ExperimentId,
+    attempt_no: Annotated[int, Path(ge=1, le=2**31 - 1)],
+    body: SpecBody,
+) -> Response:
+    """It ends as ``lost``, and the next may begin: if it still runs, its work is thrown away."""
+    given = read_document(LossDeclaration, body)
+    with api.store.write() as session:
+        experiments.get(session, experiment_id)
+        row = attempts.get(session, attempts.attempt_id(experiment_id, attempt_no))
+        if row.declared_lost_by is None:
+            if row.outcome is not None:
+                raise Conflict(f"attempt {attempt_no} of experiment {experiment_id} has ended: {row.outcome}")
+            cluster = clusters.get(session, row.cluster)
+            is_fresh = clusters.has_fresh_agent(cluster, ttl_s=api.settings.agent_ttl_s, now=api.now())
+            if is_fresh and row.observation == Observation.PRESENT and not given.force:
+                raise Conflict(
+                    f"the agent of cluster {row.cluster} sees attempt {attempt_no} at work: cancel the experiment, "
+                    'or say "force": true'
+                )
+            note_loss(session, row, given.reason, actor=caller.name, now=api.now())
+        view = attempt_view(row)
+    api.hint()
+    return answer(view, status=202, headers={"Location": f"/v1/experiments/{experiment_id}"})
+
+
+def note_loss(session: Session, row: AttemptRow, reason: str, *, actor: str, now: datetime) -> None:
+    """Write down a human's word that an open attempt is dead, with its event."""
+    if attempts.declare_lost(session, row.id, by=actor, why=reason):
+        experiments.note(
+            session,
+            row.experiment_id,
+            kind="declared_lost",
+            actor=actor,
+            now=now,
+            reason=f"{actor} declares attempt {row.attempt_no} on cluster {row.cluster} lost: {reason}",
+            attempt_no=row.attempt_no,
+            payload={"cluster": row.cluster, "observation": row.observation},
+        )

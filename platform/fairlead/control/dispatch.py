@@ -10,16 +10,18 @@ from fairlead.admission import Rejected, admit
 from fairlead.clock import Clock
 from fairlead.control.rows import for_each
 from fairlead.failpoints import failpoint
-from fairlead.lifecycle import Desired, State
+from fairlead.lifecycle import Desired, Outcome, State
 from fairlead.placement import ClusterSnapshot, Node, Placement, Waiting, place_in_order
 from fairlead.queueing import order
 from fairlead.settings import ControlSettings
 from fairlead.spec import Manifest
-from fairlead.store import Store, attempts, bundles, clusters, experiments
+from fairlead.store import Session, Store, attempts, bundles, clusters, experiments
 from fairlead.store.experiments import Candidate
-from fairlead.store.tables import ClusterRow, ExperimentRow
+from fairlead.store.tables import AttemptRow, ClusterRow, ExperimentRow
 
 ACTOR = "dispatch"
+AVOIDED_FOR = timedelta(minutes=5)
+"""How long a cluster that did not take an offer comes last for that experiment."""
 logger = structlog.get_logger(__name__)
 
 
@@ -70,7 +72,8 @@ class Dispatch:
         with self.store.read() as session:
             due = experiments.due_retries(session, now)
             resumed = experiments.wanting(session, (Desired.RUN,), (State.PAUSED,))
-        return for_each([*due, *resumed], self._queue_again)
+            released = experiments.released(session)
+        return bool(for_each([*due, *resumed], self._queue_again) | for_each(released, self._let_go_on))
 
     def _queue_again(self, row: ExperimentRow) -> bool:
         reason = "the delay before the next attempt is over" if row.state == State.RETRYING else "resumed"
@@ -79,14 +82,25 @@ class Dispatch:
                 session, row, State.QUEUED, reason=reason, actor=ACTOR, now=self.clock.now()
             )
 
+    def _let_go_on(self, row: ExperimentRow) -> bool:
+        """Once more from where it was held: an evaluation is made again, everything else is trained again."""
+        with self.store.write() as session:
+            current = attempts.get(session, attempts.attempt_id(row.id, row.current_attempt_no))
+            to = State.EVALUATING if current.outcome == Outcome.SUCCEEDED else State.QUEUED
+            reason = f"released by a human; before, it was held: {row.reason}"
+            return experiments.move_if_current(session, row, to, reason=reason, actor=ACTOR, now=self.clock.now())
+
     def _place(self) -> bool:
         now = self.clock.now()
         with self.store.read() as session:
             candidates = experiments.candidates(session)
             if not candidates:
                 return False
-            here = snapshots(clusters.every(session), clusters.usage(session), self.settings, now)
-        decided = place_in_order(order(candidates), here, launches_per_cluster=self.settings.launches_per_cluster)
+            here = snapshots(session, self.settings, now)
+            avoided = attempts.not_taken_since(session, now - AVOIDED_FOR)
+        decided = place_in_order(
+            order(candidates), here, launches_per_cluster=self.settings.launches_per_cluster, avoided=avoided
+        )
         placed = [self._open_attempt(candidate, placement) for candidate, placement in decided.placed]
         self._explain(candidates, decided.waiting)
         return any(placed)
@@ -106,9 +120,20 @@ class Dispatch:
             )
             if moved:
                 failpoint("dispatch.placing")
-                attempts.insert(session, candidate=candidate, attempt_no=attempt_no, cluster=placement.cluster, now=now)
+                row = attempts.insert(
+                    session, candidate=candidate, attempt_no=attempt_no, cluster=placement.cluster, now=now
+                )
+                self._end_without_time(session, row)
         failpoint("dispatch.placed")
         return moved
+
+    def _end_without_time(self, session: Session, attempt: AttemptRow) -> None:
+        """An attempt that would have no run time is over before anyone is offered it."""
+        policy = experiments.policy_of(experiments.get(session, attempt.experiment_id))
+        spent_s = attempts.spent_s(session, attempt.experiment_id) if attempt.attempt_no > 1 else 0.0
+        if spent_s >= policy.max_runtime_s:
+            reason = f"the {policy.max_runtime_s:g} s of run time were spent by earlier attempts"
+            attempts.withdraw(session, attempt.id, outcome=Outcome.TIMEOUT, reason=reason, now=self.clock.now())
 
     def _explain(self, candidates: list[Candidate], waiting: Mapping[str, Waiting]) -> None:
         """Write down why each waits, where the reason is a new one."""
@@ -121,23 +146,25 @@ class Dispatch:
                     experiments.set_columns(session, key, waiting=why)
 
 
-def snapshots(
-    rows: list[ClusterRow], usage: Mapping[str, tuple[float, float, int]], settings: ControlSettings, now: datetime
-) -> tuple[ClusterSnapshot, ...]:
+def snapshots(session: Session, settings: ControlSettings, now: datetime) -> tuple[ClusterSnapshot, ...]:
     """Clusters as placement sees them."""
-    return tuple(_snapshot(row, usage.get(row.name, (0, 0, 0)), settings, now) for row in rows)
+    usage = clusters.usage(session)
+    return tuple(
+        _snapshot(row, usage.get(row.name, (0, 0, 0)), clusters.why_closed(session, row), settings, now)
+        for row in clusters.every(session)
+    )
 
 
 def _snapshot(
-    row: ClusterRow, usage: tuple[float, float, int], settings: ControlSettings, now: datetime
+    row: ClusterRow, usage: tuple[float, float, int], why_closed: str | None, settings: ControlSettings, now: datetime
 ) -> ClusterSnapshot:
-    fresh_after = now - timedelta(seconds=settings.agent_ttl_s)
     living = [node for node in row.nodes if node["is_alive"]]
     cpus, gpus, launches = usage
     return ClusterSnapshot(
         name=row.name,
-        is_active=row.state == "active",
-        has_fresh_agent=row.last_sync_at is not None and row.last_sync_at >= fresh_after,
+        is_active=why_closed is None,
+        why_closed=why_closed or "",
+        has_fresh_agent=clusters.has_fresh_agent(row, ttl_s=settings.agent_ttl_s, now=now),
         nodes=tuple(Node(cpus=node["cpus"], gpus=node["gpus"]) for node in living),
         cpus_in_use=cpus,
         gpus_in_use=gpus,

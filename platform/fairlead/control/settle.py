@@ -11,6 +11,9 @@ from fairlead.clock import Clock
 from fairlead.control.rows import for_each
 from fairlead.failpoints import failpoint
 from fairlead.lifecycle import (
+    OFFER_REFUSED,
+    OFFER_WITHDRAWN,
+    SESSION_ENDED,
     Desired,
     EndedAttempt,
     Next,
@@ -23,12 +26,13 @@ from fairlead.lifecycle import (
 from fairlead.protocol import STOP_GRACE_S, StopMode
 from fairlead.settings import ControlSettings
 from fairlead.store import Session, Store, attempts, checkpoints, clusters, experiments
-from fairlead.store.tables import AttemptRow, ExperimentRow
+from fairlead.store.tables import AttemptRow, ClusterRow, ExperimentRow
 
 ACTOR = "settle"
 CANNOT_STOP = "cannot_stop"
 _STOP_MODES = {Desired.CANCEL: StopMode.CANCEL, Desired.PAUSE: StopMode.PAUSE}
 IDLE_STATES = (State.ACCEPTED, State.QUEUED, State.RETRYING, State.PAUSED, State.HELD)
+_MAY_BE_BLAMED = (Outcome.LOST, Outcome.INFRA_ERROR)
 logger = structlog.get_logger(__name__)
 
 
@@ -86,48 +90,51 @@ class Settle:
         with self.store.read() as session:
             open_attempts = attempts.open_everywhere(session)
             rows = {a.experiment_id: experiments.get(session, a.experiment_id) for a in open_attempts}
-            sessions = {c.name: (c.ray_session, c.ray_session_since) for c in clusters.every(session)}
+            here = {cluster.name: cluster for cluster in clusters.every(session)}
         return for_each(
-            open_attempts,
-            lambda attempt: self._end(
-                attempt, rows[attempt.experiment_id], sessions.get(attempt.cluster, (None, None))
-            ),
+            open_attempts, lambda attempt: self._end(attempt, rows[attempt.experiment_id], here[attempt.cluster])
         )
 
-    def _end(self, attempt: AttemptRow, row: ExperimentRow, ray: tuple[str | None, object]) -> bool:
+    def _end(self, attempt: AttemptRow, row: ExperimentRow, cluster: ClusterRow) -> bool:
         now = self.clock.now()
-        if attempt.leased_at is None:
-            return self._withdraw(attempt, row)
-        if attempt.death_since is not None:
+        if attempt.declared_lost_by is not None:
+            outcome, reason = Outcome.LOST, f"declared_lost: by {attempt.declared_lost_by}: {attempt.detail}"
+        elif attempt.leased_at is None:
+            return self._withdraw(attempt, row, cluster)
+        elif attempt.death_since is not None:
             outcome, reason = _outcome_of_death(row, attempt.death_reason or "runner_died")
-        elif self._session_is_gone(attempt, ray):
-            outcome, reason = _outcome_of_death(row, "node_lost: the Ray session it ran in has ended")
+        elif self._session_is_gone(attempt, cluster):
+            outcome, reason = _outcome_of_death(row, SESSION_ENDED)
         else:
             return False
         with self.store.write() as session:
-            is_ended = attempts.end(session, attempt.id, outcome=outcome, reason=reason, now=now)
+            detail = attempt.detail
+            is_ended = attempts.end(session, attempt.id, outcome=outcome, reason=reason, now=now, detail=detail)
         failpoint("settle.ended")
         return is_ended
 
-    def _withdraw(self, attempt: AttemptRow, row: ExperimentRow) -> bool:
+    def _withdraw(self, attempt: AttemptRow, row: ExperimentRow, cluster: ClusterRow) -> bool:
         now = self.clock.now()
         too_old = attempt.created_at + timedelta(seconds=self.settings.offer_ttl_s) <= now
         if row.desired == Desired.RUN and not too_old:
             return False
         outcome = Outcome.CANCELLED if row.desired == Desired.CANCEL else Outcome.PREEMPTED
-        reason = (
-            "offer_withdrawn: no agent took it in time" if row.desired == Desired.RUN else f"{row.desired}_requested"
-        )
+        reason = self._why_not_taken(attempt, cluster) if row.desired == Desired.RUN else f"{row.desired}_requested"
         with self.store.write() as session:
             return attempts.withdraw(session, attempt.id, outcome=outcome, reason=reason, now=now)
 
-    def _session_is_gone(self, attempt: AttemptRow, ray: tuple[str | None, object]) -> bool:
+    def _why_not_taken(self, attempt: AttemptRow, cluster: ClusterRow) -> str:
+        if not clusters.has_fresh_agent(cluster, ttl_s=self.settings.agent_ttl_s, now=self.clock.now()):
+            return f"{OFFER_WITHDRAWN}: no agent took it in time"
+        refusal = attempt.observed_detail or "its log may say why"
+        return f"{OFFER_REFUSED}: the agent of cluster {cluster.name} answers, but has not taken it: {refusal}"
+
+    def _session_is_gone(self, attempt: AttemptRow, cluster: ClusterRow) -> bool:
         """Another Ray session was first seen long enough ago for every process of the old one to have ended."""
-        session, since = ray
+        session, since = cluster.ray_session, cluster.ray_session_since
         if attempt.ray_session is None or session is None or session == attempt.ray_session or since is None:
             return False
-        grace = timedelta(seconds=self.settings.ray_session_grace_s)
-        return bool(self.clock.now() - since >= grace)  # type: ignore[operator]  # a datetime, or None handled above
+        return self.clock.now() - since >= timedelta(seconds=self.settings.ray_session_grace_s)
 
     def _hold_unstoppable(self) -> bool:
         """Hold what is still there long after its agent was told to stop it; the attempt keeps its resources."""
@@ -190,7 +197,27 @@ class Settle:
             if moved:
                 failpoint("settle.moving")
                 attempts.settle(session, attempt.id)
+                self._judge_cluster(session, attempt)
         return moved
+
+    def _judge_cluster(self, session: Session, attempt: AttemptRow) -> None:
+        """No more offers for a cluster on which one experiment after the other is lost, until a human has looked."""
+        why = clusters.blamed_for(session, attempt.cluster) if attempt.outcome in _MAY_BE_BLAMED else None
+        if why is None:
+            return
+        active, suspect = clusters.ClusterState.ACTIVE, clusters.ClusterState.SUSPECT
+        if clusters.change_state(session, attempt.cluster, suspect, sources=(active,)):
+            logger.error("a cluster gets no more offers until it is activated", cluster=attempt.cluster, why=why)
+            experiments.note(
+                session,
+                attempt.experiment_id,
+                kind="cluster_suspected",
+                actor=ACTOR,
+                now=self.clock.now(),
+                reason=f"cluster {attempt.cluster} gets no more offers until it is activated: {why}",
+                attempt_no=attempt.attempt_no,
+                payload={"cluster": attempt.cluster},
+            )
 
     def _move(self, session: Session, row: ExperimentRow, to: State, reason: str, attempt: AttemptRow) -> bool:
         now = self.clock.now()
@@ -199,9 +226,14 @@ class Settle:
         )
 
     def _following(self, session: Session, row: ExperimentRow) -> Next:
-        spec = experiments.spec_of(row)
-        ended = tuple(_ended(session, one) for one in attempts.of_experiment(session, row.id) if one.outcome)
-        return after_attempt(ended, desired=Desired(row.desired), retries=spec.policy.retries)
+        policy = experiments.policy_of(row)
+        ended = tuple(_ended(session, row, one) for one in attempts.of_experiment(session, row.id) if one.outcome)
+        return after_attempt(
+            ended,
+            desired=Desired(row.desired),
+            retries=policy.retries,
+            runtime_left_s=policy.max_runtime_s - attempts.spent_s(session, row.id),
+        )
 
     def _due_at(self, following: Next) -> object:
         bound = retry_delay_bound_s(following.retry_no or 1)
@@ -228,7 +260,7 @@ def _outcome_of_death(row: ExperimentRow, reason: str) -> tuple[Outcome, str]:
     return Outcome.INFRA_ERROR, reason
 
 
-def _ended(session: Session, attempt: AttemptRow) -> EndedAttempt:
+def _ended(session: Session, row: ExperimentRow, attempt: AttemptRow) -> EndedAttempt:
     before = checkpoints.highest_step(session, attempt.experiment_id, before_attempt=attempt.attempt_no)
     own = checkpoints.of_attempt(session, attempt.experiment_id, attempt.attempt_no)
     assert attempt.outcome is not None, "only ended attempts are asked"
@@ -236,4 +268,9 @@ def _ended(session: Session, attempt: AttemptRow) -> EndedAttempt:
         outcome=Outcome(attempt.outcome),
         reason=attempt.reason,
         made_progress=any(checkpoint.step > before for checkpoint in own),
+        is_forgiven=_is_forgiven(row, attempt),
     )
+
+
+def _is_forgiven(row: ExperimentRow, attempt: AttemptRow) -> bool:
+    return row.released_at is not None and attempt.ended_at is not None and attempt.ended_at <= row.released_at

@@ -5,11 +5,11 @@ import hmac
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from fairlead.errors import NotFound, StaleAttempt, Unauthorized
-from fairlead.lifecycle import Observation, Outcome
+from fairlead.lifecycle import OFFER_REFUSED, OFFER_WITHDRAWN, Observation, Outcome
 from fairlead.protocol import attempt_path, runner_name
 from fairlead.store.experiments import Candidate
 from fairlead.store.rows import reread_if_loaded
@@ -76,6 +76,47 @@ def unsettled(session: Session, *, limit: int = 200) -> list[AttemptRow]:
     """Attempts that ended and whose experiment has not moved on yet."""
     query = select(AttemptRow).where(AttemptRow.outcome.is_not(None), AttemptRow.is_settled.is_(False))
     return list(session.scalars(query.order_by(AttemptRow.ended_at).limit(limit)))
+
+
+def ended_on(session: Session, cluster: str, *, limit: int = 50) -> list[AttemptRow]:
+    """Attempts that were begun or lost on ``cluster``, the one that ended last first."""
+    says_something = or_(
+        AttemptRow.started_at.is_not(None), AttemptRow.outcome.in_((Outcome.LOST, Outcome.INFRA_ERROR))
+    )
+    query = select(AttemptRow).where(
+        AttemptRow.cluster == cluster,
+        AttemptRow.outcome.is_not(None),
+        AttemptRow.leased_at.is_not(None),
+        says_something,
+    )
+    return list(session.scalars(query.order_by(AttemptRow.ended_at.desc(), AttemptRow.id.desc()).limit(limit)))
+
+
+def not_taken_since(session: Session, since: datetime) -> dict[str, frozenset[str]]:
+    """Clusters whose agent did not take an offer after ``since``, by experiment."""
+    query = select(AttemptRow.experiment_id, AttemptRow.cluster).where(
+        AttemptRow.leased_at.is_(None),
+        AttemptRow.outcome == Outcome.PREEMPTED,
+        or_(AttemptRow.reason.startswith(OFFER_WITHDRAWN), AttemptRow.reason.startswith(OFFER_REFUSED)),
+        AttemptRow.ended_at > since,
+    )
+    found: dict[str, set[str]] = {}
+    for experiment_id, cluster in session.execute(query):
+        found.setdefault(experiment_id, set()).add(cluster)
+    return {experiment_id: frozenset(names) for experiment_id, names in found.items()}
+
+
+def spent_s(session: Session, experiment_id: str, *, without: str | None = None) -> float:
+    """Run time of an experiment's attempts that have ended, but for ``without``."""
+    return sum(_ran_s(one) for one in of_experiment(session, experiment_id) if one.id != without)
+
+
+def _ran_s(one: AttemptRow) -> float:
+    """A lost attempt ran until it was last seen: the hours until its death was proven are not its own."""
+    if one.started_at is None or one.ended_at is None:
+        return 0.0
+    last_seen = one.ended_at if one.result is not None else one.observed_at or one.started_at
+    return max(0.0, (last_seen - one.started_at).total_seconds())
 
 
 def hash_token(token: str) -> str:
@@ -172,6 +213,11 @@ def withdraw(session: Session, key: str, *, outcome: Outcome, reason: str, now: 
     )
     reread_if_loaded(session, AttemptRow, key)
     return bool(changed.rowcount)  # type: ignore[attr-defined]  # an UPDATE's result has it
+
+
+def declare_lost(session: Session, key: str, *, by: str, why: str) -> bool:
+    """Take a human's word that it is dead; the control loops end it. False if it has ended."""
+    return write_if_open(session, key, declared_lost_by=by[:100], detail=why)
 
 
 def note_stop(session: Session, key: str, now: datetime) -> None:

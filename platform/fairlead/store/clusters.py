@@ -1,15 +1,30 @@
 """Questions about clusters and the epochs of their agents."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import case, func, select, update
 from sqlalchemy.orm import Session
 
 from fairlead.errors import NotFound, StaleAgent
+from fairlead.lifecycle import EndedThere, Outcome, blame
 from fairlead.protocol import AttachRequest, NodeInfo
-from fairlead.store.rows import insert_if_absent
+from fairlead.store import attempts
+from fairlead.store.rows import insert_if_absent, reread_if_loaded
 from fairlead.store.tables import AttemptRow, ClusterRow
+
+
+class ClusterState(StrEnum):
+    """Whether a cluster gets offers: an active one does. What runs there goes on in every state."""
+
+    ACTIVE = "active"
+    DRAINING = "draining"
+    """A human has it emptied."""
+    SUSPECT = "suspect"
+    """Too many attempts were lost there; it waits for a human."""
+    RETIRED = "retired"
+    """A human says that it is gone."""
 
 
 def ensure(session: Session, name: str) -> ClusterRow:
@@ -17,7 +32,7 @@ def ensure(session: Session, name: str) -> ClusterRow:
     row = session.get(ClusterRow, name)
     if row is not None:
         return row
-    blank = {"state": "active", "agent_epoch": 0, "agent_version": "", "ray_version": "", "nodes": []}
+    blank = {"state": ClusterState.ACTIVE, "agent_epoch": 0, "agent_version": "", "ray_version": "", "nodes": []}
     insert_if_absent(session, ClusterRow, name=name, **blank)
     return get(session, name)
 
@@ -78,6 +93,49 @@ def sync(
     if changed.rowcount == 0:  # type: ignore[attr-defined]  # an UPDATE's result has it
         raise StaleAgent(f"another agent has attached to cluster {name} since epoch {agent_epoch}")
     session.refresh(row)
+
+
+def has_fresh_agent(row: ClusterRow, *, ttl_s: float, now: datetime) -> bool:
+    """Whether its agent has been heard within ``ttl_s``."""
+    return row.last_sync_at is not None and row.last_sync_at >= now - timedelta(seconds=ttl_s)
+
+
+def change_state(session: Session, name: str, to: ClusterState, *, sources: tuple[ClusterState, ...]) -> bool:
+    """Open or close a cluster that is in one of the states ``sources``; False if it is in another."""
+    changed = session.execute(
+        update(ClusterRow)
+        .where(ClusterRow.name == name, ClusterRow.state.in_(sources))
+        .values(state=to)
+        .execution_options(synchronize_session=False)
+    )
+    reread_if_loaded(session, ClusterRow, name)
+    return bool(changed.rowcount)  # type: ignore[attr-defined]  # an UPDATE's result has it
+
+
+def blamed_for(session: Session, name: str) -> str | None:
+    """Why the cluster must be suspected, judged by the attempts that ended there last; or None."""
+    return blame(
+        EndedThere(
+            experiment_id=one.experiment_id,
+            ray_session=one.ray_session,
+            outcome=Outcome(one.outcome or ""),
+            reason=one.reason,
+        )
+        for one in attempts.ended_on(session, name)
+    )
+
+
+def why_closed(session: Session, row: ClusterRow) -> str | None:
+    """Why a cluster gets no offers; None for an active one."""
+    match row.state:
+        case ClusterState.ACTIVE:
+            return None
+        case ClusterState.SUSPECT:
+            why = blamed_for(session, row.name) or "too many attempts were lost there"
+            return f"suspect: {why}; look at it, then activate it"
+        case ClusterState.DRAINING:
+            return "draining: what runs there goes on, and nothing new begins until it is activated"
+    return f"{row.state}: it gets no work until it is activated"
 
 
 def usage(session: Session) -> dict[str, tuple[float, float, int]]:

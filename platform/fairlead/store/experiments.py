@@ -5,17 +5,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, func, or_, select, update
+from pydantic import ValidationError
+from sqlalchemy import Select, and_, exists, func, or_, select, update
 from sqlalchemy.orm import Session, load_only
 
 from fairlead.errors import NotFound
 from fairlead.lifecycle import Desired, State, move
-from fairlead.spec import ExperimentSpec, spec_hash
+from fairlead.spec import ExperimentSpec, PolicySpec, spec_hash
 from fairlead.store.rows import loaded, reread_if_loaded
-from fairlead.store.tables import EventRow, ExperimentRow
+from fairlead.store.tables import AttemptRow, EventRow, ExperimentRow
 
 WAITING_STATES = (State.QUEUED, State.RETRYING)
 HOLDING_STATES = (State.PLACED, State.RUNNING)
+RELEASED_KIND = "released"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +93,14 @@ def spec_of(row: ExperimentRow) -> ExperimentSpec:
     return ExperimentSpec.model_validate(row.spec)
 
 
+def policy_of(row: ExperimentRow) -> PolicySpec:
+    """The stored spec's policy; the usual one where another release has written what this one cannot read."""
+    try:
+        return PolicySpec.model_validate(row.spec.get("policy") or {})
+    except ValidationError:
+        return PolicySpec()
+
+
 def page(
     session: Session,
     *,
@@ -134,6 +144,41 @@ def due_retries(session: Session, now: datetime) -> list[ExperimentRow]:
         ExperimentRow.state == State.RETRYING, ExperimentRow.desired == Desired.RUN, ExperimentRow.due_at <= now
     )
     return list(session.scalars(query.limit(500)))
+
+
+def released(session: Session) -> list[ExperimentRow]:
+    """Held experiments that a human has let go on since, and of which nothing runs any more."""
+    of_row = EventRow.experiment_id == ExperimentRow.id
+    held = select(func.max(EventRow.seq)).where(of_row, EventRow.to_state == State.HELD).scalar_subquery()
+    let_go = select(func.max(EventRow.seq)).where(of_row, EventRow.kind == RELEASED_KIND).scalar_subquery()
+    is_open = exists().where(AttemptRow.experiment_id == ExperimentRow.id, AttemptRow.outcome.is_(None))
+    query = select(ExperimentRow).where(
+        ExperimentRow.state == State.HELD,
+        ExperimentRow.desired != Desired.CANCEL,
+        ExperimentRow.released_at.is_not(None),
+        let_go > held,
+        ~is_open,
+    )
+    return list(session.scalars(query.limit(500)))
+
+
+def is_released(session: Session, row: ExperimentRow) -> bool:
+    """Whether a human has let it go on since it was last held."""
+    if row.released_at is None:
+        return False
+    newest = select(EventRow.kind).where(
+        EventRow.experiment_id == row.id, or_(EventRow.kind == RELEASED_KIND, EventRow.to_state == State.HELD)
+    )
+    return session.scalar(newest.order_by(EventRow.seq.desc()).limit(1)) == RELEASED_KIND
+
+
+def release_if_current(
+    session: Session, row: ExperimentRow, *, actor: str, now: datetime, released_at: datetime
+) -> bool:
+    """Write that a human lets it go on, with one event, unless someone changed the row meanwhile (then False)."""
+    columns = {"released_at": released_at}
+    reason = f"{actor} releases it: what ended before counts no more"
+    return _write_if_current(session, row, columns, kind=RELEASED_KIND, actor=actor, now=now, reason=reason)
 
 
 def candidates(session: Session, *, limit: int = 10_000) -> list[Candidate]:
@@ -217,10 +262,12 @@ def move_if_current(
     """Move ``row`` to ``to`` with one event, unless someone changed it meanwhile (then False, and nothing is written).
 
     An ``ExperimentRow`` of this session shows the new version afterwards, so that another move may follow.
-    Raises ``IllegalMove`` if the table of states does not know the move.
+    Raises ``IllegalMove`` if the table of states does not know the move, ``ValueError`` without a reason.
     """
     source = State(row.state)
     move(source, to)
+    if not reason.strip():
+        raise ValueError(f"the move of {row.id} from {source} to {to} has no reason")
     changed = session.execute(
         update(ExperimentRow)
         .where(ExperimentRow.id == row.id, ExperimentRow.version == row.version)
@@ -303,25 +350,42 @@ def note(
 
 def want_if_current(session: Session, row: ExperimentRow, desired: Desired, *, actor: str, now: datetime) -> bool:
     """Write what the user wants with one event, unless someone changed the row meanwhile (then False)."""
+    reason = f"{actor} asks to {desired}"
+    columns, payload = {"desired": desired}, {"desired": desired}
+    return _write_if_current(
+        session, row, columns, kind="desired", actor=actor, now=now, reason=reason, payload=payload
+    )
+
+
+def _write_if_current(
+    session: Session,
+    row: ExperimentRow,
+    columns: dict[str, Any],
+    *,
+    kind: str,
+    actor: str,
+    now: datetime,
+    reason: str,
+    payload: dict[str, Any] | None = None,
+) -> bool:
     changed = session.execute(
         update(ExperimentRow)
         .where(ExperimentRow.id == row.id, ExperimentRow.version == row.version)
-        .values(desired=desired, version=row.version + 1, updated_at=now)
+        .values({**columns, "version": row.version + 1, "updated_at": now})
         .execution_options(synchronize_session=False)
     )
     if changed.rowcount == 0:  # type: ignore[attr-defined]  # an UPDATE's result has it
         return False
-    session.add(
-        EventRow(
-            experiment_id=row.id,
-            seq=row.version + 1,
-            kind="desired",
-            actor=actor,
-            reason=f"{actor} asks to {desired}",
-            payload={"desired": desired},
-            at=now,
-        )
+    event = EventRow(
+        experiment_id=row.id,
+        seq=row.version + 1,
+        kind=kind,
+        actor=actor,
+        reason=reason,
+        payload=payload or {},
+        at=now,
     )
+    session.add(event)
     session.flush()
     return True
 

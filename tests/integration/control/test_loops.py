@@ -20,7 +20,8 @@ from fairlead.lifecycle import Desired, Observation, Outcome, State
 from fairlead.protocol import AttachRequest, EvaluationSummary, FileEntry, NodeInfo, ResultDocument
 from fairlead.settings import ControlSettings
 from fairlead.store import Store, attempts, checkpoints, clusters, events, experiments
-from fairlead.store.tables import AttemptRow, ExperimentRow
+from fairlead.store.clusters import ClusterState
+from fairlead.store.tables import AttemptRow, ClusterRow, EventRow, ExperimentRow
 from fairlead.testing import FakeClock, a_spec
 from fairlead.workload import Attribute
 
@@ -388,3 +389,196 @@ def test_storage_that_is_away_makes_the_evaluation_wait(plane: Plane) -> None:
     away.rename(path)
     plane.evaluate()
     assert (plane.row().state, plane.row().waiting) == (State.SUCCEEDED, None)
+
+
+# ---- what humans decide ---------------------------------------------------------------------------------------------
+
+
+def hold(plane: Plane, *, first: int = 1) -> None:
+    """Three deaths in a row, beginning with attempt ``first``, which is offered already."""
+    for attempt_no in range(first, first + 3):
+        plane.lease(attempt_no=attempt_no)
+        plane.settle()
+        plane.end(Outcome.INFRA_ERROR, reason="worker_died", attempt_no=attempt_no)
+        plane.settle()
+        if attempt_no < first + 2:
+            plane.clock.advance(1000)
+            plane.attach()
+            plane.dispatch()
+    assert plane.row().state == State.HELD
+
+
+def release(plane: Plane) -> None:
+    now = plane.clock.now()
+    with plane.store.write() as session:
+        row = experiments.get(session, "e1")
+        assert experiments.release_if_current(session, row, actor="ann", now=now, released_at=now)
+
+
+def test_a_released_experiment_begins_again_with_fresh_budgets_and_its_old_place(plane: Plane) -> None:
+    plane.submit()
+    plane.attach()
+    plane.dispatch()
+    place = plane.row().enqueued_at
+    hold(plane)
+    plane.dispatch()
+    assert plane.row().state == State.HELD, "nobody has released it"
+    release(plane)
+    plane.clock.advance(1)
+    plane.attach()
+    plane.dispatch()
+    assert (plane.row().state, plane.row().enqueued_at) == (State.PLACED, place)
+    assert "poison" in next(e.reason for e in events_of(plane) if e.from_state == State.HELD)
+    hold(plane, first=4)
+    plane.dispatch()
+    assert plane.row().state == State.HELD, "one release lets it go on once"
+    release(plane)
+    plane.dispatch()
+    assert plane.row().state in (State.QUEUED, State.PLACED)
+
+
+def test_a_released_evaluation_is_made_again(plane: Plane) -> None:
+    plane.run_to_running(evaluation={"groupings": [["sex"]]})
+    summary = _counted(plane)
+    plane.end(Outcome.SUCCEEDED, result=a_result(summary).model_dump(mode="json"))
+    counts = next((plane.settings.storage / plane.attempt().storage_path).glob("*.state"))
+    kept = counts.read_bytes()
+    counts.write_bytes(b"harmed")
+    plane.settle()
+    plane.evaluate()
+    assert (plane.row().state, plane.row().reason.split(":")[0]) == (State.HELD, "evaluation_error")
+    counts.write_bytes(kept)
+    release(plane)
+    plane.dispatch()
+    assert plane.row().state == State.EVALUATING
+    plane.evaluate()
+    assert plane.row().state == State.SUCCEEDED
+
+
+def events_of(plane: Plane, key: str = "e1") -> list[EventRow]:
+    with plane.store.read() as session:
+        return events.after(session, key, 0)
+
+
+@pytest.mark.parametrize("desired", Desired)
+def test_an_attempt_declared_lost_is_ended_whatever_is_seen_of_it(plane: Plane, desired: Desired) -> None:
+    plane.run_to_running()
+    plane.desire(desired)
+    with plane.store.write() as session:
+        attempts.write_if_open(session, "e1-a1", observation=Observation.PRESENT)
+        assert attempts.declare_lost(session, "e1-a1", by="ann", why="the machine was sold")
+    plane.settle()
+    assert (plane.attempt().outcome, plane.attempt().reason) == (
+        Outcome.LOST,
+        "declared_lost: by ann: the machine was sold",
+    )
+    following = {Desired.RUN: State.RETRYING, Desired.PAUSE: State.PAUSED, Desired.CANCEL: State.CANCELLED}
+    assert plane.row().state == following[desired]
+
+
+# ---- run time -------------------------------------------------------------------------------------------------------
+
+
+def test_without_run_time_no_attempt_is_tried_again(plane: Plane) -> None:
+    plane.run_to_running(policy={"max_runtime_s": 100})
+    plane.clock.advance(100)
+    with plane.store.write() as session:
+        attempts.write_if_open(session, "e1-a1", observed_at=plane.clock.now())
+    plane.end(Outcome.INFRA_ERROR, reason="worker_died")
+    plane.settle()
+    assert (plane.row().state, plane.row().reason.split(":")[0]) == (State.FAILED, "timeout")
+
+
+def test_an_attempt_without_run_time_is_over_before_anyone_is_offered_it(plane: Plane) -> None:
+    plane.run_to_running(policy={"max_runtime_s": 100})
+    plane.clock.advance(101)
+    plane.desire(Desired.PAUSE)
+    plane.end(Outcome.PREEMPTED, reason="pause_requested", result=a_result().model_dump(mode="json"))
+    plane.settle()
+    assert plane.row().state == State.PAUSED
+    plane.desire(Desired.RUN)
+    plane.attach()
+    plane.dispatch()
+    assert (plane.attempt(attempt_no=2).outcome, plane.attempt(attempt_no=2).leased_at) == (Outcome.TIMEOUT, None)
+    plane.settle()
+    assert (plane.row().state, plane.row().reason.split(":")[0]) == (State.FAILED, "timeout")
+
+
+# ---- offers and clusters --------------------------------------------------------------------------------------------
+
+
+def let_an_offer_expire(plane: Plane, *, is_answering: bool) -> None:
+    plane.dispatch()
+    assert plane.row().state == State.PLACED
+    plane.clock.advance(plane.settings.offer_ttl_s + 1)
+    if is_answering:
+        plane.attach()
+    plane.settle()
+    plane.attach()
+
+
+@pytest.mark.parametrize(("is_answering", "state"), [(True, State.HELD), (False, State.QUEUED)])
+def test_offers_that_an_answering_agent_does_not_take_do_not_go_round_for_ever(
+    plane: Plane, is_answering: bool, state: State
+) -> None:
+    plane.submit()
+    plane.attach()
+    for _ in range(3):
+        let_an_offer_expire(plane, is_answering=is_answering)
+    assert plane.row().state == state
+    assert plane.row().reason.startswith("cannot_be_offered") is is_answering
+
+
+def test_a_spec_that_became_unreadable_is_held_instead_of_offered_for_ever(plane: Plane) -> None:
+    plane.submit()
+    plane.attach()
+    plane.dispatch()
+    with plane.store.write() as session:
+        experiments.set_columns(session, "e1", spec={"name": "written by another release"})
+        attempts.write_if_open(session, "e1-a1", observed_detail="this release cannot read the spec")
+    for _ in range(3):
+        let_an_offer_expire(plane, is_answering=True)
+    assert plane.row().state == State.HELD
+    assert "cannot_be_offered" in plane.row().reason
+    assert "cannot read the spec" in plane.attempt().reason
+
+
+def lose(plane: Plane, key: str) -> None:
+    plane.run_to_running(key)
+    plane.end(Outcome.INFRA_ERROR, key=key, reason="storage: the disk is full")
+    plane.settle()
+
+
+def cluster(plane: Plane) -> ClusterRow:
+    with plane.store.read() as session:
+        return clusters.get(session, "local")
+
+
+def test_a_cluster_on_which_three_experiments_in_a_row_are_lost_waits_for_a_human(plane: Plane) -> None:
+    for key in ("e1", "e2"):
+        lose(plane, key)
+    assert cluster(plane).state == "active"
+    lose(plane, "e3")
+    assert cluster(plane).state == "suspect"
+    assert "cluster_suspected" in [event.kind for event in events_of(plane, "e3")]
+    plane.submit("e4")
+    plane.attach()
+    plane.dispatch()
+    waiting = str(plane.row("e4").waiting)
+    assert waiting.startswith("cluster_closed: local is suspect")
+    assert all(text in waiting for text in ("e1", "e2", "e3", "the disk is full", "activate"))
+    with plane.store.write() as session:
+        clusters.change_state(session, "local", ClusterState.ACTIVE, sources=(ClusterState.SUSPECT,))
+    plane.dispatch()
+    assert plane.row("e4").state == State.PLACED
+
+
+def test_what_ends_otherwise_in_between_clears_a_cluster(plane: Plane) -> None:
+    for key in ("e1", "e2"):
+        lose(plane, key)
+    plane.run_to_running("good")
+    plane.end(Outcome.USER_ERROR, key="good", reason="ValueError")
+    plane.settle()
+    plane.clock.advance(1)
+    lose(plane, "e3")
+    assert cluster(plane).state == "active"

@@ -1,18 +1,25 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fairlead.errors import IllegalMove
 from fairlead.lifecycle import (
+    BLAME_AFTER,
     MAX_RETRY_DELAY_S,
     MOVES,
     POISON_AFTER,
+    REFUSALS_HELD_AFTER,
+    SESSION_ENDED,
     Desired,
     EndedAttempt,
+    EndedThere,
     Next,
     Outcome,
     State,
     after_attempt,
+    blame,
     move,
     retry_delay_bound_s,
 )
@@ -182,6 +189,89 @@ def test_preemption_is_charged_to_nobody(count: int) -> None:
 )
 def test_three_deaths_in_a_row_without_progress_are_held_for_a_human(tail: list[EndedAttempt], expected: State) -> None:
     assert follows(*tail, retries=RetriesSpec(infra=50, oom=50, stalled=50)).state is expected
+
+
+def forgiven(attempt: EndedAttempt) -> EndedAttempt:
+    return replace(attempt, is_forgiven=True)
+
+
+@given(histories, budgets, st.sampled_from(UNHAPPY))
+def test_after_a_release_an_attempt_is_judged_as_if_it_were_the_first(
+    history: tuple[EndedAttempt, ...], retries: RetriesSpec, outcome: Outcome
+) -> None:
+    before = tuple(forgiven(attempt) for attempt in history)
+    assert follows(*before, ended(outcome), retries=retries) == follows(ended(outcome), retries=retries)
+
+
+def test_a_release_starts_the_count_to_poison_again() -> None:
+    death, retries = ended(Outcome.INFRA_ERROR, "worker_died"), RetriesSpec(infra=50)
+    before = [forgiven(death)] * POISON_AFTER
+    found = [follows(*before, *[death] * count, retries=retries).state for count in (1, 2, 3)]
+    assert found == [State.RETRYING, State.RETRYING, State.HELD]
+
+
+@given(histories, st.sampled_from(Desired), budgets)
+def test_without_run_time_nothing_is_tried_again(
+    history: tuple[EndedAttempt, ...], desired: Desired, retries: RetriesSpec
+) -> None:
+    plenty = after_attempt(history, desired=desired, retries=retries, runtime_left_s=1)
+    spent = after_attempt(history, desired=desired, retries=retries, runtime_left_s=0)
+    if plenty.state in (State.RETRYING, State.QUEUED):
+        assert (spent.state, spent.reason.split(":")[0]) == (State.FAILED, "timeout")
+    else:
+        assert spent == plenty
+
+
+def test_a_rule_may_forbid_another_attempt_whatever_the_budget() -> None:
+    allowed = RetriesSpec(user_error=5)
+    assert follows(ended(Outcome.USER_ERROR, "rule: exit code 3"), retries=allowed).state is State.RETRYING
+    assert follows(ended(Outcome.USER_ERROR, "rule_fail: exit code 3"), retries=allowed).state is State.FAILED
+
+
+def test_offers_that_are_refused_again_and_again_are_held_for_a_human() -> None:
+    refused, withdrawn = (ended(Outcome.PREEMPTED, f"{code}: why") for code in ("offer_refused", "offer_withdrawn"))
+    below = [refused] * (REFUSALS_HELD_AFTER - 1)
+    assert follows(*below).state is State.QUEUED
+    assert follows(*below, refused).state is State.HELD
+    assert follows(*below, refused).reason.startswith("cannot_be_offered: ")
+    assert follows(*below, withdrawn).state is State.QUEUED
+    assert follows(*below, withdrawn, refused).state is State.QUEUED
+    assert follows(*[forgiven(refused)] * 5, refused).state is State.QUEUED
+
+
+# ---- whom to blame ------------------------------------------------------------------------------------------------
+
+
+def there(
+    key: str, outcome: Outcome = Outcome.INFRA_ERROR, reason: str = "storage: full", *, session: str = "s1"
+) -> EndedThere:
+    return EndedThere(experiment_id=key, ray_session=session, outcome=outcome, reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("newest_first", "is_blamed"),
+    [
+        ([there("a"), there("b"), there("c")], True),
+        (
+            [there("a", Outcome.LOST, ""), there("b", reason="node_lost"), there("c", reason="environment: no code")],
+            True,
+        ),
+        ([there("a"), there("a"), there("b"), there("b"), there("c")], True),
+        ([there("a"), there("b")], False),
+        ([there("a"), there("b"), there("a"), there("b")], False),
+        ([there("a"), there("b"), there("x", Outcome.SUCCEEDED, "completed"), there("c")], False),
+        ([there("a"), there("b"), there("c", reason="worker_died")], False),
+        ([there("a"), there("b"), there("c", Outcome.USER_ERROR, "storage")], False),
+        ([there(key, reason=SESSION_ENDED) for key in "abc"], False),
+        ([there(key, reason=SESSION_ENDED, session=f"s-{key}") for key in "abc"], True),
+    ],
+)
+def test_a_cluster_that_loses_three_experiments_in_a_row_is_suspected(
+    newest_first: list[EndedThere], is_blamed: bool
+) -> None:
+    why = blame(newest_first)
+    assert (why is not None) is is_blamed
+    assert why is None or str(BLAME_AFTER) in why
 
 
 # ---- the delay before a retry -------------------------------------------------------------------------------------

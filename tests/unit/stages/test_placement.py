@@ -56,7 +56,11 @@ def test_each_reason_for_waiting_says_what_is_missing() -> None:
     one = a_candidate(workers=2)
     assert reason_of(place(one, [])) is WaitingReason.NO_CLUSTER
     assert reason_of(place(one, [a_cluster(has_fresh_agent=False)])) is WaitingReason.NO_AGENT
-    assert reason_of(place(one, [a_cluster(is_active=False)])) is WaitingReason.NO_AGENT
+    closed = place(one, [a_cluster(is_active=False, why_closed="draining: wait")])
+    assert str(closed) == "cluster_closed: local is draining: wait"
+    assert reason_of(place(one, [a_cluster("b", is_active=False), a_cluster(has_fresh_agent=False)])) is (
+        WaitingReason.NO_AGENT
+    )
     too_large = place(a_candidate(workers=64, gpus=1), [a_cluster()])
     assert reason_of(too_large) is WaitingReason.NO_CLUSTER_FITS
     assert "64 GPUs" in str(too_large)
@@ -110,3 +114,15 @@ def test_no_round_gives_out_more_than_there_is(wishes: list[tuple[int, int]], no
     assert sum(one.cpus for one, _ in decided.placed) <= cluster.free_cpus
     assert sum(one.gpus for one, _ in decided.placed) <= cluster.free_gpus
     assert len(decided.placed) + len(decided.waiting) == len(ordered)
+
+
+def test_a_cluster_that_did_not_take_it_comes_last_but_is_better_than_none() -> None:
+    large, small = a_cluster("large", nodes=((8, 0),)), a_cluster("small")
+    assert place(a_candidate(), [large, small]) == Placement(cluster="large")
+    assert place(a_candidate(), [large, small], avoided=frozenset({"large"})) == Placement(cluster="small")
+    assert place(a_candidate(), [large], avoided=frozenset({"large"})) == Placement(cluster="large")
+    avoided = {"a": frozenset({"large"})}
+    decided = place_in_order(
+        [a_candidate("a"), a_candidate("b")], [large, small], launches_per_cluster=2, avoided=avoided
+    )
+    assert [placement.cluster for _, placement in decided.placed] == ["small", "large"]
