@@ -89,7 +89,7 @@ def crash(database: str, *, submits: int, seed: int) -> Outcome:
         loop.run()
         seconds = time.monotonic() - began_s
         print(f"{database}: all acknowledged after {seconds:.0f} s, {sum(loop.kills.values())} kills", file=sys.stderr)
-        await_true("every experiment in the queue", lambda: _accepted(plane.store) == 0, timeout_s=SETTLE_S)
+        await_true("every experiment in the queue", lambda: num_accepted(plane.store) == 0, timeout_s=SETTLE_S)
         lost, doubled, gaps = compare(plane.store, loop.acknowledged)
     return Outcome(
         submits=len(loop.acknowledged),
@@ -189,7 +189,8 @@ class _Loop:
         return None
 
 
-def _accepted(store: Store) -> int:
+def num_accepted(store: Store) -> int:
+    """Experiments that no loop has looked at yet."""
     with store.read() as session:
         return experiments.count_in(session, (State.ACCEPTED,))
 

@@ -1,16 +1,18 @@
 """The benchmarks that kill the control plane, at a small size: their promises hold on every run of the tests."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from benchmarks.control_plane import control_plane
-from benchmarks.crash_loop import compare, crash
+from benchmarks.crash_loop import compare, crash, num_accepted
+from benchmarks.places import await_true
 from benchmarks.recovery import control, postgres
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 
 from fairlead.store import Store, experiments, idempotency
 from fairlead.store.idempotency import StoredAnswer
-from fairlead.store.tables import EventRow, ExperimentRow
+from fairlead.store.tables import EventRow, ExperimentRow, LeaseRow
 from fairlead.testing import FakeClock
 from fairlead.testing.stored import an_experiment
 
@@ -36,6 +38,26 @@ def test_without_the_leader_the_api_goes_on_and_scheduling_resumes_and_a_killed_
         assert watch.asked >= 10
         assert watch.failed == 0
         assert postgres(plane) < 60
+
+
+def test_a_killed_server_on_sqlite_is_succeeded_at_once_and_fifty_writers_at_a_time_lose_nothing(
+    tmp_path: Path,
+) -> None:
+    names = [f"writer-{number}" for number in range(50)]
+    with control_plane(tmp_path, "sqlite", control_ttl_s="600") as plane:  # nobody could wait for the lease to expire
+        (server,) = plane.parts
+        with ThreadPoolExecutor(50) as pool:
+            made = list(pool.map(lambda name: plane.submit(server, name, timeout_s=60), names))
+        assert {answer.status_code for answer in made} == {201}
+        server.kill()
+        server.start()
+        plane.await_ready()
+        assert plane.submit(server, "after", timeout_s=60).status_code == 201
+        await_true("the new server's loops", lambda: num_accepted(plane.store) == 0, timeout_s=120)
+        acknowledged = {name: {answer.json()["id"]} for name, answer in zip(names, made, strict=True)}
+        assert compare(plane.store, acknowledged) == (0, 0, 0)
+        with plane.store.read() as session:
+            assert session.scalar(select(LeaseRow.epoch)) == 2
 
 
 def acknowledge(store: Store, *names: str) -> dict[str, set[str]]:
