@@ -29,7 +29,7 @@ from benchmarks import (
 )
 from benchmarks.chart import numbers
 from benchmarks.harness import HERE, RESULTS, as_plain, keep, processor_time, stolen_share, surroundings
-from benchmarks.table import between, kept, written
+from benchmarks.table import between, drawn, kept, written
 
 BENCHMARKS: dict[str, ModuleType] = {
     module.NAME: module
@@ -117,9 +117,9 @@ def draw_numbers(document: Mapping[str, Any], directory: Path) -> None:
 
 
 def up_to_date(readme: str) -> str:
-    """``readme`` with all that is kept: the table of results, and the section of each benchmark that has one."""
+    """``readme`` with all that is kept: results, pictures, and the section of each benchmark that has one."""
     documents = kept(RESULTS, [*BENCHMARKS])
-    readme = written(readme, documents)
+    readme = written(readme, documents, drawn(RESULTS, [*BENCHMARKS]))
     for document in documents:
         if (table := getattr(BENCHMARKS[document["name"]], "table", None)) is not None:
             readme = between(readme, document["name"], table(document))

@@ -1,6 +1,7 @@
 """What ``README.md`` shows of ``results/``, and nothing else, between pairs of markers."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,15 @@ BEGIN, END = "<!-- {}: written by make bench -->", "<!-- /{} -->"
 MEASURED = "measured"
 
 
-def written(readme: str, documents: Sequence[Mapping[str, Any]]) -> str:
-    """``readme`` with the table of all results. Raises ``ValueError`` where the markers are missing."""
-    return between(readme, MEASURED, table(documents))
+def written(readme: str, documents: Sequence[Mapping[str, Any]], pictures: Sequence[Path] = ()) -> str:
+    """``readme`` with the table of all results and their pictures. Raises ``ValueError`` where markers are missing."""
+    images = "".join(f"![{_title(path)}](results/{path.name})\n\n" for path in pictures)
+    return between(readme, MEASURED, table(documents) + images)
+
+
+def _title(picture: Path) -> str:
+    found = re.search(r'aria-label="([^"]*)"', picture.read_text())
+    return found[1] if found else picture.stem
 
 
 def between(readme: str, section: str, text: str) -> str:
@@ -49,6 +56,15 @@ def _origin(document: Mapping[str, Any]) -> str:
         f"{place['memory_gb']} GB, Python {place['python']}, {versions}; load {place['load_average'][0]} at the start, "
         f"{place['processor_time_stolen']:.1%} of the processor taken by the host; {sizes}"
     )
+
+
+def drawn(directory: Path, names: Sequence[str]) -> list[Path]:
+    """The pictures that have been drawn, in the order of ``names``: a benchmark may have several."""
+    return [path for name in names for path in sorted(directory.glob("*.svg")) if _is_of(path, name)]
+
+
+def _is_of(picture: Path, name: str) -> bool:
+    return picture.stem == name or picture.stem.startswith(f"{name}_")
 
 
 def kept(directory: Path, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 import os
 import re
+from pathlib import Path
 
 import psutil
 import pytest
@@ -7,7 +8,7 @@ from benchmarks.chart import Bar, Line, bars, curves, numbers, shown
 from benchmarks.first_step import Sample, conclude
 from benchmarks.memory import Footprint, footprint, read_rollup, short_name, total_mb
 from benchmarks.metric_ingest import compare, steady_rate
-from benchmarks.table import BEGIN, END, MEASURED, between, written
+from benchmarks.table import BEGIN, END, MEASURED, between, drawn, written
 from benchmarks.thousand_starts import Holdings, leaks
 
 DOCUMENT = {
@@ -163,3 +164,12 @@ def test_a_result_without_a_chart_of_its_own_is_drawn_by_its_numbers() -> None:
     drawn = numbers("burst", {"makespan_s": 12.345, "starts": 1000, "growth": -0.5})
     assert drawn.count("<rect") == 3
     assert 'width="-' not in drawn
+
+
+def test_every_picture_of_a_benchmark_is_shown_with_its_title(tmp_path: Path) -> None:
+    for name in ("growth_b", "growth_a", "burst", "stranger"):
+        (tmp_path / f"{name}.svg").write_text(bars(f"Title of {name}", []))
+    pictures = drawn(tmp_path, ["burst", "growth"])
+    assert [path.stem for path in pictures] == ["burst", "growth_a", "growth_b"]
+    text = written(f"{BEGIN.format(MEASURED)}\n{END.format(MEASURED)}\n", [DOCUMENT], pictures)
+    assert "![Title of growth_a](results/growth_a.svg)\n" in text
