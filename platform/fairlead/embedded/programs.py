@@ -20,6 +20,8 @@ from fairlead.failpoints import DIRECTORY_VARIABLE
 from fairlead.run.warm.launcher import DIRECTORY, SWITCH
 from fairlead.tracking.server import server_command, server_environment
 
+RAY_DASHBOARD = "FAIRLEAD_RAY_DASHBOARD"
+"""1 in the caller's environment: start Ray's dashboard as well."""
 MAX_OBJECT_STORE_BYTES = 512 * 2**20
 """Data sets do not travel through Ray's object store; what does is small."""
 MIN_OBJECT_STORE_BYTES = 80 * 2**20
@@ -53,6 +55,8 @@ class Layout:
     marker: str
     cpus: int | None = None
     gpus: int | None = None
+    has_ray_dashboard: bool = False
+    """Ray's own page, with its state and job APIs: nothing here needs them, and they take 300 MB."""
 
     @property
     def api_url(self) -> str:
@@ -113,7 +117,7 @@ def _ray(layout: Layout, base: Mapping[str, str]) -> Program:
         "metrics-export-port": ports.ray_metrics,
         "min-worker-port": ports.workers[0],
         "max-worker-port": ports.workers[1],
-        "include-dashboard": "true",  # Train's clean-up of placement groups asks the state API
+        "include-dashboard": "true" if layout.has_ray_dashboard else "false",
         "include-log-monitor": "false",  # runners write logs of their own
         "temp-dir": layout.ray_directory / "r",  # Ray opens its own directory to everybody; the one around it is ours
         "object-store-memory": object_store_bytes(),
@@ -127,7 +131,7 @@ def _ray(layout: Layout, base: Mapping[str, str]) -> Program:
         command=(sys.executable, "-m", "ray.scripts.scripts", "start", *flags, *given),
         environment={**base, **_ray_environment(layout), "DASHBOARD_METRIC_PORT": str(ports.ray_dashboard_metrics)},
         log=layout.home.logs / "ray.log",
-        ready_ports=(ports.ray, ports.ray_node, ports.ray_dashboard),
+        ready_ports=(ports.ray, ports.ray_node, *([ports.ray_dashboard] if layout.has_ray_dashboard else [])),
     )
 
 
@@ -138,6 +142,7 @@ def _ray_environment(layout: Layout) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_START_HOOK": "fairlead.embedded.ray_hook.as_embedded",
         "RAY_prestart_worker_first_driver": "0",  # none of them would fit a runner
+        "RAY_num_workers_soft_limit": "0",  # nor would one that has done its task
         DIRECTORY: f"{layout.ray_directory}/warm",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # nothing to move: all of it ends

@@ -24,7 +24,7 @@ from fairlead.client.stack import STACK_FILE, read_stack, read_token
 from fairlead.embedded.home import held, prepare
 from fairlead.embedded.ports import PortLease
 from fairlead.embedded.processes import describe, end, is_alive
-from fairlead.embedded.programs import Layout, programs
+from fairlead.embedded.programs import RAY_DASHBOARD, Layout, programs
 from fairlead.embedded.supervisor import Condition, Supervisor
 from fairlead.errors import Unavailable
 from fairlead.settings import data_directory
@@ -169,7 +169,14 @@ class EmbeddedStack:
         ray_directory = _ray_directory()
         self._resting.callback(shutil.rmtree, ray_directory, ignore_errors=True)
         marker = secrets.token_hex(8)
-        self._layout = Layout(home=home, ports=ports, ray_directory=ray_directory, marker=marker, **self._resources)
+        self._layout = Layout(
+            home=home,
+            ports=ports,
+            ray_directory=ray_directory,
+            marker=marker,
+            has_ray_dashboard=self._environment.get(RAY_DASHBOARD) == "1",
+            **self._resources,
+        )
         self._supervisor = Supervisor(
             programs(self._layout, self._environment),
             python=sys.executable,

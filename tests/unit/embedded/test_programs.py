@@ -59,6 +59,19 @@ def test_ray_is_told_every_port_and_needs_a_token(made: dict[str, Program]) -> N
         assert environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
 
 
+def test_ray_has_no_dashboard_unless_it_is_asked_for(made: dict[str, Program], tmp_path: Path) -> None:
+    assert "--include-dashboard=false" in made["ray"].command
+    assert len(made["ray"].ready_ports) == 2
+    with PortLease(tmp_path / "ports") as lease:
+        ports = lease.take()
+        layout = Layout(
+            home=Home(path=tmp_path), ports=ports, ray_directory=Path("/x"), marker="m", has_ray_dashboard=True
+        )
+        ray = {program.name: program for program in programs(layout, SHELL)}["ray"]
+    assert "--include-dashboard=true" in ray.command
+    assert ports.ray_dashboard in ray.ready_ports
+
+
 def test_the_api_accepts_exact_hosts_only(made: dict[str, Program]) -> None:
     environment = made["api"].environment
     port = environment["FAIRLEAD_PORT"]
