@@ -52,12 +52,16 @@ app = typer.Typer(
 )
 workloads_app = typer.Typer(cls=Commands, help="List the built-in training programs, or show one.")
 app.add_typer(workloads_app, name="workloads", rich_help_panel="Look")
+cluster_app = typer.Typer(cls=Commands, no_args_is_help=True, help="Empty a cluster, open it again, or give it up.")
+app.add_typer(cluster_app, name="cluster", rich_help_panel="Operate")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The experiment's id, as submit and list print it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
 Home = Annotated[
     Path | None, typer.Option(help="Data directory of the embedded stack.", envvar="FAIRLEAD_HOME", file_okay=False)
 ]
+ClusterName = Annotated[str, typer.Argument(metavar="NAME", help="The cluster's name, as clusters prints it.")]
+Reason = Annotated[str, typer.Option(help="Why you know; it is written into the experiment's events.")]
 SpecFile = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML or JSON file; - reads standard input.")]
 Code = Annotated[
     Path | None, typer.Option(help="Upload this directory as the workload's code.", exists=True, file_okay=False)
@@ -220,6 +224,92 @@ def cancel(context: typer.Context, experiment_id: Id, as_json: Json = False) -> 
     from fairlead.cli import experiments
 
     experiments.cancel(_where(context, as_json), experiment_id)
+
+
+@app.command(rich_help_panel="Run")
+def pause(context: typer.Context, experiment_id: Id, as_json: Json = False) -> None:
+    """Ask an experiment to stop after a checkpoint and to wait. Its place in the queue is kept."""
+    from fairlead.cli import experiments
+
+    experiments.pause(_where(context, as_json), experiment_id)
+
+
+@app.command(rich_help_panel="Run")
+def resume(context: typer.Context, experiment_id: Id, as_json: Json = False) -> None:
+    """Ask a paused experiment to go on from its last checkpoint."""
+    from fairlead.cli import experiments
+
+    experiments.resume(_where(context, as_json), experiment_id)
+
+
+@app.command(rich_help_panel="Run")
+def release(context: typer.Context, experiment_id: Id, as_json: Json = False) -> None:
+    """Let a held experiment go on, with fresh retry budgets; an evaluation that broke is made again."""
+    from fairlead.cli import experiments
+
+    experiments.release(_where(context, as_json), experiment_id)
+
+
+@app.command("declare-lost", rich_help_panel="Operate")
+def declare_lost(
+    context: typer.Context,
+    experiment_id: Id,
+    reason: Reason,
+    attempt: Annotated[int, typer.Option(min=1, help="Which attempt, as show prints it.")],
+    force: Annotated[bool, typer.Option("--force", help="Even though its agent sees it at work.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Vouch for the death of an attempt that nobody can see, so that the next may begin."""
+    from fairlead.cli import experiments
+
+    where = _where(context, as_json)
+    experiments.declare_lost(where, experiment_id, attempt, reason=reason, is_forced=force)
+
+
+# ---- clusters -------------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel="Look")
+def clusters(context: typer.Context, as_json: Json = False) -> None:
+    """List the Ray clusters, what is in use, and why one gets no work."""
+    from fairlead.cli import clusters as commands
+
+    commands.list_clusters(_where(context, as_json))
+
+
+@cluster_app.command()
+def drain(context: typer.Context, name: ClusterName, as_json: Json = False) -> None:
+    """No new work for it; what runs there goes on to its end."""
+    from fairlead.cli import clusters as commands
+
+    commands.drain(_where(context, as_json), name)
+
+
+@cluster_app.command()
+def activate(context: typer.Context, name: ClusterName, as_json: Json = False) -> None:
+    """Work for it again, after it was drained, suspected or retired."""
+    from fairlead.cli import clusters as commands
+
+    commands.activate(_where(context, as_json), name)
+
+
+@cluster_app.command()
+def retire(
+    context: typer.Context,
+    name: ClusterName,
+    reason: Reason,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even though its agent answers and has open attempts.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """It is gone: its open attempts are declared lost, and begin again elsewhere."""
+    from fairlead.cli import clusters as commands
+
+    commands.retire(_where(context, as_json), name, reason=reason, is_forced=force)
+
+
+# ---- reports and catalogue ------------------------------------------------------------------------------------------
 
 
 @app.command(rich_help_panel="Look")

@@ -127,11 +127,47 @@ def cancel(where: Where, experiment_id: str) -> None:
     """Ask an experiment to end, and say how it stands."""
     with connect(where) as client:
         view = client.get(experiment_id).cancel().view
+    _tell(where, view, "asked to cancel", "" if view.state.is_final else "; it ends as soon as its workers have")
+
+
+def pause(where: Where, experiment_id: str) -> None:
+    """Ask an experiment to wait, and say how it stands."""
+    with connect(where) as client:
+        view = client.get(experiment_id).pause().view
+    is_there = view.state in (State.PAUSED, State.ACCEPTED)
+    _tell(where, view, "asked to pause", "" if is_there else "; it waits as soon as its workers have stopped")
+
+
+def resume(where: Where, experiment_id: str) -> None:
+    """Ask a paused experiment to go on, and say how it stands."""
+    with connect(where) as client:
+        view = client.get(experiment_id).resume().view
+    _tell(where, view, "asked to resume", "")
+
+
+def release(where: Where, experiment_id: str) -> None:
+    """Let a held experiment go on, and say how it stands."""
+    with connect(where) as client:
+        view = client.get(experiment_id).release().view
+    later = "; it goes on as soon as the control loops look at it" if view.state is State.HELD else ""
+    _tell(where, view, "released", later)
+
+
+def declare_lost(where: Where, experiment_id: str, attempt_no: int, *, reason: str, is_forced: bool) -> None:
+    """Vouch for an attempt's death."""
+    with connect(where) as client:
+        view = client.get(experiment_id).declare_lost(attempt_no, reason=reason, force=is_forced)
     if where.as_json:
         print_json(view)
     else:
-        ended = "" if view.state.is_final else "; it ends as soon as its workers have"
-        out().print(f"{view.id}: asked to cancel, now {styled(view.state, STATE_STYLES)}{ended}")
+        out().print(f"{experiment_id}: attempt {attempt_no} on cluster {escape(view.cluster)} is declared lost")
+
+
+def _tell(where: Where, view: ExperimentView, what: str, later: str) -> None:
+    if where.as_json:
+        print_json(view)
+    else:
+        out().print(f"{view.id}: {what}, now {styled(view.state, STATE_STYLES)}{later}")
 
 
 def exit_code(detail: ExperimentDetail) -> int:

@@ -23,6 +23,7 @@ STATE_STYLES = {
     "running": "cyan",
     "evaluating": "cyan",
 }
+CLUSTER_STYLES = {"active": "green", "draining": "yellow", "suspect": "magenta", "retired": "red"}
 OUTCOME_STYLES = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 _ADVICE: dict[type[FairleadError], str] = {
     NotFound: "'fairlead list' shows what there is.",

@@ -18,6 +18,7 @@ from fairlead.representation import (
     ExperimentView,
     GateView,
     LinkView,
+    LossDeclaration,
     MetricsView,
     Page,
     RegistrationView,
@@ -27,6 +28,8 @@ from fairlead.spec import ExperimentSpec
 R = TypeVar("R", bound=BaseModel)
 REGISTRATION_WAIT_S = 60.0
 """MLflow may be away for longer; the experiment has its result all the same."""
+RELEASE_WAIT_S = 15.0
+"""The control loops move it within a second or two, where they run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,6 +121,27 @@ class Experiment:
     def resume(self) -> "Experiment":
         """Ask it to go on after a pause."""
         return self._act("resume")
+
+    def release(self) -> "Experiment":
+        """Let it go on after it was held, with fresh budgets; returns when it has moved, at most 15 s later.
+
+        Raises ``Conflict`` where it is not held, or while its attempt is still open.
+        """
+        self._act("release")
+        latest = time.monotonic() + RELEASE_WAIT_S
+        while self.view.state is State.HELD and time.monotonic() < latest:
+            self._transport.pause()
+            self.refresh()
+        return self
+
+    def declare_lost(self, attempt_no: int, *, reason: str, force: bool = False) -> AttemptView:
+        """Vouch for the death of an attempt that nobody can see, so that the next may begin.
+
+        ``force``: even though its agent sees it at work. Raises ``Conflict`` without it, or when the attempt has ended.
+        """
+        document = LossDeclaration(reason=reason, force=force).model_dump()
+        path = self._path(f"/attempts/{attempt_no}/declare-lost")
+        return AttemptView.model_validate_json(self._transport.request("POST", path, document=document).content)
 
     def events(self, *, after: int = 0, follow: bool = True, deadline: float | None = None) -> Iterator[EventView]:
         """Its events in order, each once, from ``after`` (a ``seq``). With ``follow`` live until it has ended.
@@ -244,6 +268,6 @@ def _end_of(view: ExperimentView) -> ExperimentFailed:
     if view.state is State.CANCELLED:
         message = f"experiment {view.id} was cancelled: {view.reason}"
         return ExperimentCancelled(message, experiment_id=view.id, reason=view.reason)
-    advice = "; a human must look" if view.state is State.HELD else ""
+    advice = f"; a human must look, then 'fairlead release {view.id}'" if view.state is State.HELD else ""
     message = f"experiment {view.id} is {view.state}: {view.reason}{advice}; see 'fairlead logs {view.id}'"
     return ExperimentFailed(message, experiment_id=view.id, reason=view.reason)

@@ -13,8 +13,10 @@ from fairlead.client.transport import Transport
 from fairlead.errors import BadSpec
 from fairlead.representation import (
     BundleView,
+    ClusterView,
     ExperimentDetail,
     ExperimentView,
+    LossDeclaration,
     PlanView,
     VersionView,
     WhoAmI,
@@ -93,6 +95,30 @@ class Client:
     def workload(self, name: str) -> WorkloadView:
         """One training program. Raises ``NotFound``."""
         return WorkloadView.model_validate_json(self.transport.request("GET", f"/v1/workloads/{name}").content)
+
+    def clusters(self) -> tuple[ClusterView, ...]:
+        """The Ray clusters that ever attached, and why one gets no work."""
+        return tuple(pages(self.transport, ClusterView, "/v1/clusters", {}))
+
+    def drain(self, cluster: str) -> ClusterView:
+        """No new work for a cluster; what runs there goes on to its end. Raises ``NotFound``."""
+        return self._change_cluster(cluster, "drain")
+
+    def activate(self, cluster: str) -> ClusterView:
+        """Work for a cluster again, after it was drained, suspected or retired. Raises ``NotFound``."""
+        return self._change_cluster(cluster, "activate")
+
+    def retire(self, cluster: str, *, reason: str, force: bool = False) -> ClusterView:
+        """Vouch for a cluster's end: its open attempts are declared lost.
+
+        ``force``: even though its agent answers and has open attempts; without it that raises ``Conflict``.
+        """
+        return self._change_cluster(cluster, "retire", LossDeclaration(reason=reason, force=force))
+
+    def _change_cluster(self, name: str, verb: str, given: LossDeclaration | None = None) -> ClusterView:
+        document = given.model_dump() if given else None
+        answer = self.transport.request("POST", f"/v1/clusters/{name}/{verb}", document=document)
+        return ClusterView.model_validate_json(answer.content)
 
     def upload(self, directory: str | Path) -> BundleView:
         """Upload a directory of code, unless the server has it already. Raises ``BadBundle``."""

@@ -18,14 +18,16 @@ from urllib.parse import parse_qs, urlsplit
 
 from fairlead import bundle
 from fairlead.errors import BadBundle, BadInput, BadSpec, Problem
-from fairlead.lifecycle import Desired, State
+from fairlead.lifecycle import Desired, Observation, State
 from fairlead.representation import (
     BundleView,
+    ClusterView,
     EventView,
     ExperimentDetail,
     ExperimentView,
     GateView,
     LinkView,
+    LossDeclaration,
     MetricsView,
     PlanView,
     ProblemView,
@@ -86,6 +88,9 @@ class FakeApi:
         """Statuses that the next requests are answered with instead."""
         self.stream_cuts = 0
         """How many of the next streams break after one message."""
+        self.clusters: dict[str, ClusterView] = {
+            "local": ClusterView(name="local", state="active", is_agent_fresh=True)
+        }
         self._answers: dict[str, tuple[bytes, Answer]] = {}
         self.changed = threading.Condition()
         self.is_closing = False
@@ -333,7 +338,11 @@ class _Handler(BaseHTTPRequestHandler):
             case "GET", ["experiments"]:
                 return self._list()
             case _, ["experiments", identity, *rest] if identity in self.api.experiments:
-                return self._experiment(self.api.experiments[identity], rest)
+                return self._experiment(self.api.experiments[identity], rest, body)
+            case "GET", ["clusters"]:
+                return Answer.json({"items": [view.model_dump(mode="json") for view in self.api.clusters.values()]})
+            case "POST", ["clusters", name, verb] if name in self.api.clusters:
+                return self._change_cluster(self.api.clusters[name], verb, body)
             case "POST", ["code-bundles"]:
                 return self._bundle(body)
             case "HEAD", ["code-bundles", name] if name in self.api.bundles:
@@ -353,7 +362,35 @@ class _Handler(BaseHTTPRequestHandler):
         items = [ExperimentView.model_validate(view.model_dump()).model_dump(mode="json") for view in found]
         return Answer.json({"items": items, "next": following})
 
-    def _experiment(self, entry: Entry, rest: list[str]) -> Answer:
+    def _act(self, entry: Entry, verb: str) -> Answer:
+        """Carried out at once; the real one writes down what is wanted."""
+        state, identity = entry.view.state, entry.view.id
+        if state.is_final or (verb == "release") is not (state is State.HELD):
+            return Answer.problem(409, "conflict", f"the experiment is {state}: it cannot be asked to {verb}")
+        if verb == "pause":
+            self.api.advance(identity, State.PAUSED, reason="paused by the user", desired=Desired.PAUSE)
+        elif verb == "release" or state is State.PAUSED:
+            self.api.advance(identity, State.QUEUED, reason=f"{verb}d", desired=Desired.RUN)
+        return Answer.of(entry.view, status=202)
+
+    def _declare_lost(self, entry: Entry, number: int, body: bytes) -> Answer:
+        given = from_json(LossDeclaration, body)
+        found = next((one for one in entry.view.attempts if one.attempt_no == number), None)
+        if found is None:
+            return Answer.problem(404, "not_found", f"there is no attempt {number}")
+        if found.observation is Observation.PRESENT and not given.force:
+            return Answer.problem(409, "conflict", "its agent sees it at work")
+        lost = found.model_copy(update={"declared_lost_by": "local", "detail": given.reason})
+        return Answer.of(lost, status=202)
+
+    def _change_cluster(self, view: ClusterView, verb: str, body: bytes) -> Answer:
+        states = {"drain": "draining", "activate": "active", "retire": "retired"}
+        if verb == "retire" and view.open_attempts and not from_json(LossDeclaration, body).force:
+            return Answer.problem(409, "conflict", f"it has {view.open_attempts} open attempts")
+        self.api.clusters[view.name] = view.model_copy(update={"state": states[verb]})
+        return Answer.of(self.api.clusters[view.name])
+
+    def _experiment(self, entry: Entry, rest: list[str], body: bytes) -> Answer:
         match self.command, rest:
             case "GET", []:
                 return Answer.of(entry.view, headers={"ETag": f'"{entry.view.version}"'})
@@ -362,6 +399,10 @@ class _Handler(BaseHTTPRequestHandler):
             case "POST", ["cancel"]:
                 self.api.advance(entry.view.id, State.CANCELLED, reason="cancelled by the user")
                 return Answer.of(entry.view, status=202)
+            case "POST", [("pause" | "resume" | "release") as verb]:
+                return self._act(entry, verb)
+            case "POST", ["attempts", number, "declare-lost"]:
+                return self._declare_lost(entry, int(number), body)
             case "GET", ["events"]:
                 after = int(parse_qs(urlsplit(self.path).query).get("after", ["0"])[0])
                 return Answer.json({"items": [e.model_dump(mode="json") for e in entry.events if e.seq > after]})

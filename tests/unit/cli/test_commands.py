@@ -11,8 +11,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from fairlead.cli import app
-from fairlead.lifecycle import State
-from fairlead.testing.api import TOKEN, FakeApi
+from fairlead.lifecycle import Observation, State
+from fairlead.representation import AttemptView, ClusterView
+from fairlead.testing.api import AT, TOKEN, FakeApi
 
 SPEC: dict[str, Any] = {
     "name": "risk",
@@ -263,3 +264,48 @@ def test_every_command_explains_itself(run: Run) -> None:
     commands = ["up", "demo", "submit", "plan", "cancel", *looking]
     assert "Exit codes" in run("--help").stdout
     assert [run(command, "--help").exit_code for command in commands] == [0] * len(commands)
+
+
+# ---- what operators decide ------------------------------------------------------------------------------------------
+
+
+def test_an_experiment_is_paused_resumed_and_released(run: Run, spec: str, api: FakeApi) -> None:
+    identity = run("submit", "-q", spec).stdout.strip()
+    assert run("pause", identity).stdout == f"{identity}: asked to pause, now paused\n"
+    assert run("resume", identity).stdout == f"{identity}: asked to resume, now queued\n"
+    refused = run("release", identity)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "queued" in refused.stderr
+    api.advance(identity, State.HELD, reason="poison: three deaths")
+    released = run("release", identity, "--json")
+    assert (released.exit_code, json.loads(released.stdout)["state"]) == (0, "queued")
+
+
+def test_an_attempt_is_declared_lost_with_a_reason(run: Run, spec: str, api: FakeApi) -> None:
+    identity = run("submit", "-q", spec).stdout.strip()
+    here = ("declare-lost", identity, "--attempt", "1", "--reason", "the machine was sold")
+    assert run(*here).exit_code == 1, "there is no such attempt"
+    attempt = AttemptView(attempt_no=1, cluster="local", observation=Observation.PRESENT, created_at=AT)
+    api.advance(identity, State.RUNNING, attempts=(attempt,))
+    refused = run(*here)
+    assert (refused.exit_code, "at work" in refused.stderr) == (1, True)
+    assert "attempt 1 on cluster local is declared lost" in run(*here, "--force").stdout
+    assert json.loads(run(*here, "--force", "--json").stdout)["declared_lost_by"] == "local"
+    assert run("declare-lost", identity, "--attempt", "1").exit_code == 2, "a reason is needed"
+
+
+def test_clusters_are_listed_with_why_one_gets_no_work(run: Run, api: FakeApi) -> None:
+    api.clusters["far"] = ClusterView(name="far", state="suspect", why="suspect: three were lost", is_agent_fresh=False)
+    shown = run("clusters").stdout
+    assert all(text in shown for text in ("local", "active", "answers", "far", "silent", "three were lost"))
+    assert [one["name"] for one in json.loads(run("clusters", "--json").stdout)] == ["local", "far"]
+
+
+def test_a_cluster_is_drained_opened_and_given_up(run: Run, api: FakeApi) -> None:
+    assert run("cluster", "drain", "local").stdout == "local: now draining\n"
+    assert json.loads(run("cluster", "activate", "local", "--json").stdout)["state"] == "active"
+    api.clusters["local"] = api.clusters["local"].model_copy(update={"open_attempts": 2})
+    refused = run("cluster", "retire", "local", "--reason", "sold")
+    assert (refused.exit_code, "2 open attempts" in refused.stderr) == (1, True)
+    assert "now retired" in run("cluster", "retire", "local", "--reason", "sold", "--force").stdout
+    assert run("cluster", "drain", "nowhere").exit_code == 1

@@ -253,3 +253,22 @@ def test_a_page_of_another_kind_is_still_an_error() -> None:
 
     error = error_of(httpx.Response(502, text="<html>bad gateway</html>"))
     assert (type(error), str(error)) == (Unavailable, "the server answered 502")
+
+
+def test_a_released_experiment_has_moved_when_the_call_returns(api: FakeApi, client: Client) -> None:
+    experiment = client.submit(SPEC)
+    with pytest.raises(Conflict):
+        experiment.release()
+    api.advance(experiment.id, State.HELD, reason="poison")
+    with pytest.raises(ExperimentFailed, match=f"fairlead release {experiment.id}"):
+        experiment.result(timeout=5)
+    assert experiment.release().state is State.QUEUED
+
+
+def test_clusters_can_be_emptied_opened_and_given_up(api: FakeApi, client: Client) -> None:
+    assert [cluster.name for cluster in client.clusters()] == ["local"]
+    assert client.drain("local").state == "draining"
+    assert client.activate("local").state == "active"
+    assert client.retire("local", reason="sold").state == "retired"
+    with pytest.raises(NotFound):
+        client.drain("nowhere")
