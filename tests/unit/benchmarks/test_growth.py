@@ -1,10 +1,16 @@
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 from benchmarks.fit import power_law
-from benchmarks.growth import FITTED, Growth, conclude, draw, medians, table, timed
+from benchmarks.growth import FITTED, Growth, conclude, draw, medians, table, tick_s, timed
+
+from fairlead.embedded.home import prepare
+from fairlead.lifecycle import State
+from fairlead.store import experiments, migrate, open_store
+from fairlead.testing.stored import an_experiment
 
 SIZES = (1, 10, 100, 1000)
 
@@ -76,3 +82,17 @@ def test_the_first_call_is_not_timed() -> None:
     calls: list[int] = []
     assert timed(lambda: calls.append(1), trials=3) < 1
     assert len(calls) == 4
+
+
+def test_a_tick_is_timed_on_a_copy_and_moves_nothing_in_the_original(tmp_path: Path) -> None:
+    home = prepare(tmp_path / "home")
+    with contextlib.closing(open_store(f"sqlite:///{home.database}")) as store:
+        migrate(store)
+        for number in range(3):
+            an_experiment(store, f"exp-{number}", state=State.QUEUED)
+        copy = tmp_path / "copy.db"
+        assert tick_s(home, copy) > 0
+        with store.read() as session:
+            assert [each.waiting for each in experiments.candidates(session)] == [None] * 3
+    with contextlib.closing(open_store(f"sqlite:///{copy}")) as copied, copied.read() as session:
+        assert all("no_cluster" in str(each.waiting) for each in experiments.candidates(session))
