@@ -21,7 +21,7 @@ GAP_S = 0.05
 RECONNECT_S = 2.0
 _LISTEN_S = 1.0
 logger = structlog.get_logger(__name__)
-Listener = Callable[[], None]
+Listener = Callable[[], object]
 
 
 class Bell:
@@ -63,7 +63,7 @@ class Bell:
         self.subscribe(event.set)
         return event
 
-    def subscribe(self, listener: Listener) -> Listener:
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call ``listener`` at every ring, from any thread; returns what ends that. It must be quick."""
         with self._lock:
             self._listeners.add(listener)
