@@ -446,7 +446,8 @@ class World:
         self.agents: list[HandAgent] = []
         self.acknowledged: dict[str, str] = {}
         self.is_clock_steady = True
-        self.clock_error_s = 0.0
+        self.clock_error_s = self.clock_peak_s = 0.0
+        """How far the clock is off now, and was at most: what was written then lies in the future."""
 
     def close(self) -> None:
         self.store.close()
@@ -701,6 +702,7 @@ class Lives(RuleBasedStateMachine):
     def set_the_clock(self, seconds: float) -> None:
         self.world.clock.jump(seconds)
         self.world.clock_error_s += seconds
+        self.world.clock_peak_s = max(self.world.clock_peak_s, self.world.clock_error_s)
         self.world.is_clock_steady = False
 
     @rule()
@@ -773,7 +775,7 @@ class Lives(RuleBasedStateMachine):
 
     def _calm_down(self) -> None:
         world = self.world
-        world.clock.jump(max(0.0, -world.clock_error_s))  # set right: times in the future would be waited for
+        world.clock.jump(world.clock_peak_s - world.clock_error_s)  # else a clock set back is waited for, for hours
         world.network.is_cut, world.network.loses_answers, world.mlflow.is_away = False, 0, False
         world.ray.is_answering, world.ray.has_leftovers, world.ray.loses_launch = True, False, False
         for _ in range(80):
@@ -825,10 +827,12 @@ def _run(examples: int, steps: int, *, is_derandomized: bool) -> int:
     return Lives.num_steps
 
 
+@pytest.mark.timeout(1800)  # a minute of work, on a machine that may be busy with other work
 def test_no_order_of_steps_crashes_and_repeats_breaks_a_promise_or_leaves_anything_stuck() -> None:
     assert _run(60, 80, is_derandomized=True) >= 3_000
 
 
-@pytest.mark.nightly  # new random orders each night, for as long as fifty times the default tier
+@pytest.mark.nightly  # new random orders each night, fifty times as many as in the default tier
+@pytest.mark.timeout(14_400)
 def test_no_order_of_steps_breaks_a_promise_however_many_are_tried() -> None:
-    assert _run(4_000, 120, is_derandomized=False) >= 200_000
+    assert _run(3_000, 80, is_derandomized=False) >= 150_000
