@@ -190,7 +190,7 @@ class Tending:
             same_session=_is_same_session(begun, self._around.cluster.session()),
             silent_s=now_s - self._silent_since_s if self._silent_since_s is not None else 0.0,
             stall_timeout_s=begun.stall_timeout_s if begun else math.inf,
-            progress_age_s=(sighting.status.progress_age_s or 0.0) if sighting.status else 0.0,
+            progress_age_s=_age_s(sighting.status),
         )
 
     def _is_stop_overdue(self, now_s: float) -> bool:
@@ -360,6 +360,11 @@ class Tending:
             self._absent_since_s = clock.monotonic_s()
         is_proven = clock.monotonic_s() - self._absent_since_s >= self._around.evidence_gap_s
         return self._describe(decision, sighting, evidence="runner_died" if is_proven else "")
+
+
+def _age_s(status: RunnerStatus | None) -> float:
+    """Seconds since the last step, as far as they tell of a watchdog that sleeps."""
+    return 0.0 if status is None or status.is_kept_alive else status.progress_age_s or 0.0
 
 
 def _is_same_session(begun: Begun | None, session: str) -> bool:

@@ -108,3 +108,5 @@ class RunnerStatus:
     """Process id by rank."""
     ray_session: str
     highest_agent_epoch: int
+    is_kept_alive: bool = False
+    """It has failed, and its processes stay for a look."""

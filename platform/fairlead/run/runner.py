@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from fairlead.run.storage import (
     unfinished_checkpoints,
     write_atomically,
 )
+from fairlead.run.tails import last_lines
 from fairlead.run.verdict import (
     MAX_DETAIL,
     Ending,
@@ -51,6 +52,7 @@ from fairlead.run.verdict import (
     decide,
     from_exit,
     from_failure,
+    judge,
     stalled,
     storage_failed,
 )
@@ -64,6 +66,7 @@ STACKS_NODE_TIMEOUT_S = 20.0
 PEER_DEATH_WAIT_S = 8.0
 """How long a broken collective may wait for the death that explains it."""
 GROUP_END_WAIT_S = 30.0
+KEPT_ALIVE_AFTER = (Outcome.USER_ERROR, Outcome.OOM, Outcome.STALLED)
 RESULT_RETRY_S = 5.0
 RESULT_PATIENCE_S = 600.0
 """How long a storage that takes no result may take to come back."""
@@ -86,6 +89,7 @@ class Runner:
         self._began_s = 0.0
         self._started_at: datetime = self._clock.now()
         self._dump_stacks = False
+        self._kept_until_s: float | None = None
         self._fit_is_over = threading.Event()
         self._is_finished = threading.Event()
 
@@ -145,6 +149,7 @@ class Runner:
             worker_pids=self._progress.worker_pids(),
             ray_session=here.get_session_name(),
             highest_agent_epoch=self._epoch,
+            is_kept_alive=self._kept_until_s is not None and self._progress.stop is None,
         )
 
     def _accepts(self, agent_epoch: int) -> bool:
@@ -260,11 +265,13 @@ class Runner:
         self._progress.touch()
 
     @ray.method(concurrency_group="workers")
-    def exiting(self, generation: int, rank: int, code: int) -> None:
-        """The program of a rank ends its own process."""
+    def exiting(self, generation: int, rank: int, code: int) -> bool:
+        """The program of a rank ends its own process. Whether it must wait to be ended, to be looked at before."""
         group = self._progress.group
         if self._progress.is_current(generation) and group is not None and rank not in group.finished:
             self._progress.end(from_exit(rank, code))
+            return self._require_document().spec.policy.keep_alive_s > 0
+        return False
 
     # ---- the drive ----
 
@@ -312,7 +319,8 @@ class Runner:
             incomplete=outputs.incomplete,
             trouble=trouble,
         )
-        verdict = decide(ending)
+        document = self._require_document()
+        verdict = judge(decide(ending), document.spec.policy.rules, last_lines(self._require_places().attempt))
         if progress.stop is StopMode.CANCEL and has_finished and outputs.incomplete is None:
             self._note("completed_after_cancel", "the work was complete when the cancellation took effect")
         return verdict, outputs
@@ -379,7 +387,8 @@ class Runner:
         while not self._fit_is_over.wait(WATCH_S):
             try:
                 self._enforce_limits()
-                if self._progress.cause is not None or self._progress.is_past_grace:
+                is_over = self._progress.cause is not None or self._progress.is_past_grace
+                if is_over and not self._is_kept_alive():
                     self._end_group(timeout_s=GROUP_END_WAIT_S)
                 if self._clock.monotonic_s() - flushed_s > SPOOL_FSYNC_S:
                     flushed_s = self._clock.monotonic_s()
@@ -423,6 +432,27 @@ class Runner:
             silent = tuple(rank for rank, size in now.items() if size <= before[rank])
             if not silent or self._clock.monotonic_s() > deadline_s or self._fit_is_over.wait(0.1):
                 return silent
+
+    def _is_kept_alive(self) -> bool:
+        """Whether a failed attempt's processes stay for a look; any stop ends that, and so does the run time."""
+        cause, keep_s = self._progress.cause, self._require_document().spec.policy.keep_alive_s
+        if cause is None or cause.outcome not in KEPT_ALIVE_AFTER or self._progress.stop is not None:
+            return False
+        now_s = self._clock.monotonic_s()
+        if self._kept_until_s is None and keep_s > 0:
+            self._kept_until_s = now_s + keep_s
+            self._note_kept_alive(cause, keep_s)
+        return self._kept_until_s is not None and now_s < self._kept_until_s
+
+    def _note_kept_alive(self, cause: Verdict, keep_s: float) -> None:
+        until = self._clock.now() + timedelta(seconds=keep_s)
+        hellos = self._progress.group.hellos if self._progress.group else {}
+        payload = {
+            "runner": {"node": ray.get_runtime_context().get_node_id(), "pid": os.getpid()},
+            "workers": {str(rank): {"node": one.node_id, "pid": one.pid} for rank, one in sorted(hellos.items())},
+            "until": until.isoformat(timespec="seconds"),
+        }
+        self._note("kept_alive", f"{cause.outcome}: {cause.reason}; processes stay for {keep_s:g} s", payload)
 
     def _end_group(self, *, timeout_s: float) -> None:
         """Kill the Train controller and all it owns, and give their resources back; returns when they are gone."""

@@ -45,6 +45,8 @@ SAMPLE_EVERY = 10
 MAX_TRACEBACK = 12_000
 _CALL_TIMEOUT_S = 60.0
 _LONG_CALL_TIMEOUT_S = 600.0
+_UNTIL_ENDED_S = 3660.0
+"""The longest ``keep_alive_s``, and more: the runner ends a rank that has failed."""
 _RUNNER_IS_GONE = 70
 _GROUP_IS_OLD = 71
 _PEER_GONE = re.compile(
@@ -283,12 +285,13 @@ class RunnerLine:
         should_retry: bool = ray.get(self._runner.failed.remote(failure), timeout=_CALL_TIMEOUT_S)
         if should_retry:
             raise RuntimeError(f"rank {self._hello.rank} lost another rank: {failure.message[:500]}")
-        threading.Event().wait(_CALL_TIMEOUT_S)
+        threading.Event().wait(_UNTIL_ENDED_S)
 
     def exiting(self, code: int) -> None:
-        """Say that the program is ending this process on its own."""
+        """Say that the program is ending this process on its own, and wait to be ended where it may be looked at."""
         self._reports.flush()
-        ray.get(self._runner.exiting.remote(self.welcome.generation, self._hello.rank, code), timeout=5)
+        if ray.get(self._runner.exiting.remote(self.welcome.generation, self._hello.rank, code), timeout=5):
+            threading.Event().wait(_UNTIL_ENDED_S)
 
 
 def _report_own_exit(line: RunnerLine) -> None:

@@ -7,12 +7,13 @@ import contextlib
 import ctypes
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def train(params: Params, context: Context) -> None:
         with tempfile.TemporaryDirectory() as directory:
             Path(directory, "state.json").write_text(json.dumps({"step": step}))
             loss = float("nan") if params.get("misbehave") == "nan" and step == params.get("at", 1) else 1 / (step + 1)
-            context.report({"train/loss": loss, "train/world": float(total)}, step=step, checkpoint=Path(directory))
+            is_full = params.get("misbehave") == "fill_disk" and step >= params.get("at", 1)
+            with _full_disk() if is_full else contextlib.nullcontext():
+                context.report({"train/loss": loss, "train/world": float(total)}, step=step, checkpoint=Path(directory))
         if context.should_stop():
             return
     if params.get("misbehave") != "no_evaluation":
@@ -123,6 +126,17 @@ def _block(context: Context) -> None:
     ctypes.PyDLL(None).sleep(3600)
 
 
+@contextlib.contextmanager
+def _full_disk() -> Iterator[None]:
+    """No file of this process may grow beyond four bytes, which is what a full disk looks like to it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def _defy_or_block(context: Context) -> None:
     (_defy if context.rank == 0 else _block)(context)
 
@@ -138,6 +152,7 @@ MISBEHAVIOURS: Mapping[str, Callable[[Context], Any]] = {
     "print": _print_much,
     "die_once": _die_once,
     "hang": lambda _: time.sleep(3600),
+    "fill_disk": _nothing,
     "defy": _defy,
     "block": _block,
     "defy_or_block": _defy_or_block,

@@ -1,20 +1,23 @@
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 
 from fairlead.lifecycle import Outcome
-from fairlead.protocol import RESULT_FILE, LaunchDocument, ResultDocument
+from fairlead.protocol import RESULT_FILE, CheckpointRef, LaunchDocument, NoteRecord, ResultDocument
 from fairlead.run.census import end_actors, end_marked_processes, find_family, remove_groups
 from fairlead.run.environment import runner_environment
 from fairlead.run.runner import RUNNER
 from fairlead.run.spool import SpoolReader
-from fairlead.run.storage import complete_checkpoints, problem_with
+from fairlead.run.storage import complete_checkpoints, problem_with, relative_name
 from fairlead.run.warm import runtime_env
 from fairlead.testing.local_ray import LocalRay
 from fairlead.testing.ray import TINY, a_launch, a_spec, wait_for
@@ -176,6 +179,83 @@ def test_run_time_is_limited_by_the_runner_itself_whatever_the_workload_ignores(
     attempts.start(document)
     result = attempts.result(document)
     assert (result.outcome, result.reason, result.last_step) == (Outcome.TIMEOUT, "run time spent", 0)
+
+
+def test_a_failed_attempt_stays_for_a_look_until_it_is_cancelled(attempts: Attempts) -> None:
+    params = {"misbehave": "raise", "rank": 1}
+    document = a_launch("exp-look", spec=a_spec(params=params, policy={"keep_alive_s": 600}))
+    runner = attempts.start(document)
+    wait_for(lambda: "kept_alive" in attempts.notes(document), within_s=180, what="the word that it is kept")
+    (note,) = [
+        each
+        for each in SpoolReader(attempts.directory(document), "notes").read(0, 100)
+        if isinstance(each, NoteRecord) and each.kind == "kept_alive"
+    ]
+    pids = [note.payload["runner"]["pid"], *(worker["pid"] for worker in note.payload["workers"].values())]
+    assert len(set(pids)) == 3
+    assert ray.get(runner.status.remote()).is_kept_alive
+    assert all(psutil.pid_exists(pid) for pid in pids)
+    assert not (attempts.directory(document) / RESULT_FILE).exists()
+    assert ray.get(runner.stop.remote("cancel", grace_s=600, agent_epoch=1))
+    result = attempts.result(document, within_s=60)
+    assert (result.outcome, result.reason) == (Outcome.USER_ERROR, "ValueError: the loss exploded on rank 1")
+    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids[1:]), within_s=30, what="the end of the ranks")
+
+
+def test_a_look_ends_by_itself(attempts: Attempts) -> None:
+    started = time.monotonic()
+    document, result = attempts.run(
+        "exp-glance", params={"misbehave": "exit_zero"}, policy={"keep_alive_s": 3}, **ALONE
+    )
+    assert (result.outcome, result.reason) == (Outcome.USER_ERROR, "no_result")
+    assert "kept_alive" in attempts.notes(document)
+    assert time.monotonic() - started > 3
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_a_damaged_checkpoint_is_rejected_and_the_one_before_is_used(attempts: Attempts, damage: str) -> None:
+    first, result = attempts.run(f"exp-{damage}", params={"steps": 3}, **ALONE)
+    assert result.outcome is Outcome.SUCCEEDED
+    made = complete_checkpoints(attempts.directory(first))
+    state = made[0].directory / "state.json"
+    content = state.read_bytes()
+    state.write_bytes(content[:-1] if damage == "truncated" else bytes([content[0] ^ 1]) + content[1:])
+    resume = tuple(
+        CheckpointRef(
+            step=one.step, path=relative_name(one.directory, attempts.storage), manifest_sha256=one.manifest_sha256
+        )
+        for one in made
+    )
+    second = a_launch(f"exp-{damage}", spec=a_spec(params={"steps": 5}, **ALONE), attempt_no=2, resume=resume)
+    attempts.start(second)
+    assert attempts.result(second).outcome is Outcome.SUCCEEDED
+    assert attempts.notes(second) == ["checkpoint_rejected", "resumed"]
+    assert attempts.steps(second, "train/loss") == [2, 3, 4]
+
+
+def test_a_killed_train_controller_is_an_infrastructure_error_and_leaves_nothing(attempts: Attempts) -> None:
+    document = a_launch("exp-controller", spec=a_spec(params={"steps": 10_000, "step_s": 0.05}, **ALONE))
+    attempts.start(document)
+    wait_for(lambda: attempts.steps(document, "train/loss"), within_s=180, what="the first step")
+    (controller,) = [
+        entry for entry in find_family(document.runner_name).actors if entry.class_name == "TrainController"
+    ]
+    os.kill(controller.pid, signal.SIGKILL)
+    result = attempts.result(document, within_s=120)
+    assert (result.outcome, result.reason) == (Outcome.INFRA_ERROR, "worker_died")
+    assert [entry.class_name for entry in find_family(document.runner_name).actors] == ["Runner"]
+
+
+def test_a_storage_that_takes_no_checkpoint_is_given_up_after_three_and_keeps_the_earlier_ones(
+    attempts: Attempts,
+) -> None:
+    params = {"misbehave": "fill_disk", "at": 2, "steps": 10_000, "step_s": 0.05}
+    document, result = attempts.run("exp-full", params=params, **ALONE)
+    assert (result.outcome, result.reason) == (Outcome.INFRA_ERROR, "storage")
+    assert attempts.notes(document)[:3] == ["checkpoint_failed"] * 3
+    found = complete_checkpoints(attempts.directory(document))
+    assert [one.step for one in found] == [1, 0]
+    assert all(problem_with(one.directory) is None for one in found)
 
 
 def test_a_cancelled_workload_may_return_by_itself_and_needs_five_actors(attempts: Attempts) -> None:
