@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 import pytest
@@ -445,11 +447,15 @@ class World:
         self.loops = self.fresh_loops()
         self.agents: list[HandAgent] = []
         self.acknowledged: dict[str, str] = {}
+        self._patch = pytest.MonkeyPatch()
+        numbers = count()  # ids order what is equal otherwise: a repeated order of steps must meet the same ids
+        self._patch.setattr(user_routes, "secrets", SimpleNamespace(token_hex=lambda _: f"e{next(numbers):05}"))
         self.is_clock_steady = True
         self.clock_error_s = self.clock_peak_s = 0.0
         """How far the clock is off now, and was at most: what was written then lies in the future."""
 
     def close(self) -> None:
+        self._patch.undo()
         self.store.close()
         shutil.rmtree(self.directory)
 
