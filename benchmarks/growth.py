@@ -78,12 +78,12 @@ TITLES: Mapping[str, str] = {
     "submit_s": "submit one",
     "tick_s": "tick of dispatch",
     "first_step_s": "submit to first step, s",
-    "pss_mb": "a worker's share of memory, MB",
-    "shared_mb": "of it shared with others, MB",
-    "all_workers_pss_mb": "all workers, MB",
+    "pss_mb": "a worker, PSS, MB",
+    "shared_mb": "a worker, shared, MB",
+    "all_workers_pss_mb": "all workers, PSS, MB",
     "report_s": "a report, s",
     "saturated_step_s": "a step that only reports, s",
-    "points_per_s": "points a second into MLflow",
+    "points_per_s": "points a second",
 }
 SIZES: Mapping[str, str] = {
     "queued": "experiments that wait",
