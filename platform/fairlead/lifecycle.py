@@ -110,8 +110,8 @@ OFFER_WITHDRAWN = "offer_withdrawn"
 OFFER_REFUSED = "offer_refused"
 """The reason of an attempt that no agent took although one answered."""
 SESSION_ENDED = "node_lost: the Ray session it ran in has ended"
-RULE_FAIL = "rule_fail"
-"""The reason of an attempt that a rule of its spec wants to be the last."""
+RULE_FAIL = "rule: fail:"
+"""So begins the reason of an attempt that a rule of its spec wants to be the last."""
 _POISONOUS_REASONS = frozenset({"worker_died", "runner_died"})
 _REASONS_OUTSIDE = frozenset({"node_lost", "storage", "environment"})
 
@@ -174,7 +174,7 @@ def _unasked(ended: tuple[EndedAttempt, ...], retries: RetriesSpec) -> Next:
         return _after_preemption(ended)
     if last.outcome is Outcome.TIMEOUT:
         return Next(state=State.FAILED, reason=f"timeout: {last.reason}")
-    if last.code == RULE_FAIL:
+    if last.reason.startswith(RULE_FAIL):
         return Next(state=State.FAILED, reason=f"{last.outcome}: {last.reason}")
     if _is_poison(ended):
         return Next(state=State.HELD, reason=f"poison: {POISON_AFTER} attempts in a row died without progress")

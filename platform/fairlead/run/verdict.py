@@ -3,15 +3,21 @@
 The first cause counts: a rank that dies because the group was stopped for a stall does not make it a crash.
 """
 
+import itertools
 import re
+import signal
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from fairlead.lifecycle import Outcome
 from fairlead.protocol import StopMode
 from fairlead.run.messages import Failure
+from fairlead.spec import RuleSpec
+from fairlead.spec.experiment import SIGNALS
 
 MAX_REASON = 300
 MAX_DETAIL = 16_000
+NO_RESULT, WORKER_DIED = "no_result", "worker_died"
 # Not "OOM killer": Ray mentions it as one possible cause of every death it cannot explain.
 _MEMORY = re.compile(r"OutOfMemoryError|(?:running low on|ran out of) memory", re.IGNORECASE)
 _START = re.compile(r"WorkerGroupStartupTimeoutError|startup timed out|InsufficientClusterResources")
@@ -21,6 +27,15 @@ _STOPPED = {
     StopMode.PREEMPT: (Outcome.PREEMPTED, "preempted"),
     StopMode.TIMEOUT: (Outcome.TIMEOUT, "run time spent"),
 }
+_RULED = frozenset({Outcome.USER_ERROR, Outcome.OOM, Outcome.STALLED, Outcome.INFRA_ERROR})
+_LAST_WORDS = {
+    "SIGABRT": "Fatal Python error: Aborted",
+    "SIGBUS": "Fatal Python error: Bus error",
+    "SIGFPE": "Fatal Python error: Floating-point exception",
+    "SIGILL": "Fatal Python error: Illegal instruction",
+    "SIGSEGV": "Fatal Python error: Segmentation fault",
+}
+"""What Python writes when a signal ends it: Ray does not say which one it was."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +45,8 @@ class Verdict:
     outcome: Outcome
     reason: str
     detail: str = ""
+    exit_code: int | None = None
+    """Of the rank whose program ended its own process."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,11 +80,11 @@ def decide(ending: Ending) -> Verdict:
 def _why_it_broke(trouble: str | None) -> Verdict:
     if trouble is None:
         detail = "the worker group ended, and not every rank has returned from the workload"
-        return Verdict(outcome=Outcome.USER_ERROR, reason="no_result", detail=detail)
+        return Verdict(outcome=Outcome.USER_ERROR, reason=NO_RESULT, detail=detail)
     detail = trouble[-MAX_DETAIL:]
     if _MEMORY.search(trouble):
         return Verdict(outcome=Outcome.OOM, reason="a worker was killed for memory", detail=detail)
-    reason = "start_timeout" if _START.search(trouble) else "worker_died"
+    reason = "start_timeout" if _START.search(trouble) else WORKER_DIED
     return Verdict(outcome=Outcome.INFRA_ERROR, reason=reason, detail=detail)
 
 
@@ -79,14 +96,24 @@ def from_failure(failure: Failure) -> Verdict:
         outcome=Outcome.OOM if failure.is_memory else Outcome.USER_ERROR,
         reason=(failure.reason or words)[:MAX_REASON],
         detail=f"rank {failure.rank}: {failure.message[:2000]}\n{failure.traceback}"[:MAX_DETAIL],
+        exit_code=_code_of(failure),
     )
+
+
+def _code_of(failure: Failure) -> int | None:
+    """``sys.exit(3)`` arrives as an exception."""
+    if failure.type_name != "SystemExit":
+        return None
+    if failure.reason == NO_RESULT:
+        return 0
+    return int(failure.message) % 256 if failure.message.removeprefix("-").isdecimal() else 1
 
 
 def from_exit(rank: int, code: int) -> Verdict:
     """What it means that the program of ``rank`` ended its own process."""
     detail = f"rank {rank} ended its process with exit code {code} before the workload had returned"
-    reason = "no_result" if code == 0 else f"exit_code_{code}"
-    return Verdict(outcome=Outcome.USER_ERROR, reason=reason, detail=detail)
+    reason = NO_RESULT if code == 0 else f"exit_code_{code}"
+    return Verdict(outcome=Outcome.USER_ERROR, reason=reason, detail=detail, exit_code=code % 256)
 
 
 def stalled(age_s: float, last_step: int | None) -> Verdict:
@@ -99,3 +126,49 @@ def stalled(age_s: float, last_step: int | None) -> Verdict:
 def storage_failed(message: str) -> Verdict:
     """Checkpoints could not be written, several times in a row."""
     return Verdict(outcome=Outcome.INFRA_ERROR, reason="storage", detail=message[:MAX_DETAIL])
+
+
+def judge(verdict: Verdict, rules: Sequence[RuleSpec], printed: Iterable[str]) -> Verdict:
+    """The verdict as the spec's rules have it: the first that matches counts. ``printed``: the ranks' last lines.
+
+    Rules are about failures only: nothing makes a success, a cancellation or a spent run time something else.
+    """
+    if not rules or verdict.outcome not in _RULED:
+        return verdict
+    number = _first_match(verdict, rules, itertools.chain(verdict.detail.splitlines(), printed))
+    if number is None:
+        return verdict
+    rule = rules[number]
+    outcome = {"retry": Outcome.INFRA_ERROR, "fail": Outcome.USER_ERROR}.get(rule.then) or Outcome(rule.then)
+    seen = f"exit code {rule.exit_code}" if rule.log is None else f"log {rule.log!r}"
+    note = f" ({rule.note})" if rule.note else ""
+    before = f"rule {number + 1} of the spec decides; without it: {verdict.outcome}, {verdict.reason}\n"
+    return Verdict(
+        outcome=outcome,
+        reason=f"rule: {rule.then}: {seen}{note}",
+        detail=(before + verdict.detail)[:MAX_DETAIL],
+        exit_code=verdict.exit_code,
+    )
+
+
+def _first_match(verdict: Verdict, rules: Sequence[RuleSpec], lines: Iterable[str]) -> int | None:
+    """In one pass over the lines, which may be many."""
+    best = next((i for i, rule in enumerate(rules) if rule.code is not None and rule.code == verdict.exit_code), None)
+    looking = [(i, test) for i, rule in enumerate(rules[:best]) if (test := _test_of(rule, verdict)) is not None]
+    for line in lines:
+        if not looking:
+            break
+        if (found := next((i for i, test in looking if test(line)), None)) is not None:
+            best, looking = found, [(i, test) for i, test in looking if i < found]
+    return best
+
+
+def _test_of(rule: RuleSpec, verdict: Verdict) -> Callable[[str], bool] | None:
+    """How a line shows that the rule applies; None where no line can."""
+    if rule.log is not None:
+        return rule.matches
+    if verdict.reason != WORKER_DIED:
+        return None
+    names = (name for name in SIGNALS if rule.code == 128 + signal.Signals[name])
+    signs = tuple(sign for name in names for sign in (f"*** {name} received", _LAST_WORDS.get(name)) if sign)
+    return (lambda line: any(sign in line for sign in signs)) if signs else None

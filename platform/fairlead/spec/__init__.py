@@ -13,6 +13,7 @@ from fairlead.spec.experiment import (
     RegisterSpec,
     ResourcesSpec,
     RetriesSpec,
+    RuleSpec,
     json_schema,
     spec_hash,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Requirement",
     "ResourcesSpec",
     "RetriesSpec",
+    "RuleSpec",
     "SplitSpec",
     "explain",
     "from_json",

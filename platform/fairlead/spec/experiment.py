@@ -2,15 +2,17 @@
 
 import hashlib
 import json
+import signal
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import ConfigDict, Field, StrictInt, StringConstraints, field_validator, model_validator
 
 from fairlead.spec.data import DataSpec
 from fairlead.spec.document import Document, unfit
 from fairlead.spec.evaluation import EvaluationSpec, GateSpec
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+SIGNALS = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGHUP", "SIGILL", "SIGINT", "SIGKILL", "SIGSEGV", "SIGTERM")
 WorkloadName = Annotated[
     str,
     StringConstraints(max_length=300, pattern=r"^([a-z][a-z0-9_]*|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$"),
@@ -58,6 +60,50 @@ class CheckpointsSpec(Document):
     mode: Literal["min", "max"] = "min"
 
 
+class RuleSpec(Document):
+    """What an error means for this workload: it replaces the platform's own judgement of a failed attempt.
+
+    It looks at how a rank ended its process (``exit_code``), or at what the ranks printed last (``log``).
+    """
+
+    exit_code: Annotated[StrictInt, Field(ge=0, le=255)] | Literal[SIGNALS] | None = None  # type: ignore[valid-type]
+    """``75``, or a signal's name, ``SIGSEGV``, or the 139 that shells make of it."""
+    log: Annotated[str, StringConstraints(min_length=3, max_length=200)] | None = None
+    """Plain text that one line holds; ``*`` stands for any text between. Looked for in the last 64 KiB of each rank."""
+    then: Literal["infra_error", "user_error", "oom", "stalled", "retry", "fail"]
+    """The outcome that it becomes, charged to that budget; ``retry`` is ``infra_error``, ``fail`` is never retried."""
+    note: Annotated[str, StringConstraints(max_length=200)] = ""
+    """For people; it stands in the attempt's reason."""
+
+    @field_validator("log")
+    @classmethod
+    def _says_something(cls, log: str | None) -> str | None:
+        if log is not None and ("\n" in log or len(log.replace("*", "").strip()) < 3):
+            raise ValueError("a pattern is one line with at least three characters besides '*'")
+        return log
+
+    @model_validator(mode="after")
+    def _looks_at_one_thing(self) -> Self:
+        if (self.exit_code is None) is (self.log is None):
+            raise ValueError("a rule has either exit_code or log")
+        return self
+
+    @property
+    def code(self) -> int | None:
+        """The exit code, with signals as shells count them: 128 and the signal's number."""
+        return 128 + signal.Signals[self.exit_code] if isinstance(self.exit_code, str) else self.exit_code
+
+    def matches(self, line: str) -> bool:
+        """Whether ``line`` holds the pattern. Takes time in proportion to the line, whatever the pattern is."""
+        position = 0
+        for part in (self.log or "").split("*"):
+            found = line.find(part, position)
+            if found < 0:
+                return False
+            position = found + len(part)
+        return self.log is not None
+
+
 class PolicySpec(Document):
     """Limits, and what to do when something breaks."""
 
@@ -68,6 +114,8 @@ class PolicySpec(Document):
     stall_timeout_s: float = Field(default=600, gt=0)
     """Time without a reported step after which an attempt is stopped."""
     retries: RetriesSpec = RetriesSpec()
+    rules: tuple[RuleSpec, ...] = Field(default=(), max_length=20)
+    """What errors of this workload mean; the first that matches counts."""
     checkpoints: CheckpointsSpec = CheckpointsSpec()
     keep_alive_s: float = Field(default=0, ge=0, le=3600)
     """After an error, a stall or a lack of memory, how long the processes stay for a look; a cancel ends them."""

@@ -224,8 +224,8 @@ def test_without_run_time_nothing_is_tried_again(
 
 def test_a_rule_may_forbid_another_attempt_whatever_the_budget() -> None:
     allowed = RetriesSpec(user_error=5)
-    assert follows(ended(Outcome.USER_ERROR, "rule: exit code 3"), retries=allowed).state is State.RETRYING
-    assert follows(ended(Outcome.USER_ERROR, "rule_fail: exit code 3"), retries=allowed).state is State.FAILED
+    assert follows(ended(Outcome.USER_ERROR, "rule: user_error: exit code 3"), retries=allowed).state is State.RETRYING
+    assert follows(ended(Outcome.USER_ERROR, "rule: fail: exit code 3"), retries=allowed).state is State.FAILED
 
 
 def test_offers_that_are_refused_again_and_again_are_held_for_a_human() -> None:

@@ -1,3 +1,5 @@
+import time
+from fnmatch import fnmatchcase
 from fractions import Fraction
 from typing import Any
 
@@ -5,7 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairlead.spec import ExperimentSpec, GateSpec, Manifest, Parameter, Requirement, SplitSpec
+from fairlead.errors import BadSpec
+from fairlead.spec import (
+    ExperimentSpec,
+    GateSpec,
+    Manifest,
+    Parameter,
+    Requirement,
+    RuleSpec,
+    SplitSpec,
+    from_mapping,
+    json_schema,
+)
 from fairlead.testing import a_spec
 
 
@@ -157,3 +170,52 @@ def test_the_example_of_the_design_is_a_spec() -> None:
             "policy": {"priority": 50, "max_runtime_s": 3600, "retries": {"infra": 5, "oom": 1}},
         }
     )
+
+
+@pytest.mark.parametrize(
+    ("rule", "pointer"),
+    [
+        ({"then": "fail"}, "/policy/rules/0"),
+        ({"exit_code": 1, "log": "some text", "then": "fail"}, "/policy/rules/0"),
+        ({"exit_code": 256, "then": "fail"}, "/policy/rules/0/exit_code"),
+        ({"exit_code": True, "then": "fail"}, "/policy/rules/0/exit_code"),
+        ({"exit_code": "SIGNONE", "then": "fail"}, "/policy/rules/0/exit_code"),
+        ({"log": "***a**", "then": "fail"}, "/policy/rules/0/log"),
+        ({"log": "two\nlines", "then": "fail"}, "/policy/rules/0/log"),
+        ({"log": "x" * 201, "then": "fail"}, "/policy/rules/0/log"),
+        ({"log": "some text", "then": "succeeded"}, "/policy/rules/0/then"),
+        ({"log": "some text"}, "/policy/rules/0/then"),
+    ],
+)
+def test_a_rule_that_cannot_be_meant_is_refused_where_it_is_wrong(rule: dict[str, Any], pointer: str) -> None:
+    plain = a_spec().model_dump(mode="json", by_alias=True)
+    with pytest.raises(BadSpec) as refused:
+        from_mapping(ExperimentSpec, {**plain, "policy": {"rules": [rule]}})
+    assert any(problem.pointer.startswith(pointer) for problem in refused.value.problems)
+
+
+def test_there_are_at_most_twenty_rules() -> None:
+    rule = {"exit_code": 1, "then": "fail"}
+    assert len(a_spec(policy={"rules": [rule] * 20}).policy.rules) == 20
+    with pytest.raises(ValueError, match="20"):
+        a_spec(policy={"rules": [rule] * 21})
+
+
+def test_rules_stand_in_the_schema() -> None:
+    schema = json_schema()["$defs"]["RuleSpec"]["properties"]
+    assert "SIGSEGV" in str(schema["exit_code"])
+    assert "retry" in schema["then"]["enum"]
+
+
+@given(st.text(alphabet="ab*", min_size=3, max_size=60), st.text(alphabet="ab", max_size=400))
+def test_a_pattern_matches_as_wildcards_do(pattern: str, line: str) -> None:
+    if len(pattern.replace("*", "")) >= 3:
+        rule = RuleSpec(log=pattern, then="fail")
+        assert rule.matches(line) is fnmatchcase(line, f"*{pattern}*")
+
+
+def test_no_pattern_takes_long() -> None:
+    rule = RuleSpec(log="a*" * 99 + "bb", then="fail")
+    started = time.perf_counter()
+    assert not rule.matches("a" * 64 * 1024)
+    assert time.perf_counter() - started < 5
