@@ -3,6 +3,7 @@
 import time
 
 import psutil
+import pytest
 
 from fairlead.lifecycle import Outcome
 from fairlead.protocol import STOP_GRACE_S, StopMode
@@ -20,6 +21,7 @@ def is_dead(process: psutil.Process) -> bool:
         return True
 
 
+@pytest.mark.nightly  # half a minute; the acceptance tests ask the same of a whole stack
 def test_a_cancel_ends_ignored_signals_daemons_and_blocked_interpreters_within_a_minute(stack: Stack) -> None:
     stack.start_agent()
     attempt = stack.offer("exp-defy", misbehave="defy_or_block", rank="every", workers=2)
