@@ -1,4 +1,5 @@
 import json
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,10 +9,12 @@ from pathlib import Path
 from threading import Barrier, Thread
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy.orm import Session
 
 from fairlead.errors import IllegalMove, NotFound
-from fairlead.lifecycle import Desired, State
+from fairlead.lifecycle import MOVES, Desired, State
 from fairlead.store import Store, events, experiments
 from fairlead.store.tables import ExperimentRow
 from fairlead.testing import FakeClock, a_spec
@@ -80,6 +83,39 @@ def test_an_illegal_move_is_refused_before_anything_is_written(store: Store) -> 
         moved(store, row, State.RUNNING)
     with store.read() as session:
         assert replayed_state(session, row.id) == (State.ACCEPTED, 1)
+
+
+def test_a_move_without_a_reason_is_refused(store: Store) -> None:
+    row = an_experiment(store)
+    for reason in ("", "  "):
+        with pytest.raises(ValueError, match="no reason"), store.write() as session:
+            experiments.move_if_current(session, row, State.QUEUED, reason=reason, actor="a", now=FakeClock().now())
+    with store.read() as session:
+        assert replayed_state(session, row.id) == (State.ACCEPTED, 1)
+
+
+@given(choices=st.lists(st.integers(0, 20), max_size=12))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_on_every_walk_through_the_table_of_moves_each_state_has_its_reason(
+    sqlite_store: Store, choices: list[int]
+) -> None:
+    key = f"walk-{secrets.token_hex(6)}"
+    an_experiment(sqlite_store, key)
+    for number, choice in enumerate(choices):
+        with sqlite_store.write() as session:
+            row = experiments.get(session, key)
+            if State(row.state).is_final:
+                break
+            to = sorted(MOVES[State(row.state)])[choice % len(MOVES[State(row.state)])]
+            assert experiments.move_if_current(
+                session, row, to, reason=f"step {number}", actor="a", now=FakeClock().now()
+            )
+            assert (row.state, row.reason) == (to, f"step {number}")
+    with sqlite_store.read() as session:
+        row, log = experiments.get(session, key), events.after(session, key, 0)
+        assert replayed_state(session, key) == (State(row.state), row.version)
+        assert all(event.reason.strip() for event in log)
+        assert [event.reason for event in log if event.to_state][-1] == row.reason
 
 
 def test_two_moves_fit_into_one_transaction(store: Store, clock: FakeClock) -> None:
