@@ -110,8 +110,8 @@ def measure() -> Measurement:
     """Metrics, workers, and the queue last, since it is left behind."""
     queued, workers, metrics = sizes("QUEUED", QUEUED), sizes("WORKERS", WORKERS), sizes("METRICS", METRICS)
     runs, points = size("RUNS", RUNS), size("POINTS", POINTS)
-    for name, found in (("QUEUED", queued), ("WORKERS", workers), ("METRICS", metrics)):
-        if len(found) < 2:
+    for name, asked in (("QUEUED", queued), ("WORKERS", workers), ("METRICS", metrics)):
+        if len(asked) < 2:
             raise ValueError(f"{name} needs two sizes to show any growth")
     with scratch() as directory:
         home = Home(path=directory / "home")

@@ -24,6 +24,7 @@ from benchmarks.places import RUN_S, fairlead_stack, scratch, start_of, submit, 
 from fairlead import Client
 from fairlead.client import Experiment
 from fairlead.errors import Unavailable
+from fairlead.lifecycle import State
 from fairlead.protocol import BEGUN_FILE, RESULT_FILE
 
 NAME = "where_time_goes"
@@ -207,13 +208,13 @@ def _of_control_plane(experiment: Experiment) -> dict[str, float]:
     if attempt.leased_at is None or attempt.ended_at is None:
         raise Unavailable(f"attempt 1 of {experiment.id} has not run to its end")
     return {
-        "accepted": moves["accepted"],
-        "queued": moves["queued"],
-        "placed": moves["placed"],
+        "accepted": moves[State.ACCEPTED],
+        "queued": moves[State.QUEUED],
+        "placed": moves[State.PLACED],
         "leased": attempt.leased_at.timestamp(),
         "ranks said hello": hello_ms / 1000,
         "result claimed": attempt.ended_at.timestamp(),
-        "succeeded": moves["succeeded"],
+        "succeeded": moves[State.SUCCEEDED],
     }
 
 
