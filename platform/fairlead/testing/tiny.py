@@ -148,6 +148,8 @@ MISBEHAVIOURS: Mapping[str, Callable[[Context], Any]] = {
     "evaluate_twice": _nothing,
     "raise": _raise,
     "exit_zero": lambda _: os._exit(0),
+    "print_and_exit": lambda _: (print("the licence server is busy", flush=True), os._exit(75)),
+    "segfault": lambda _: ctypes.string_at(0),
     "sys_exit": lambda _: sys.exit(0),
     "print": _print_much,
     "die_once": _die_once,

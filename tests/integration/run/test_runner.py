@@ -122,6 +122,28 @@ def test_a_workload_that_ends_without_a_result_is_a_user_error(
     assert result.model is None
 
 
+@pytest.mark.parametrize(
+    ("misbehave", "rule", "outcome", "reason"),
+    [
+        (
+            "print_and_exit",
+            {"log": "licence*busy", "then": "retry", "note": "later"},
+            Outcome.INFRA_ERROR,
+            "rule: retry: log 'licence*busy' (later)",
+        ),
+        ("segfault", {"exit_code": "SIGSEGV", "then": "fail"}, Outcome.USER_ERROR, "rule: fail: exit code SIGSEGV"),
+    ],
+)
+def test_a_rule_of_the_spec_decides_what_an_exit_means(
+    attempts: Attempts, misbehave: str, rule: dict[str, Any], outcome: Outcome, reason: str
+) -> None:
+    rules = [{"exit_code": 3, "then": "oom"}, rule]
+    name = f"exp-rule-{misbehave.replace('_', '-')}"
+    _, result = attempts.run(name, params={"misbehave": misbehave}, policy={"rules": rules}, **ALONE)
+    assert (result.outcome, result.reason) == (outcome, reason)
+    assert "rule 2 of the spec decides" in result.detail
+
+
 def test_what_one_rank_raises_ends_the_attempt_while_the_other_waits_in_a_collective(attempts: Attempts) -> None:
     document, result = attempts.run("exp-raise", params={"misbehave": "raise", "rank": 1})
     assert result.outcome is Outcome.USER_ERROR
