@@ -1,12 +1,26 @@
 """Memory of many processes without counting a page twice: *proportional set size* shares each page among its users."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 MB = 2**20
+GROUPS = {
+    "fairlead.agent": "agent",
+    "fairlead.agent.process": "agent",
+    "fairlead.cli": "supervisor",
+    "fairlead.run.warm.root": "warm servers",
+    "fairlead.tracking": "MLflow",
+    "fairlead_api": "API",
+    "dashboard.py": "Ray",
+    "gcs_server": "Ray",
+    "keeper.py": "Ray",
+    "ray.scripts.scripts": "Ray",
+    "raylet": "Ray",
+}
+"""What a process of a stack belongs to, by its name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,6 +32,13 @@ class Footprint:
     pss_mb: float
     rss_mb: float
     shared_mb: float
+    cpu_s: float = 0.0
+    """Processor time since it began."""
+
+    @property
+    def group(self) -> str:
+        """What it belongs to."""
+        return "Ray" if self.name.startswith(("ray::", "ray-dashboard-")) else GROUPS.get(self.name, "other")
 
 
 def footprints(processes: Iterable[psutil.Process]) -> list[Footprint]:
@@ -31,6 +52,7 @@ def footprint(process: psutil.Process) -> Footprint | None:
     try:
         sizes = read_rollup(Path(f"/proc/{process.pid}/smaps_rollup").read_text())
         name = short_name(process.cmdline(), process.name())
+        times = process.cpu_times()
     except (OSError, psutil.Error):
         return None
     if not sizes:
@@ -42,6 +64,7 @@ def footprint(process: psutil.Process) -> Footprint | None:
         pss_mb=round(sizes["Pss"] / 1024, 1),
         rss_mb=round(sizes["Rss"] / 1024, 1),
         shared_mb=round(shared_kb / 1024, 1),
+        cpu_s=round(times.user + times.system, 2),
     )
 
 
@@ -75,3 +98,22 @@ def short_name(command: list[str], otherwise: str) -> str:
 def total_mb(found: Iterable[Footprint]) -> float:
     """Their proportional set sizes together."""
     return round(sum(each.pss_mb for each in found), 1)
+
+
+def table(found: Iterable[Footprint], busy_percent: Mapping[int, float]) -> str:
+    """Groups, largest first, each with its processes. ``busy_percent``: share of one core, by process number."""
+    groups: dict[str, list[Footprint]] = {}
+    for each in found:
+        groups.setdefault(each.group, []).append(each)
+    lines = [f"{'PSS MB':>8}  {'RSS MB':>8}  {'core %':>6}"]
+    for name, members in sorted(groups.items(), key=lambda item: -total_mb(item[1])):
+        lines.append(_line(name, members, busy_percent))
+        lines += [_line(f"    {each.name}", [each], busy_percent) for each in members]
+    everyone = [each for members in groups.values() for each in members]
+    return "\n".join([*lines, _line("together (no sum of RSS: it counts shared pages twice)", everyone, busy_percent)])
+
+
+def _line(name: str, members: list[Footprint], busy_percent: Mapping[int, float]) -> str:
+    rss_mb = f"{members[0].rss_mb:.1f}" if len(members) == 1 else ""
+    busy = sum(busy_percent.get(each.pid, 0.0) for each in members)
+    return f"{total_mb(members):8.1f}  {rss_mb:>8}  {busy:6.1f}  {name}"

@@ -16,7 +16,6 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special
 
 FloatArray = NDArray[np.float64]
 
@@ -116,6 +115,8 @@ def normal_quantile(tail: float) -> float:
     """The standard normal value that is exceeded with probability ``tail``."""
     if not 0 < tail < 1:
         raise ValueError(f"a tail is a probability between 0 and 1, not {tail}")
+    from scipy import special  # large, and the agent, which imports this page, computes no interval
+
     return float(-special.ndtri(tail))
 
 
@@ -282,6 +283,8 @@ def _koopman_limit(pairs: FloatArray, critical: float) -> FloatArray:
 def _smallest_ratio_limit(rate: Counted, critical: float) -> float:
     """The smallest limit over ordered pairs, at most 1: where the lowest score of all pairs falls to ``critical``."""
     pairs = _pairs(rate)
+
+    from scipy import optimize  # large; see normal_quantile
 
     def excess(log_ratio: float) -> float:
         lowest = float(_koopman_score(math.exp(log_ratio), pairs).min())
