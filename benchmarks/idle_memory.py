@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from benchmarks.harness import Measurement, size
-from benchmarks.memory import Footprint, footprints, table, total_mb
+from benchmarks.memory import Footprint, footprints, process_table, total_mb
 from benchmarks.places import (
     START_S,
     Started,
@@ -66,7 +66,7 @@ def measure() -> Measurement:
             theirs = _idle(lambda: _members(ray.process) + _members(mlflow.process), settle_s)
     result = IdleMemory(pss_mb=total_mb(ours.processes), ray_plus_mlflow_pss_mb=total_mb(theirs.processes))
     for title, found in (("fairlead up", ours), ("ray start and mlflow server", theirs)):
-        print(f"{title}, idle:\n{table(found.processes, found.busy_percent)}\n", flush=True)
+        print(f"{title}, idle:\n{process_table(found.processes, found.busy_percent)}\n", flush=True)
     details = {"fairlead": ours.rows(), "ray_plus_mlflow": theirs.rows()}
     return Measurement(result=result, sizes={"settle_s": settle_s}, details=details)
 

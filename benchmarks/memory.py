@@ -100,7 +100,7 @@ def total_mb(found: Iterable[Footprint]) -> float:
     return round(sum(each.pss_mb for each in found), 1)
 
 
-def table(found: Iterable[Footprint], busy_percent: Mapping[int, float]) -> str:
+def process_table(found: Iterable[Footprint], busy_percent: Mapping[int, float]) -> str:
     """Groups, largest first, each with its processes. ``busy_percent``: share of one core, by process number."""
     groups: dict[str, list[Footprint]] = {}
     for each in found:

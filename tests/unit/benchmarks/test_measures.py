@@ -6,7 +6,7 @@ import psutil
 import pytest
 from benchmarks.chart import Bar, Line, bars, curves, numbers, shown
 from benchmarks.first_step import Sample, conclude
-from benchmarks.memory import Footprint, footprint, read_rollup, short_name, table, total_mb
+from benchmarks.memory import Footprint, footprint, process_table, read_rollup, short_name, total_mb
 from benchmarks.metric_ingest import compare, steady_rate
 from benchmarks.table import BEGIN, END, MEASURED, between, drawn, written
 from benchmarks.thousand_starts import Holdings, leaks
@@ -109,7 +109,7 @@ def test_the_table_of_memory_has_each_process_under_its_group() -> None:
         Footprint(name=name, pid=pid, pss_mb=mb, rss_mb=200, shared_mb=0)
         for pid, (name, mb) in enumerate(sizes.items())
     ]
-    lines = [line.split() for line in table(found, {0: 1.5, 1: 2.0}).splitlines()]
+    lines = [line.split() for line in process_table(found, {0: 1.5, 1: 2.0}).splitlines()]
     assert lines[1] == ["100.0", "200.0", "0.0", "API"]
     assert lines[3] == ["60.5", "3.5", "Ray"]
     assert [line[-1] for line in lines[4:6]] == ["raylet", "ray::IDLE"]
