@@ -25,6 +25,7 @@ RAY_DASHBOARD = "FAIRLEAD_RAY_DASHBOARD"
 MAX_OBJECT_STORE_BYTES = 512 * 2**20
 """Data sets do not travel through Ray's object store; what does is small."""
 MIN_OBJECT_STORE_BYTES = 80 * 2**20
+BOOKKEEPING_NICENESS = 5
 _OWN_PREFIXES = ("FAIRLEAD_", "MLFLOW_", "_MLFLOW_", "RAY_")
 """Settings that the caller's shell may hold for other stacks."""
 
@@ -43,6 +44,8 @@ class Program:
     """Accept connections once it is ready."""
     needs: tuple[str, ...] = ()
     """Programs that must be ready before it is started."""
+    niceness: int = 0
+    """How far it stands back for others, from 0 to 19: on one machine the books can wait a moment, training not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +101,7 @@ def _mlflow(layout: Layout, base: Mapping[str, str]) -> Program:
         command=tuple(server_command(host=HOST, port=port)),
         environment=environment,
         log=home.logs / "mlflow.log",
+        niceness=BOOKKEEPING_NICENESS,
         ready_url=f"{layout.mlflow_url}/health",
     )
 
@@ -149,6 +153,7 @@ def _ray_environment(layout: Layout) -> dict[str, str]:
         "RAY_memory_usage_threshold": "0.9",
         "RAY_subscriber_timeout_ms": "30000",  # the head keeps the connection of a worker that has ended for as long
         "RAY_DISABLE_IMPORT_WARNING": "1",
+        "RAY_worker_niceness": "0",  # by default 15: training would wait for every book-keeper on the machine
         "GLOO_SOCKET_IFNAME": "lo",
         "NCCL_SOCKET_IFNAME": "lo",
     }
@@ -173,6 +178,7 @@ def _api(layout: Layout, base: Mapping[str, str]) -> Program:
         command=(sys.executable, "-m", "fairlead_api"),
         environment={**base, **settings},
         log=home.logs / "api.log",
+        niceness=BOOKKEEPING_NICENESS,
         ready_url=f"{layout.api_url}/readyz",
     )
 

@@ -4,10 +4,12 @@ One thread does all the starting, because a child is tied to the thread that mad
 end when that thread does.
 """
 
+import os
 import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -149,6 +151,8 @@ class Supervisor:
                 start_new_session=True,
                 cwd=program.log.parent,
             )
+        with suppress(ProcessLookupError):  # its end is noticed in the next round
+            os.setpriority(os.PRIO_PROCESS, child.process.pid, program.niceness)
         child.identity = describe(program.name, child.process.pid)
         child.started_s = time.monotonic()
         child.num_starts += 1

@@ -66,6 +66,8 @@ STACKS_NODE_TIMEOUT_S = 20.0
 PEER_DEATH_WAIT_S = 8.0
 """How long a broken collective may wait for the death that explains it."""
 GROUP_END_WAIT_S = 30.0
+NICENESS = 5
+"""How far a runner stands back for the ranks on its node, at least."""
 KEPT_ALIVE_AFTER = (Outcome.USER_ERROR, Outcome.OOM, Outcome.STALLED)
 RESULT_RETRY_S = 5.0
 RESULT_PATIENCE_S = 600.0
@@ -79,6 +81,7 @@ class Runner:
     """
 
     def __init__(self) -> None:
+        _stand_back()
         self._clock = SystemClock()
         self._lock = threading.Lock()
         self._progress = Progress(self._clock)
@@ -534,6 +537,14 @@ def _plain(text: str) -> str:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _stand_back() -> None:
+    """Let ranks go first, in all threads of this process. Ray may have set it so already."""
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpriority(os.PRIO_PROCESS, int(thread)) < NICENESS:
+                os.setpriority(os.PRIO_PROCESS, int(thread), NICENESS)
 
 
 def _identity(document: LaunchDocument) -> bytes:

@@ -31,6 +31,12 @@ def test_the_agent_waits_for_ray_and_the_api(made: dict[str, Program]) -> None:
     }
 
 
+def test_the_books_stand_back_for_training(made: dict[str, Program]) -> None:
+    assert {name: program.niceness for name, program in made.items()} == {"mlflow": 5, "ray": 0, "api": 5, "agent": 0}
+    for name in ("ray", "agent"):  # the agent starts the server that forks workers
+        assert made[name].environment["RAY_worker_niceness"] == "0"
+
+
 def test_settings_of_the_callers_shell_do_not_leak_in(made: dict[str, Program]) -> None:
     for program in made.values():
         assert "x" not in program.environment.values()

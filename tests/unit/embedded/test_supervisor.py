@@ -72,6 +72,14 @@ def test_a_program_that_is_killed_comes_back(tmp_path: Path, port: int, run: Run
         assert supervisor.pid_of("server") != before
 
 
+def test_a_program_stands_back_as_far_as_it_should(tmp_path: Path, port: int, run: Run) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    books = a_program(tmp_path, "books", SERVE, str(port), ready_ports=(port,), niceness=own + 5)
+    with run(books) as supervisor:
+        assert supervisor.wait(lambda: are_ready(supervisor), timeout_s=20)
+        assert os.getpriority(os.PRIO_PROCESS, supervisor.pid_of("books")) == own + 5
+
+
 def test_a_program_that_ends_at_once_is_given_up(tmp_path: Path, port: int, run: Run) -> None:
     broken = a_program(tmp_path, "broken", "print('no such setting'); raise SystemExit(2)", ready_ports=(port,))
     with run(broken) as supervisor:
