@@ -9,8 +9,6 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from fairlead.embedded import keeper
-
 TIMEOUT_S = 60
 # As ray start does: two children that the kernel ends with their parent, then another program in the same process.
 PARENT = """
@@ -83,8 +81,6 @@ def test_the_kernel_ends_what_it_kept_when_it_is_killed(
 
 NOBODY_S_CHILD = """
 import os
-from fairlead.embedded import keeper
-left = {os.getppid(): "raylet"}
 print(keeper.collect(left), left)
 """
 
