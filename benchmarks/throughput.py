@@ -17,11 +17,11 @@ from benchmarks.places import RUN_S, alone, fairlead_stack, scratch, step_file, 
 from fairlead import Client
 
 NAME = "throughput"
-STEPS = 600
+STEPS = 1000
 RUNS = 5
 STACKS = 2
 """How often a stack is started: torchrun's runs without one lie on all sides of it."""
-EPOCH_STEPS = 50
+EPOCH_STEPS = 250
 UNSTEADY_STEPS = 10
 WORKERS = (1, 2)
 WORK = {"width": 1024, "batch": 256, "metrics": 2, "checkpoint_every": EPOCH_STEPS}
