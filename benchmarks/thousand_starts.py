@@ -1,18 +1,24 @@
 """Many experiments in a row on one warm stack: is anything left of them, and does the warm server grow?
 
 Counted before (when ``FIRST`` of them have run) and after: processes of the stack, open descriptors of those that
-last (sockets are descriptors), files of shared memory. ``STARTS``: how many lie between.
+last (sockets are descriptors), files of shared memory that no stranger uses. ``STARTS``: how many lie between.
 """
 
+import contextlib
 import os
+import re
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.chart import Line, curves
 from benchmarks.harness import Measurement, size, spread
+from benchmarks.memory import short_name
 from benchmarks.places import RUN_S, await_true, fairlead_stack, scratch, start_of, submit, warm_directory, warm_up
 from fairlead import Client
 from fairlead.client import Stack
@@ -49,6 +55,8 @@ class Holdings:
     descriptors: Mapping[int, int] = field(default_factory=dict)
     """By process."""
     shared_memory: int = 0
+    kinds: Mapping[str, int] = field(default_factory=dict)
+    """Descriptors by process and by what they lead to, at the last look."""
 
 
 def measure() -> Measurement:
@@ -67,6 +75,7 @@ def measure() -> Measurement:
         leaked = leaks(before, after)
         details = {
             "leaked": leaked,
+            "more_descriptors": {name: more for name in after.kinds if (more := _more(before, after, name)) > 0},
             "warm_server_mb": {"before": memory_before, "after": memory_after},
             "forks": _forked(warm) - forked_before,
             "kinds": kinds,
@@ -102,6 +111,10 @@ def leaks(before: Holdings, after: Holdings) -> dict[str, int]:
     }
 
 
+def _more(before: Holdings, after: Holdings, kind: str) -> int:
+    return after.kinds[kind] - before.kinds.get(kind, 0)
+
+
 def _start(client: Client, directory: Path, count: int) -> tuple[list[float], dict[str, int]]:
     seconds: list[float] = []
     kinds: dict[str, int] = {}
@@ -129,23 +142,61 @@ def _settled(stack: Stack, warm: Path) -> Holdings:
         processes=min(each.processes for each in looks),
         descriptors={pid: min(each.descriptors[pid] for each in looks) for pid in lasting},
         shared_memory=min(each.shared_memory for each in looks),
+        kinds=looks[-1].kinds,
     )
 
 
 def _look(stack: Stack) -> Holdings:
-    members = [each.pid for each in family(stack.processes, stack.marker)]
+    members = family(stack.processes, stack.marker)
+    files = {each.pid: found for each in members if (found := _open_files(each.pid)) is not None}
+    names = {each.pid: _name(each) for each in members}
     return Holdings(
         processes=len(members),
-        descriptors={pid: count for pid in members if (count := _num_descriptors(pid)) is not None},
-        shared_memory=len(list(SHARED_MEMORY.iterdir())),
+        descriptors={pid: len(found) for pid, found in files.items()},
+        shared_memory=_num_shared({each.pid for each in members}),
+        kinds=Counter(f"{names.get(pid, pid)}: {_kind(file)}" for pid, found in files.items() for file in found),
     )
 
 
-def _num_descriptors(pid: int) -> int | None:
+def _name(process: psutil.Process) -> str:
     try:
-        return len(os.listdir(f"/proc/{pid}/fd"))
+        return f"{short_name(process.cmdline(), process.name())} {process.pid}"
+    except psutil.Error:
+        return str(process.pid)
+
+
+def _open_files(pid: int) -> list[str] | None:
+    """What the descriptors of a process lead to; None once it is gone."""
+    try:
+        numbers = os.listdir(f"/proc/{pid}/fd")
     except OSError:
         return None
+    found = []
+    for number in numbers:
+        with contextlib.suppress(OSError):  # closed meanwhile
+            found.append(os.readlink(f"/proc/{pid}/fd/{number}"))
+    return found
+
+
+def _kind(file: str) -> str:
+    """``socket``, ``pipe``, ``anon_inode`` or a path, without the number that each has of its own."""
+    return re.sub(r":\[\d+\]", "", file) if file[:1] != "/" else file
+
+
+def _num_shared(members: set[int]) -> int:
+    """Files of shared memory that are ours or nobody's: what other programs of this machine use is theirs."""
+    strangers = [pid for pid in psutil.pids() if pid not in members]
+    theirs = {path for pid in strangers for path in _shared_files_of(pid)}
+    return sum(str(file) not in theirs for file in SHARED_MEMORY.iterdir())
+
+
+def _shared_files_of(pid: int) -> set[str]:
+    try:
+        mapped = Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return set()
+    found = {line.split(maxsplit=5)[5] for line in mapped.splitlines() if f"{SHARED_MEMORY}/" in line}
+    return found | {file for file in _open_files(pid) or () if file.startswith(f"{SHARED_MEMORY}/")}
 
 
 def _status(warm: Path) -> Status:
