@@ -14,7 +14,7 @@ test-nightly: .venv/.development ; .venv/bin/pytest -m nightly
 
 check: .venv/.development ; .venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/lint-imports --no-cache && .venv/bin/mypy
 
-bench: .venv/.runtime ; .venv/bin/python -m benchmarks $(NAME)
+bench: .venv/.development ; .venv/bin/python -m benchmarks $(NAME)
 
 # torch goes first and plainly, so that a build chosen before (CPU, CUDA) is kept: see README, "CPU or CUDA".
 .venv/.runtime: pyproject.toml constraints.txt

@@ -18,9 +18,11 @@ from typing import Any
 from benchmarks import (
     burst_of_50,
     crash_loop,
+    fairness_engine,
     first_step,
     growth,
     idle_memory,
+    interval_coverage,
     metric_ingest,
     recovery,
     thousand_starts,
@@ -41,6 +43,8 @@ BENCHMARKS: dict[str, ModuleType] = {
         growth,
         idle_memory,
         where_time_goes,
+        fairness_engine,
+        interval_coverage,
         crash_loop,
         recovery,
         thousand_starts,  # the longest: last

@@ -27,6 +27,7 @@ from fairlead.evaluation.metrics import (
     metric_names,
     nearest_metric,
 )
+from fairlead.evaluation.replicates import draw_tables
 from fairlead.evaluation.report import (
     HEADLINES,
     FlatMetrics,
@@ -57,6 +58,7 @@ __all__ = [
     "aggregate_names",
     "build_report",
     "disparity",
+    "draw_tables",
     "evaluate_gates",
     "flat_metrics",
     "grouping",

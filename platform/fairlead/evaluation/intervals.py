@@ -22,6 +22,7 @@ FloatArray = NDArray[np.float64]
 MANY_GROUPS = 200
 _SMALLEST_LOG_RATIO = -46.0  # e**-46 = 1e-20: below any ratio of counts
 _HALVINGS = 60
+_SCORE_TOLERANCE = 1e-9
 
 
 class Limits(NamedTuple):
@@ -281,14 +282,31 @@ def _koopman_limit(pairs: FloatArray, critical: float) -> FloatArray:
 
 
 def _smallest_ratio_limit(rate: Counted, critical: float) -> float:
-    """The smallest limit over ordered pairs, at most 1: where the lowest score of all pairs falls to ``critical``."""
-    pairs = _pairs(rate)
+    """The smallest limit over ordered pairs, at most 1.
 
+    Starts at the limit of the pair with the smallest ratio. As long as another pair's score lies below ``critical``
+    there, that pair's limit is smaller, and is taken next: each step is exact, and two or three are enough.
+    """
+    pairs = _pairs(rate, few_rows_first=critical > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.where(pairs[2] > 0, (pairs[0] / pairs[1]) / (pairs[2] / pairs[3]), np.inf)
+    limit, lowest = 1.0, int(np.argmin(ratios))
+    while limit > 0:
+        found = min(limit, _pair_limit(tuple(pairs[:, lowest].tolist()), critical))
+        scores = _koopman_score(found, pairs)
+        following = int(np.argmin(scores))
+        if scores[following] >= critical - _SCORE_TOLERANCE or (following == lowest and found < 1):
+            return found
+        limit, lowest = found, following
+    return 0.0
+
+
+def _pair_limit(pair: tuple[float, ...], critical: float) -> float:
+    """Where the score of one pair falls to ``critical``: a root of ordinary numbers, quicker than arrays of one."""
     from scipy import optimize  # large; see normal_quantile
 
     def excess(log_ratio: float) -> float:
-        lowest = float(_koopman_score(math.exp(log_ratio), pairs).min())
-        return math.atan(lowest) - math.atan(critical)  # bounded, so that the root finder steps well
+        return math.atan(_koopman_score_of(math.exp(log_ratio), *pair)) - math.atan(critical)
 
     if excess(0.0) >= 0:
         return 1.0
@@ -297,15 +315,30 @@ def _smallest_ratio_limit(rate: Counted, critical: float) -> float:
     return math.exp(optimize.brentq(excess, _SMALLEST_LOG_RATIO, 0.0, xtol=1e-13))
 
 
-def _pairs(rate: Counted) -> FloatArray:
+def _koopman_score_of(ratio: float, x1: float, n1: float, x2: float, n2: float) -> float:
+    """``_koopman_score`` of one pair."""
+    half_b = n1 * ratio + x1 + n2 + x2 * ratio
+    root = math.sqrt(max(half_b**2 - 4 * (n1 + n2) * ratio * (x1 + x2), 0.0))
+    second = 2 * (x1 + x2) / (half_b + root)
+    first = min(ratio * second, 1.0)
+    variance = max(first * (1 - first) / n1 + ratio**2 * second * (1 - second) / n2, 0.0)
+    distance = x1 / n1 - ratio * x2 / n2
+    if distance == 0:
+        return 0.0
+    return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance)
+
+
+def _pairs(rate: Counted, *, few_rows_first: bool) -> FloatArray:
     """Ordered pairs as rows x1, n1, x2, n2; of many groups only those that can be extreme.
 
-    A pair's limit is smaller the smaller the first rate, the larger the second and the fewer their rows.
+    A pair's limits are smaller the smaller the first rate and the larger the second; with fewer rows its lower
+    limit is smaller, its upper limit larger.
     """
     x, n = rate.numerators, rate.denominators
     first = second = np.arange(len(x))
     if len(x) > MANY_GROUPS:
-        first, second = _undominated(-x / n, -n), _undominated(x / n, -n)
-    one, two = (grid.ravel() for grid in np.meshgrid(first, second, indexing="ij"))
+        sign = -1.0 if few_rows_first else 1.0
+        first, second = _undominated(-x / n, sign * n), _undominated(x / n, sign * n)
+    one, two = np.repeat(first, len(second)), np.tile(second, len(first))
     one, two = one[one != two], two[one != two]
     return np.stack([x[one], n[one], x[two], n[two]])

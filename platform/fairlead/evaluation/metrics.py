@@ -11,7 +11,7 @@ A quotient 0/0 has no value but a reason: ``empty`` (no rows), ``no_positive_lab
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -157,6 +157,8 @@ class Counts:
     classes: tuple[str, ...]
     histogram: IntArray | None = None
     """Shape (groups, 2, bins)."""
+    _families: dict[str, tuple["Family", ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What was computed before: every gap and extreme of a metric looks at the same values."""
 
     @property
     def task(self) -> Task:
@@ -237,6 +239,12 @@ def split_aggregate(name: str) -> tuple[str, str]:
 
 def families(metric: str, counts: Counts) -> tuple[Family, ...]:
     """What gaps of ``metric`` are taken over: one family, or one for each class of a multi-class task."""
+    if metric not in counts._families:
+        counts._families[metric] = _families(metric, counts)
+    return counts._families[metric]
+
+
+def _families(metric: str, counts: Counts) -> tuple[Family, ...]:
     if counts.task == "multiclass" and (metric in RATES or metric == "f1_score"):
         return tuple(
             Family(metric=metric, class_name=name, estimates=class_estimates(metric, counts, index))

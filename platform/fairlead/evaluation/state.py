@@ -10,23 +10,27 @@ entries are integers and merging is addition, so the merged state is bit-identic
 | calibration | [cells, 2, 15] int64 | rows by hit and confidence bin; tasks with scores |
 | score_sums | [cells, 2, 15] int64 | sums of ``rint(confidence * 2**32)`` in the same bins |
 | book | [6] uint64 | rows, rows with an unknown level, wrapping sum and xor of record hashes, NaN labels, NaN scores |
+| weights | [cells, K, K+1] int64 | sums of ``rint(weight * 2**32)`` beside the counts |
+| squares | [cells, K, K+1] int64 | sums of ``rint(weight**2 * 2**20)``: effective numbers of rows |
+| paired | [cells, K, K+1, K+1] int64 | rows by label, prediction and the champion's prediction |
+| replicates | [R, cells, K, K+1] int64 | the counts (or weights times 2**20), each row times its Poisson(1) weight |
+
+The last four are kept only when asked for.
 
 For binary tasks "confidence" is the score of class 1 and "hit" is the label; for multi-class tasks they are the
 highest score and whether its class is the label.
 """
 
-import hashlib
-import io
-import json
 import math
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fairlead.evaluation.encoding import MAX_STATE_BYTES, Encoded, digest, encode
+from fairlead.evaluation.keyed import poisson_weights, replicate_keys
 from fairlead.workload import Attribute
 
 IntArray = NDArray[np.int64]
@@ -38,12 +42,32 @@ ABSTAINED = -1
 SCORE_BINS = 1024
 CALIBRATION_BINS = 15
 SCORE_SCALE = 2.0**32
+WEIGHT_SCALE = 2.0**32
+SQUARE_SCALE = 2.0**20
+LARGEST_WEIGHT = 1024.0
+"""With larger ones sums would not stay exact; weights divided by their mean say the same."""
 CHUNK_ROWS = 65_536  # weighted bincount stays exact: 2**32 * 2**16 < 2**53
-MAX_STATE_BYTES = 64 * 1024 * 1024
-_FORMAT = "fairlead-state/1"
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip member needs a date; a constant one keeps the bytes equal
-_MOST_MEMBERS = 16
+_FORMATS = ("fairlead-state/1", "fairlead-state/2")
+_LOW_BITS = 21  # a weight of 42 bits is summed as two words
+_MOST_PAIRED_CLASSES = 10
 _ROWS, _UNKNOWN_ROWS, _SUM, _XOR, _NAN_LABELS, _NAN_SCORES = range(6)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """What a state keeps beside its counts."""
+
+    has_scores: bool = False
+    has_weights: bool = False
+    has_champion: bool = False
+    replicates: int = 0
+    """Resamplings of rows that their hashes decide; 0 keeps none. Needed for clusters only."""
+    replicate_seed: int = 0
+
+    @property
+    def is_first_format(self) -> bool:
+        """Whether ``fairlead-state/1`` could hold it: then it is still written so, and keeps its digest."""
+        return not (self.has_weights or self.has_champion or self.replicates)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,19 +82,41 @@ class CountState:
     """Counts of evaluated rows by cell, label and prediction; satisfies ``fairlead.workload.Accumulator``.
 
     ``attributes`` may be empty: then there is one cell. ``classes`` names the K >= 2 classes; in binary tasks the
-    second is the positive one. ``has_scores`` says whether every ``update`` brings scores. Raises ``ValueError``
-    when the state would exceed 64 MB; ``state_size_bytes`` tells beforehand.
+    second is the positive one. ``has_scores``, ``has_weights`` and ``has_champion`` say what every ``update`` brings;
+    ``replicates`` (200 for a 95 % interval) asks for resamplings decided by record, or by cluster. Raises
+    ``ValueError`` when the state would exceed 64 MB; ``state_size_bytes`` tells beforehand.
     """
 
-    def __init__(self, *, attributes: Sequence[Attribute], classes: Sequence[str], has_scores: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        attributes: Sequence[Attribute],
+        classes: Sequence[str],
+        has_scores: bool = False,
+        has_weights: bool = False,
+        has_champion: bool = False,
+        replicates: int = 0,
+        replicate_seed: int = 0,
+    ) -> None:
         self.attributes = tuple(attributes)
         self.classes = tuple(classes)
-        self.has_scores = has_scores
-        _refuse_unusable(self.attributes, self.classes, has_scores=has_scores)
-        shapes = _shapes(self.attributes, self.classes, has_scores=has_scores)
+        self.parts = Parts(
+            has_scores=has_scores,
+            has_weights=has_weights,
+            has_champion=has_champion,
+            replicates=replicates,
+            replicate_seed=replicate_seed,
+        )
+        _refuse_unusable(self.attributes, self.classes, self.parts)
+        shapes = _shapes(self.attributes, len(self.classes), self.parts)
         self._arrays: dict[str, NDArray[Any]] = {
             name: np.zeros(shape, dtype=_dtype(name)) for name, shape in shapes.items()
         }
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether every update brings scores."""
+        return self.parts.has_scores
 
     @property
     def counts(self) -> IntArray:
@@ -91,6 +137,39 @@ class CountState:
     def score_sums(self) -> IntArray | None:
         """Sums of confidences in fixed point (times 2**32), shape (cells, 2, 15); None without scores."""
         return self._arrays.get("score_sums")
+
+    @property
+    def weights(self) -> FloatArray | None:
+        """Sums of weights by label and prediction, shape (cells, K, K+1); None without weights."""
+        sums = self._arrays.get("weights")
+        return None if sums is None else sums / WEIGHT_SCALE
+
+    @property
+    def squares(self) -> FloatArray | None:
+        """Sums of squared weights, shape (cells, K, K+1); None without weights."""
+        sums = self._arrays.get("squares")
+        return None if sums is None else sums / SQUARE_SCALE
+
+    @property
+    def paired(self) -> IntArray | None:
+        """Rows by label, prediction and champion's prediction, shape (cells, K, K+1, K+1); None without a champion.
+
+        Beyond ten classes only right (1) and wrong (0) are told apart: shape (cells, K, 2, 2).
+        """
+        return self._arrays.get("paired")
+
+    @property
+    def replicates(self) -> FloatArray | None:
+        """The counts (or sums of weights) of each resampling, shape (R, cells, K, K+1); None if none are kept."""
+        kept = self._arrays.get("replicates")
+        if kept is None:
+            return None
+        return kept / SQUARE_SCALE if self.parts.has_weights else kept.astype(np.float64)
+
+    @property
+    def n_zero_weights(self) -> int:
+        """Rows whose weight is 0: counted, but in no weighted value."""
+        return int(self._arrays["zero_weights"][0]) if self.parts.has_weights else 0
 
     @property
     def cell_shape(self) -> tuple[int, ...]:
@@ -135,15 +214,26 @@ class CountState:
         *,
         record_hashes: ArrayLike,
         scores: ArrayLike | None = None,
+        weights: ArrayLike | None = None,
+        champion: ArrayLike | None = None,
+        clusters: ArrayLike | None = None,
     ) -> None:
         """Count some rows, in place.
 
         ``codes``: level codes, shape (n, attributes); code ``len(levels)`` is unknown. ``labels``: class indices,
-        shape (n,), NaN where missing. ``predictions``: class indices, -1 for abstained. ``scores``: probability of
-        class 1, shape (n,), or of every class, shape (n, K), in [0, 1]; a row with a NaN score counts as abstained.
-        ``record_hashes``: uint64, shape (n,). Raises ``ValueError`` for shapes or values outside these.
+        shape (n,), NaN where missing. ``predictions``, and ``champion`` for those of the present champion: class
+        indices, -1 for abstained. ``scores``: probability of class 1, shape (n,), or of every class, shape (n, K), in
+        [0, 1]; a row with a NaN score counts as abstained. ``record_hashes``: uint64, shape (n,). ``weights``: from 0
+        to 1024, shape (n,). ``clusters``: uint64 hashes of what rows of one person or household share, shape (n,);
+        without them each record is resampled for itself. Raises ``ValueError`` for shapes or values outside these.
         """
-        batch = self._checked(codes, labels, predictions, scores, record_hashes)
+        batch = self._checked(
+            codes,
+            labels,
+            predictions,
+            record_hashes,
+            {"scores": scores, "weights": weights, "champion": champion, "clusters": clusters},
+        )
         for start in range(0, len(batch.labels), CHUNK_ROWS):
             self._count(batch.part(start, start + CHUNK_ROWS))
 
@@ -158,55 +248,34 @@ class CountState:
                 return fuller._copy()
         if self._identity() != other._identity():
             raise ValueError("only states over the same attributes, classes and kind of scores can be merged")
-        merged = CountState(attributes=self.attributes, classes=self.classes, has_scores=self.has_scores)
+        merged = self._empty_twin()
         for name, array in self._arrays.items():
             merged._arrays[name] = array + other._arrays[name]
         merged._arrays["book"][_XOR] = self._arrays["book"][_XOR] ^ other._arrays["book"][_XOR]
         return merged
 
     def to_bytes(self) -> bytes:
-        """A zip of ``.npy`` members without pickle, the same bytes for the same content.
-
-        Mostly empty arrays are kept as positions and values. ``numpy.load`` reads it as an ``.npz``.
-        """
-        header = json.dumps(self._identity() | {"format": _FORMAT}, sort_keys=True).encode()
-        members = {"header": np.frombuffer(header, dtype=np.uint8)}
-        for name, array in sorted(self._arrays.items()):
-            members |= _packed(name, array)
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-            for name, array in sorted(members.items()):
-                archive.writestr(zipfile.ZipInfo(f"{name}.npy", date_time=_EPOCH), _npy(array))
-        return buffer.getvalue()
+        """Deterministic bytes without pickle; ``numpy.load`` reads them as an ``.npz``. See ``encoding``."""
+        return encode(self._identity() | {"format": _FORMATS[not self.parts.is_first_format]}, self._arrays)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "CountState":
-        """Read what ``to_bytes`` wrote. Raises ``ValueError`` for anything else; never unpickles."""
+        """Read what ``to_bytes`` wrote, of this or the first format.
+
+        Raises ``ValueError`` for anything else; never unpickles.
+        """
+        encoded = Encoded(data)
         try:
-            members = dict(_members(data))
-            header = json.loads(members["header"].tobytes())
-            if header["format"] != _FORMAT:
-                raise ValueError(f"format {header['format']!r} is not {_FORMAT!r}")
-            attributes = [
-                Attribute(name=str(name), levels=tuple(map(str, levels))) for name, levels in header["attributes"]
-            ]
-            state = cls(attributes=attributes, classes=[*map(str, header["classes"])], has_scores=header["has_scores"])
-            for name, array in state._arrays.items():
-                state._arrays[name] = _unpacked(name, members, array)
-        except (LookupError, TypeError, RuntimeError, OverflowError, EOFError, zipfile.BadZipFile) as error:
+            state = cls(**_arguments(encoded.header))
+        except (LookupError, TypeError) as error:
             raise ValueError(f"these bytes are not an evaluation state: {error!r}") from error
+        state._arrays = encoded.restore(state._arrays)
         state._refuse_contradictions()
         return state
 
     def digest(self) -> str:
         """``sha256:`` over name, dtype, shape and little-endian bytes of each array by name, then the level names."""
-        sha = hashlib.sha256()
-        for name, array in sorted(self._arrays.items()):
-            little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-            sha.update(json.dumps([name, little.dtype.str, list(little.shape)]).encode())
-            sha.update(little.tobytes())
-        sha.update(json.dumps(self._identity(), sort_keys=True).encode())
-        return f"sha256:{sha.hexdigest()}"
+        return digest(self._identity(), self._arrays)
 
     def check_complete(self, *, expected_n: int, expected_sum: int, expected_xor: int) -> Incomplete | None:
         """Whether the state holds exactly the rows of a split, by number and both checksums of record hashes."""
@@ -218,41 +287,83 @@ class CountState:
         advice = "evaluate each row of the split once, without padding or dropping the last batch"
         return Incomplete(reason="rows counted twice or not at all", detail=f"{what}; {advice}")
 
+    def _empty_twin(self) -> "CountState":
+        return CountState(
+            attributes=self.attributes,
+            classes=self.classes,
+            has_scores=self.parts.has_scores,
+            has_weights=self.parts.has_weights,
+            has_champion=self.parts.has_champion,
+            replicates=self.parts.replicates,
+            replicate_seed=self.parts.replicate_seed,
+        )
+
     def _copy(self) -> "CountState":
-        twin = CountState(attributes=self.attributes, classes=self.classes, has_scores=self.has_scores)
+        twin = self._empty_twin()
         twin._arrays = {name: array.copy() for name, array in self._arrays.items()}
         return twin
 
     def _identity(self) -> dict[str, Any]:
         attributes = [[attribute.name, list(attribute.levels)] for attribute in self.attributes]
-        return {"attributes": attributes, "classes": list(self.classes), "has_scores": self.has_scores}
+        first = {"attributes": attributes, "classes": list(self.classes), "has_scores": self.has_scores}
+        if self.parts.is_first_format:
+            return first
+        return first | {
+            "has_weights": self.parts.has_weights,
+            "has_champion": self.parts.has_champion,
+            "replicates": self.parts.replicates,
+            "replicate_seed": self.parts.replicate_seed,
+        }
 
     def _checked(
-        self, codes: ArrayLike, labels: ArrayLike, predictions: ArrayLike, scores: ArrayLike | None, hashes: ArrayLike
+        self,
+        codes: ArrayLike,
+        labels: ArrayLike,
+        predictions: ArrayLike,
+        hashes: ArrayLike,
+        optional: dict[str, ArrayLike | None],
     ) -> "_Batch":
         """All rows as given, or ``ValueError`` before anything is counted."""
+        n = len(np.asarray(labels))
+        self._refuse_missing("weights", optional["weights"], self.parts.has_weights)
+        self._refuse_missing("champion's predictions", optional["champion"], self.parts.has_champion)
+        if optional["clusters"] is not None and not self.parts.replicates:
+            raise ValueError("this state takes no clusters: it keeps no replicates")
         batch = _Batch(
-            codes=_shaped_codes(codes, rows=len(np.asarray(labels)), columns=len(self.attributes)),
+            codes=_shaped_codes(codes, rows=n, columns=len(self.attributes)),
             labels=np.asarray(labels),
             predictions=np.asarray(predictions),
-            scores=self._checked_scores(scores, len(np.asarray(labels))),
+            scores=self._checked_scores(optional["scores"], n),
             hashes=np.asarray(hashes, dtype=np.uint64),
+            weights=_checked_weights(optional["weights"], n),
+            champion=None if optional["champion"] is None else np.asarray(optional["champion"]),
+            clusters=None if optional["clusters"] is None else np.asarray(optional["clusters"], dtype=np.uint64),
         )
-        n = len(batch.labels)
-        _refuse_length("labels", batch.labels, n)
-        _refuse_length("predictions", batch.predictions, n)
-        _refuse_length("record_hashes", batch.hashes, n)
+        for what, values in (("labels", batch.labels), ("predictions", batch.predictions), ("hashes", batch.hashes)):
+            _refuse_length("record_hashes" if what == "hashes" else what, values, n)
+        for what, kept in (("champion", batch.champion), ("clusters", batch.clusters)):
+            if kept is not None:
+                _refuse_length(what, kept, n)
         for start in range(0, n, CHUNK_ROWS):
-            part = batch.part(start, start + CHUNK_ROWS)
-            _refuse_outside("labels", part.labels, 0, len(self.classes) - 1)
-            _refuse_outside("predictions", part.predictions, ABSTAINED, len(self.classes) - 1)
-            for column, attribute in enumerate(self.attributes):
-                _refuse_outside(f"codes of {attribute.name}", part.codes[:, column], 0, len(attribute.levels))
+            self._refuse_strangers(batch.part(start, start + CHUNK_ROWS))
         return batch
 
+    def _refuse_missing(self, what: str, given: ArrayLike | None, is_wanted: bool) -> None:
+        if (given is not None) is not is_wanted:
+            raise ValueError(f"this state {'needs' if is_wanted else 'takes no'} {what}")
+
+    def _refuse_strangers(self, part: "_Batch") -> None:
+        """Values that the declared classes and levels do not have."""
+        most = len(self.classes) - 1
+        _refuse_outside("labels", part.labels, 0, most)
+        _refuse_outside("predictions", part.predictions, ABSTAINED, most)
+        if part.champion is not None:
+            _refuse_outside("the champion's predictions", part.champion, ABSTAINED, most)
+        for column, attribute in enumerate(self.attributes):
+            _refuse_outside(f"codes of {attribute.name}", part.codes[:, column], 0, len(attribute.levels))
+
     def _checked_scores(self, scores: ArrayLike | None, n: int) -> FloatArray | None:
-        if (scores is not None) is not self.has_scores:
-            raise ValueError(f"this state {'needs' if self.has_scores else 'takes no'} scores")
+        self._refuse_missing("scores", scores, self.has_scores)
         if scores is None:
             return None
         values = np.asarray(scores, dtype=np.float64)
@@ -268,39 +379,92 @@ class CountState:
         return values
 
     def _count(self, batch: "_Batch") -> None:
-        """Count one chunk; only here are rows widened to 64 bits."""
-        num_classes = len(self.classes)
-        cells, is_unknown = batch.cells(self.cell_shape)
-        is_labelled, labels = _whole(batch.labels, missing=0)
-        _, predictions = _whole(batch.predictions, missing=ABSTAINED)
-        has_score = np.ones(len(cells), dtype=bool)
+        """Count one chunk; positions are as narrow as the state allows."""
+        narrow = _narrowest(self.counts.size)
+        is_kept, labels = _whole(batch.labels, missing=0, dtype=narrow)
+        predictions, has_score = self._predictions(batch, narrow)
+        cells = batch.cells(self.cell_shape, narrow)
+        self._keep_book(batch.hashes, cells, is_labelled=is_kept, has_score=has_score)
+        if is_kept is not None:
+            cells, labels, predictions = cells[is_kept], labels[is_kept], predictions[is_kept]
+            has_score = has_score[is_kept] if has_score is not None else None
+            batch = batch.at(is_kept)
+        stride = len(self.classes) + 1
+        rows = cells * narrow(stride - 1) + labels
+        flat = rows * narrow(stride) + predictions
+        _add(self.counts, flat)
+        if batch.weights is not None:
+            self._count_weights(flat, batch.weights)
+        if batch.champion is not None:
+            self._count_pairs(rows, labels, predictions, batch.champion)
+        if self.parts.replicates:
+            self._count_replicates(flat, batch)
         if batch.scores is not None:
-            has_score = ~np.isnan(batch.scores.reshape(len(cells), -1).sum(axis=1))
-        self._keep_book(batch.hashes, is_unknown=is_unknown, is_labelled=is_labelled, has_score=has_score)
-        predictions = np.where(has_score & (predictions != ABSTAINED), predictions, num_classes)
-        flat = (cells * num_classes + labels) * (num_classes + 1) + predictions
-        _add(self.counts, flat if is_labelled.all() else flat[is_labelled])
-        if batch.scores is not None:
-            usable = has_score & is_labelled
+            usable = slice(None) if has_score is None else has_score
             self._count_scores(cells[usable], labels[usable], batch.scores[usable])
+
+    def _predictions(self, batch: "_Batch", narrow: type[Any]) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Prediction columns, K for none; and which rows have a score, None for all."""
+        _, predictions = _whole(batch.predictions, missing=ABSTAINED, dtype=narrow)
+        has_score = None
+        if batch.scores is not None:
+            is_number = ~np.isnan(batch.scores.reshape(len(predictions), -1).sum(axis=1))
+            has_score = None if is_number.all() else is_number
+        if has_score is not None:
+            predictions = np.where(has_score, predictions, ABSTAINED)
+        if predictions.min(initial=0) < 0:
+            predictions = np.where(predictions == ABSTAINED, len(self.classes), predictions).astype(narrow)
+        return predictions, has_score
 
     def _keep_book(
         self,
         hashes: NDArray[np.uint64],
+        cells: NDArray[Any],
         *,
-        is_unknown: NDArray[np.bool_],
-        is_labelled: NDArray[np.bool_],
-        has_score: NDArray[np.bool_],
+        is_labelled: NDArray[np.bool_] | None,
+        has_score: NDArray[np.bool_] | None,
     ) -> None:
         book = self._arrays["book"]
+        by_cell = np.bincount(cells, minlength=len(self.counts))
         book[_ROWS] += np.uint64(len(hashes))
-        book[_UNKNOWN_ROWS] += np.uint64(np.count_nonzero(is_unknown))
+        book[_UNKNOWN_ROWS] += np.uint64(by_cell[self._is_unknown_cell()].sum())
         book[_SUM : _SUM + 1] += np.sum(hashes, dtype=np.uint64)  # arrays wrap silently, as a checksum wants
         book[_XOR] ^= np.bitwise_xor.reduce(hashes, initial=np.uint64(0))
-        book[_NAN_LABELS] += np.uint64(np.count_nonzero(~is_labelled))
-        book[_NAN_SCORES] += np.uint64(np.count_nonzero(~has_score))
+        book[_NAN_LABELS] += np.uint64(0 if is_labelled is None else np.count_nonzero(~is_labelled))
+        book[_NAN_SCORES] += np.uint64(0 if has_score is None else np.count_nonzero(~has_score))
 
-    def _count_scores(self, cells: IntArray, labels: IntArray, scores: FloatArray) -> None:
+    def _is_unknown_cell(self) -> NDArray[np.bool_]:
+        """Cells with a missing level."""
+        is_unknown = np.zeros(self.cell_shape, dtype=bool)
+        for axis, levels in enumerate(self.cell_shape):
+            is_unknown[(slice(None),) * axis + (levels - 1,)] = True
+        return is_unknown.reshape(-1)
+
+    def _count_weights(self, flat: NDArray[Any], weights: FloatArray) -> None:
+        _add_fixed(self._arrays["weights"], flat, np.rint(weights * WEIGHT_SCALE).astype(np.int64))
+        _add_fixed(self._arrays["squares"], flat, np.rint(weights**2 * SQUARE_SCALE).astype(np.int64))
+        self._arrays["zero_weights"][0] += np.count_nonzero(weights == 0)
+
+    def _count_pairs(
+        self, rows: NDArray[Any], labels: NDArray[Any], predictions: NDArray[Any], champion: NDArray[Any]
+    ) -> None:
+        paired = self._arrays["paired"]
+        ours, theirs = predictions.astype(np.int64), _whole(champion, missing=ABSTAINED, dtype=np.int64)[1]
+        theirs = np.where(theirs == ABSTAINED, len(self.classes), theirs)
+        if paired.shape[-1] == 2:
+            ours, theirs = (ours == labels).astype(np.int64), (theirs == labels).astype(np.int64)
+        _add(paired, (rows.astype(np.int64) * paired.shape[-1] + ours) * paired.shape[-1] + theirs)
+
+    def _count_replicates(self, flat: NDArray[Any], batch: "_Batch") -> None:
+        units = batch.hashes if batch.clusters is None else batch.clusters
+        own = None if batch.weights is None else np.rint(batch.weights * SQUARE_SCALE)
+        keys = replicate_keys(self.parts.replicates, seed=self.parts.replicate_seed)
+        for array, key in zip(self._arrays["replicates"], keys, strict=True):
+            drawn = poisson_weights(units, key).astype(np.float64)
+            _add(array, flat, weights=drawn if own is None else drawn * own)
+
+    def _count_scores(self, cells: NDArray[Any], labels: NDArray[Any], scores: FloatArray) -> None:
+        cells, labels = cells.astype(np.int64), labels.astype(np.int64)
         confidence, hits = scores, labels
         if len(self.classes) > 2:
             confidence = scores.max(axis=1, initial=0.0)
@@ -331,41 +495,67 @@ class _Batch:
     predictions: NDArray[Any]
     scores: FloatArray | None
     hashes: NDArray[np.uint64]
+    weights: FloatArray | None
+    champion: NDArray[Any] | None
+    clusters: NDArray[np.uint64] | None
 
     def part(self, start: int, stop: int) -> "_Batch":
-        rows = slice(start, stop)
+        return self.at(slice(start, stop))
+
+    def at(self, rows: slice | NDArray[np.bool_]) -> "_Batch":
         return _Batch(
             codes=self.codes[rows],
             labels=self.labels[rows],
             predictions=self.predictions[rows],
             scores=None if self.scores is None else self.scores[rows],
             hashes=self.hashes[rows],
+            weights=None if self.weights is None else self.weights[rows],
+            champion=None if self.champion is None else self.champion[rows],
+            clusters=None if self.clusters is None else self.clusters[rows],
         )
 
-    def cells(self, shape: tuple[int, ...]) -> tuple[IntArray, NDArray[np.bool_]]:
-        """Each row's cell, and whether one of its levels is unknown."""
-        cells: IntArray = np.zeros(len(self.labels), dtype=np.int64)
-        is_unknown: NDArray[np.bool_] = np.zeros(len(self.labels), dtype=bool)
+    def cells(self, shape: tuple[int, ...], narrow: type[Any]) -> NDArray[Any]:
+        """Each row's cell."""
+        cells = np.zeros(len(self.labels), dtype=narrow)
         for column, num_levels in enumerate(shape):
-            codes = self.codes[:, column].astype(np.int64)
-            cells = cells * num_levels + codes
-            is_unknown |= codes == num_levels - 1
-        return cells, is_unknown
+            cells *= narrow(num_levels)
+            cells += self.codes[:, column].astype(narrow)
+        return cells
 
 
-def state_size_bytes(*, attributes: Sequence[Attribute], num_classes: int, has_scores: bool) -> int:
+def state_size_bytes(
+    *,
+    attributes: Sequence[Attribute],
+    num_classes: int,
+    has_scores: bool = False,
+    has_weights: bool = False,
+    has_champion: bool = False,
+    replicates: int = 0,
+) -> int:
     """Memory of a state before any row is seen, in bytes."""
-    shapes = _shapes(attributes, ("",) * num_classes, has_scores=has_scores)
-    return sum(8 * math.prod(shape) for shape in shapes.values())
+    parts = Parts(has_scores=has_scores, has_weights=has_weights, has_champion=has_champion, replicates=replicates)
+    return _size_bytes(attributes, num_classes, parts)
 
 
-def _shapes(attributes: Sequence[Attribute], classes: Sequence[str], *, has_scores: bool) -> dict[str, tuple[int, ...]]:
+def _size_bytes(attributes: Sequence[Attribute], num_classes: int, parts: Parts) -> int:
+    return sum(8 * math.prod(shape) for shape in _shapes(attributes, num_classes, parts).values())
+
+
+def _shapes(attributes: Sequence[Attribute], num_classes: int, parts: Parts) -> dict[str, tuple[int, ...]]:
     cells = math.prod(len(attribute.levels) + 1 for attribute in attributes)
-    shapes: dict[str, tuple[int, ...]] = {"book": (6,), "counts": (cells, len(classes), len(classes) + 1)}
-    if has_scores:
+    table = (cells, num_classes, num_classes + 1)
+    shapes: dict[str, tuple[int, ...]] = {"book": (6,), "counts": table}
+    if parts.has_scores:
         shapes |= dict.fromkeys(("calibration", "score_sums"), (cells, 2, CALIBRATION_BINS))
-    if has_scores and len(classes) == 2:
+    if parts.has_scores and num_classes == 2:
         shapes["histogram"] = (cells, 2, SCORE_BINS)
+    if parts.has_weights:
+        shapes |= {"weights": table, "squares": table, "zero_weights": (1,)}
+    if parts.has_champion:
+        answers = num_classes + 1 if num_classes <= _MOST_PAIRED_CLASSES else 2
+        shapes["paired"] = (cells, num_classes, answers, answers)
+    if parts.replicates:
+        shapes["replicates"] = (parts.replicates, *table)
     return shapes
 
 
@@ -373,7 +563,23 @@ def _dtype(name: str) -> type[np.uint64] | type[np.int64]:
     return np.uint64 if name == "book" else np.int64
 
 
-def _refuse_unusable(attributes: Sequence[Attribute], classes: Sequence[str], *, has_scores: bool) -> None:
+def _arguments(header: dict[str, Any]) -> dict[str, Any]:
+    """What the state was made with. The first format knows no more than scores."""
+    if header["format"] not in _FORMATS:
+        raise ValueError(f"the format of this evaluation state is {header['format']!r}, not one of {_FORMATS}")
+    attributes = [Attribute(name=str(name), levels=tuple(map(str, levels))) for name, levels in header["attributes"]]
+    first = {
+        "attributes": attributes,
+        "classes": [*map(str, header["classes"])],
+        "has_scores": bool(header["has_scores"]),
+    }
+    if header["format"] == _FORMATS[0]:
+        return first
+    flags = {name: bool(header[name]) for name in ("has_weights", "has_champion")}
+    return first | flags | {name: int(header[name]) for name in ("replicates", "replicate_seed")}
+
+
+def _refuse_unusable(attributes: Sequence[Attribute], classes: Sequence[str], parts: Parts) -> None:
     if len(classes) < 2 or len(set(classes)) != len(classes):
         raise ValueError(f"at least two different classes are needed, not {list(classes)!r}")
     names = [attribute.name for attribute in attributes]
@@ -382,13 +588,29 @@ def _refuse_unusable(attributes: Sequence[Attribute], classes: Sequence[str], *,
     for attribute in attributes:
         if len(set(attribute.levels)) != len(attribute.levels) or UNKNOWN in attribute.levels:
             raise ValueError(f"levels of {attribute.name!r} must be unique and not {UNKNOWN!r}")
-    size = state_size_bytes(attributes=attributes, num_classes=len(classes), has_scores=has_scores)
+    if parts.replicates < 0 or parts.replicate_seed < 0:
+        raise ValueError("replicates and their seed must not be negative")
+    size = _size_bytes(attributes, len(classes), parts)
     if size > MAX_STATE_BYTES:
         levels = ", ".join(f"{a.name} ({len(a.levels)} levels)" for a in attributes)
         raise ValueError(
             f"counting {levels} by {len(classes)} classes needs {size >> 20} MB, at most {MAX_STATE_BYTES >> 20} "
             "are allowed: use fewer attributes, or bins with fewer levels"
         )
+
+
+def _checked_weights(weights: ArrayLike | None, n: int) -> FloatArray | None:
+    if weights is None:
+        return None
+    values = np.asarray(weights, dtype=np.float64)
+    _refuse_length("weights", values, n)
+    if not np.isfinite(values).all():
+        raise ValueError("weights must be numbers: give rows without one a weight, or leave them out")
+    if np.any(values < 0):
+        raise ValueError(f"weights must not be negative, and {int((values < 0).sum())} of {n} are")
+    if np.any(values > LARGEST_WEIGHT):
+        raise ValueError(f"weights must be at most {LARGEST_WEIGHT:g}: divide them by their mean")
+    return values
 
 
 def _shaped_codes(codes: ArrayLike, *, rows: int, columns: int) -> NDArray[Any]:
@@ -400,12 +622,19 @@ def _shaped_codes(codes: ArrayLike, *, rows: int, columns: int) -> NDArray[Any]:
     return values.reshape(rows, columns)
 
 
-def _whole(values: NDArray[Any], *, missing: int) -> tuple[NDArray[np.bool_], IntArray]:
-    """Which values are there, and all of them as integers, NaN replaced by ``missing``."""
+def _narrowest(size: int) -> type[Any]:
+    """An integer type that holds positions below ``size``."""
+    return np.int16 if size <= 2**15 else np.int32 if size <= 2**31 else np.int64
+
+
+def _whole(values: NDArray[Any], *, missing: int, dtype: type[Any]) -> tuple[NDArray[np.bool_] | None, NDArray[Any]]:
+    """Which values are there (None: all), and all of them as integers, NaN replaced by ``missing``."""
     if not np.issubdtype(values.dtype, np.floating):
-        return np.ones(len(values), dtype=bool), values.astype(np.int64)
+        return None, values.astype(dtype, copy=False)
     is_there = ~np.isnan(values)
-    return is_there, np.where(is_there, values, missing).astype(np.int64)
+    if is_there.all():
+        return None, values.astype(dtype)
+    return is_there, np.where(is_there, values, missing).astype(dtype)
 
 
 def _refuse_length(what: str, values: NDArray[Any], n: int) -> None:
@@ -428,58 +657,15 @@ def _bin(values: FloatArray, bins: int) -> IntArray:
     return np.asarray(np.minimum((values * bins).astype(np.int64), bins - 1), dtype=np.int64)
 
 
-def _add(array: IntArray, flat: IntArray, weights: FloatArray | None = None) -> None:
+def _add(array: IntArray, flat: NDArray[Any], weights: FloatArray | None = None) -> None:
     total = np.bincount(flat, weights=weights, minlength=array.size)
-    array += total.astype(np.int64).reshape(array.shape)
+    array += total.astype(np.int64, copy=False).reshape(array.shape)
 
 
-def _packed(name: str, array: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    flat = array.ravel()
-    filled = np.flatnonzero(flat)
-    if 2 * len(filled) >= flat.size:
-        return {name: flat}
-    return {f"{name}.at": filled.astype("<i8"), f"{name}.value": flat[filled]}
-
-
-def _unpacked(name: str, members: Mapping[str, NDArray[Any]], like: NDArray[Any]) -> NDArray[Any]:
-    if name in members:
-        return members[name].astype(like.dtype).reshape(like.shape)
-    at, values = members[f"{name}.at"], members[f"{name}.value"]
-    if (at.size and (at.min() < 0 or at.max() >= like.size or np.any(np.diff(at) <= 0))) or at.shape != values.shape:
-        raise ValueError(f"array {name!r} of this evaluation state is damaged")
-    flat = np.zeros(like.size, dtype=like.dtype)
-    flat[at.astype(np.int64)] = values.astype(like.dtype)
-    return flat.reshape(like.shape)
-
-
-def _npy(array: NDArray[Any]) -> bytes:
-    buffer = io.BytesIO()
-    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    np.lib.format.write_array(buffer, little, version=(1, 0), allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _members(data: bytes) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Every array of the archive; sizes are checked before memory is taken."""
-    if len(data) > 2 * MAX_STATE_BYTES:
-        raise ValueError("these bytes are larger than any evaluation state")
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        if len(archive.infolist()) > _MOST_MEMBERS:
-            raise ValueError("these bytes are not an evaluation state: too many members")
-        for info in archive.infolist():
-            if info.compress_type != zipfile.ZIP_STORED:
-                raise ValueError("these bytes are not an evaluation state: a member is compressed")
-            yield info.filename.removesuffix(".npy"), _array(archive.read(info))
-
-
-def _array(content: bytes) -> NDArray[Any]:
-    stream = io.BytesIO(content)
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise ValueError("an array of this evaluation state has an unknown version")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    if dtype.str not in {"|u1", "<i8", "<u8"} or len(shape) != 1:
-        raise ValueError(f"an array of this evaluation state has type {dtype} and shape {shape}")
-    values = np.frombuffer(content, dtype=dtype, offset=stream.tell())
-    if values.shape != shape:
-        raise ValueError("an array of this evaluation state is cut short")
-    return values
+def _add_fixed(array: IntArray, flat: NDArray[Any], fixed: IntArray) -> None:
+    """Add whole numbers of up to 42 bits, in two words: floats are exact only below 2**53."""
+    high, low = fixed >> _LOW_BITS, fixed & (2**_LOW_BITS - 1)
+    _add(array, flat, weights=low.astype(np.float64))
+    carried = np.zeros_like(array)
+    _add(carried, flat, weights=high.astype(np.float64))
+    array += carried << _LOW_BITS
