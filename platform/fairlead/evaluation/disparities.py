@@ -5,17 +5,26 @@ none (``single_group``). Groups with an unknown level take no part. Every result
 over those with enough support.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fairlead.evaluation.estimates import Estimates, IntArray, Rates, is_defined
+from fairlead.evaluation.estimates import (
+    Bootstrapped,
+    Estimates,
+    IntArray,
+    Rates,
+    SampleMeans,
+    WeightedRates,
+    is_defined,
+)
 from fairlead.evaluation.groups import Grouping
 from fairlead.evaluation.intervals import (
     Bounds,
+    FloatArray,
     average,
     gap_bounds,
     maximum_bounds,
@@ -96,7 +105,7 @@ def disparity(metric: str, groups: Grouping, overall: Counts, *, alpha: float, m
     name = PUBLISHED.get(canonical(metric), canonical(metric))
     known = np.flatnonzero(~groups.is_unknown)
     if name in SPREADS:
-        return _total_variation(metric, groups, known, min_support)
+        return _spread(metric, groups, known, min_support)
     question = question_of(name, groups.counts, overall)
     supports = np.stack([family.estimates.support for family in question.families])
     defined = np.stack([is_defined(family.estimates) for family in question.families])
@@ -273,59 +282,93 @@ def _bounds(question: Question, parts: Sequence[_Part], alpha: float) -> tuple[s
         return _mean_bounds(question.aggregate, estimates, alpha)
     if any(one.method is None for one in estimates):
         return None, None
-    rates = [one for one in estimates if isinstance(one, Rates)]
+    rates = [one for one in estimates if isinstance(one, Rates | WeightedRates)]
     is_counted = len(rates) == len(estimates)
     match question.aggregate:
         case "difference":
-            return "pairs-newcombe", gap_bounds(estimates, alpha=alpha)
+            return _pairs_method(estimates[0]), gap_bounds(estimates, alpha=alpha)
         case "group_min":
             return f"worst-{estimates[0].method}", minimum_bounds(estimates, alpha=alpha)
         case "group_max":
             return f"worst-{estimates[0].method}", maximum_bounds(estimates, alpha=alpha)
         case "ratio" if is_counted:
             return "pairs-koopman", ratio_bounds(rates, alpha=alpha)
-        case "difference_to_overall" if is_counted:
+        case "difference_to_overall" if all(isinstance(one, Rates) for one in estimates):
             totals = [part.total for part in parts]
             wholes = [(float(t.numerators[0]), float(t.denominators[0])) for t in totals if isinstance(t, Rates)]
-            return "newcombe-rest", overall_gap_bounds(rates, totals=wholes, alpha=alpha)
+            counted = [one for one in rates if isinstance(one, Rates)]
+            return "newcombe-rest", overall_gap_bounds(counted, totals=wholes, alpha=alpha)
         case _:
             return None, None
 
 
+def _pairs_method(estimates: Estimates) -> str:
+    """How two groups are compared: the limits of each, combined as Newcombe does."""
+    if isinstance(estimates, SampleMeans | Bootstrapped):
+        return f"pairs-{estimates.method}"
+    return "pairs-newcombe"
+
+
 def _mean_bounds(aggregate: str, estimates: Sequence[Estimates], alpha: float) -> tuple[str | None, Bounds | None]:
     """Each half of alpha goes to one half of the rates: those over positives and those over negatives."""
-    rates = [one for one in estimates if isinstance(one, Rates)]
+    rates = [one for one in estimates if isinstance(one, Rates | WeightedRates)]
     share = alpha / len(rates)
     if aggregate == "difference":
         return "pairs-newcombe-mean", average([gap_bounds([rate], alpha=share) for rate in rates])
     return "pairs-koopman-mean", average([ratio_bounds([rate], alpha=share) for rate in rates])
 
 
-def _total_variation(metric: str, groups: Grouping, known: IntArray, min_support: int) -> Disparity:
-    """The largest distance between two groups' distributions of predictions, half the sum of absolute gaps."""
-    rows = groups.sizes
+def _spread(metric: str, groups: Grouping, known: IntArray, min_support: int) -> Disparity:
+    """The largest distance between two groups' distributions: of predictions, or of scores."""
+    shares, rows = _distributions(metric, groups)
     there = known[rows[known] > 0]
     enough = known[rows[known] >= max(min_support, 1)]
     is_complete = len(there) == len(known)
+    distance = _half_of_sum if metric.startswith("total_variation") else _largest_of_sums
+    of_all, of_supported = (
+        replace(_farthest_pair(shares, chosen, distance), is_complete=is_complete) for chosen in (there, enough)
+    )
     return Disparity(
         metric=metric,
         by=groups.by,
-        aggregate="total_variation",
-        of_all=replace(_farthest_pair(groups.counts.table, there), is_complete=is_complete),
-        of_supported=replace(_farthest_pair(groups.counts.table, enough), is_complete=is_complete),
+        aggregate=metric.removesuffix("_distance"),
+        of_all=of_all,
+        of_supported=of_supported,
         low_support=tuple(int(group) for group in there if rows[group] < min_support),
         undefined=tuple(int(group) for group in known if rows[group] == 0),
     )
 
 
-def _farthest_pair(table: IntArray, groups: NDArray[np.int64]) -> Extreme:
+def _distributions(metric: str, groups: Grouping) -> tuple[FloatArray, IntArray]:
+    """Shares of each group's rows by prediction or by score, and their number."""
+    counted = groups.counts.table.sum(axis=1)
+    if not metric.startswith("total_variation"):
+        if groups.counts.histogram is None:
+            raise ValueError(f"{metric!r} needs scores, and this state has none")
+        counted = groups.counts.histogram.sum(axis=1)
+    rows = counted.sum(axis=1)
+    return counted / np.maximum(rows, 1)[:, None], np.asarray(rows, dtype=np.int64)
+
+
+def _half_of_sum(gaps: FloatArray) -> FloatArray:
+    """Total variation distance."""
+    return np.asarray(np.abs(gaps).sum(axis=1) / 2, dtype=np.float64)
+
+
+def _largest_of_sums(gaps: FloatArray) -> FloatArray:
+    """Kolmogorov and Smirnov's distance."""
+    return np.asarray(np.abs(np.cumsum(gaps, axis=1)).max(axis=1), dtype=np.float64)
+
+
+def _farthest_pair(
+    shares: FloatArray, groups: NDArray[np.int64], distance: Callable[[FloatArray], FloatArray]
+) -> Extreme:
     if len(groups) < 2:
         return Extreme(value=None, reason="single_group", num_groups=len(groups))
-    predicted = table[groups].sum(axis=1)
-    shares = predicted / predicted.sum(axis=1, keepdims=True)
+    chosen = shares[groups]
     best, pair = -1.0, (0, 0)
-    for index, share in enumerate(shares):
-        distances = np.abs(shares - share).sum(axis=1) / 2
+    for index, share in enumerate(chosen):
+        distances = distance(chosen - share)
         other = int(np.argmax(distances))
         if distances[other] > best:
             best, pair = float(distances[other]), (index, other)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairlead.evaluation.intervals import FloatArray, Limits, normal_quantile, wilson_limits
+from fairlead.evaluation.replicates import Resampled
 
 IntArray = NDArray[np.int64]
 Groups = IntArray | Sequence[int]
@@ -108,6 +109,175 @@ class Rates:
             denominators=np.where(has_value, rows, 0.0),
             undefined=self.undefined,
             is_empty=self.is_empty,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightedRates:
+    """Sums of weights over sums of weights, with as many rows as would tell as much if all weights were equal.
+
+    ``weighted_numerators``, ``weighted_denominators``: whole numbers (weights in fixed point). ``rows``: effective
+    numbers, (sum of weights)**2 / sum of squared weights (Kish 1965). ``replicates``: the value in each resampling,
+    shape (groups, R), for rows that come in clusters; limits are then t's with their spread, else Wilson's.
+    """
+
+    weighted_numerators: IntArray
+    weighted_denominators: IntArray
+    rows: FloatArray
+    undefined: str
+    is_empty: NDArray[np.bool_]
+    replicates: FloatArray | None = None
+
+    @property
+    def method(self) -> str | None:
+        return "wilson-effective" if self.replicates is None else "replicates-t"
+
+    @property
+    def values(self) -> FloatArray:
+        return _quotient(self.weighted_numerators.astype(np.float64), self.weighted_denominators.astype(np.float64))
+
+    @property
+    def numerators(self) -> FloatArray:
+        """What ``rows`` equal rows would have counted."""
+        return np.where(self.weighted_denominators > 0, np.clip(np.nan_to_num(self.values), 0.0, 1.0), 0.0) * self.rows
+
+    @property
+    def denominators(self) -> FloatArray:
+        """Effective rows."""
+        return self.rows
+
+    @property
+    def support(self) -> IntArray:
+        return np.floor(self.rows + 1e-6).astype(np.int64)
+
+    def exact(self, group: int) -> Fraction | None:
+        denominator = int(self.weighted_denominators[group])
+        return Fraction(int(self.weighted_numerators[group]), denominator) if denominator else None
+
+    def reason(self, group: int) -> str | None:
+        if self.weighted_denominators[group] > 0:
+            return None
+        return "empty" if self.is_empty[group] else self.undefined
+
+    def limits(self, tail: float) -> Limits:
+        if self.replicates is None:
+            return wilson_limits(self.numerators, self.denominators, tail=tail)
+        return spread_limits(self.values, self.replicates, tail=tail)
+
+    def take(self, groups: Groups) -> "WeightedRates":
+        return WeightedRates(
+            weighted_numerators=self.weighted_numerators[groups],
+            weighted_denominators=self.weighted_denominators[groups],
+            rows=self.rows[groups],
+            undefined=self.undefined,
+            is_empty=self.is_empty[groups],
+            replicates=None if self.replicates is None else self.replicates[groups],
+        )
+
+
+def spread_limits(values: FloatArray, replicates: FloatArray, *, tail: float) -> Limits:
+    """Limits of rates from the spread of their replicates, shape (groups, R): t on the logit scale, within [0, 1].
+
+    A replicate without a value is left out; a rate of 0 or 1 does not vary, and gets no more than the whole range.
+    """
+    from scipy import special  # large; see intervals.normal_quantile
+
+    is_there = ~np.isnan(replicates)
+    used = np.maximum(is_there.sum(axis=1), 2)
+    filled = np.where(is_there, replicates, 0.0)
+    mean = filled.sum(axis=1) / used
+    variance = (np.where(is_there, replicates - mean[:, None], 0.0) ** 2).sum(axis=1) / (used - 1)
+    inside = (values > 0) & (values < 1)
+    centre = np.where(inside, values, 0.5)
+    step = -special.stdtrit(used - 1, tail) * np.sqrt(variance) / (centre * (1 - centre))
+    logit = np.log(centre / (1 - centre))
+    lower, upper = special.expit(logit - step), special.expit(logit + step)
+    return Limits(np.where(inside, lower, 0.0), np.where(inside, upper, 1.0))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleMeans:
+    """Means of numbers, from their number, sum and sum of squares, with Student's limits.
+
+    ``rows``: shape (groups,); ``means`` and ``variances`` (of one number, divided by n - 1) are NaN where there are
+    too few rows for them; with one row a mean has a value and the whole line as its interval.
+    """
+
+    rows: IntArray
+    means: FloatArray
+    variances: FloatArray
+    undefined: str = "empty"
+
+    @property
+    def method(self) -> str | None:
+        return "t"
+
+    @property
+    def values(self) -> FloatArray:
+        return np.where(self.rows > 0, self.means, np.nan)
+
+    @property
+    def support(self) -> IntArray:
+        return self.rows
+
+    def exact(self, group: int) -> Fraction | None:
+        return None
+
+    def reason(self, group: int) -> str | None:
+        return None if self.rows[group] > 0 else self.undefined
+
+    def limits(self, tail: float) -> Limits:
+        from scipy import special  # large; see intervals.normal_quantile
+
+        rows = np.maximum(self.rows, 2).astype(np.float64)
+        error = np.sqrt(np.maximum(np.nan_to_num(self.variances), 0.0) / rows)
+        half = np.where(self.rows >= 2, -special.stdtrit(rows - 1, tail) * error, np.inf)
+        return Limits(self.values - half, self.values + half)
+
+    def take(self, groups: Groups) -> "SampleMeans":
+        return SampleMeans(
+            rows=self.rows[groups],
+            means=self.means[groups],
+            variances=self.variances[groups],
+            undefined=self.undefined,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bootstrapped:
+    """Values with limits from resampled counts. ``source`` holds all groups; ``groups``: those meant here."""
+
+    source: Resampled
+    groups: IntArray
+    support: IntArray
+    undefined: str
+
+    @property
+    def method(self) -> str | None:
+        return "bootstrap-bca"
+
+    @property
+    def values(self) -> FloatArray:
+        return self.source.values[self.groups]
+
+    def exact(self, group: int) -> Fraction | None:
+        return None
+
+    def reason(self, group: int) -> str | None:
+        if not np.isnan(self.values[group]):
+            return None
+        return self.undefined if self.support[group] else "empty"
+
+    def limits(self, tail: float) -> Limits:
+        limits = self.source.limits(tail)
+        return Limits(limits.lower[self.groups], limits.upper[self.groups])
+
+    def take(self, groups: Groups) -> "Bootstrapped":
+        return Bootstrapped(
+            source=self.source,
+            groups=self.groups[groups],
+            support=self.support[groups],
+            undefined=self.undefined,
         )
 
 

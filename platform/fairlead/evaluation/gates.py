@@ -35,6 +35,7 @@ from fairlead.evaluation.metrics import (
     is_over_groups,
     known_metric,
     nearest_metric,
+    needs_scores,
 )
 from fairlead.evaluation.state import CountState
 from fairlead.spec import EvaluationSpec, GateSpec
@@ -133,7 +134,7 @@ def _over_all_rows(gate: GateSpec, evaluation: EvaluationSpec, overall: Grouping
         exactly = Bounds(lower=rows, upper=rows, interval=(rows, rows))
         counted = _Evidence(value=float(rows), exact=Fraction(rows), bounds=exactly, missing=None)
         return _decide(gate, counted)
-    if metric == "roc_auc_score" and overall.counts.histogram is None:
+    if needs_scores(metric) and overall.counts.calibration is None:
         return _outcome(gate, Outcome.INCONCLUSIVE, "not measured: the model gave no scores")
     estimates = group_estimates(metric, overall.counts)
     alpha = 1 - evaluation.confidence
@@ -155,7 +156,7 @@ def _over_all_rows(gate: GateSpec, evaluation: EvaluationSpec, overall: Grouping
 
 
 def _over_groups(gate: GateSpec, evaluation: EvaluationSpec, groups: Grouping, overall: Counts) -> GateOutcome:
-    if "roc_auc_score" in gate.metric and groups.counts.histogram is None:
+    if needs_scores(gate.metric) and groups.counts.calibration is None:
         return _outcome(gate, Outcome.INCONCLUSIVE, "not measured: the model gave no scores")
     alpha = 1 - evaluation.confidence
     found = disparity(gate.metric, groups, overall, alpha=alpha, min_support=evaluation.min_support)
@@ -214,6 +215,8 @@ REASONS = {
     "no_positives_at_all": "no row is labelled or predicted positive",
     "no_false_positives": "there are no false positives to compare with",
     "no_variation": "labels or predictions do not vary",
+    "no_weight": "all rows have a weight of zero",
+    "too_few_rows_in_every_bin": "no score bin has two rows",
     "single_group": "fewer than two groups have a value to compare",
     "both_zero": "all rates are zero, so they have no ratio",
     "overall_undefined": "there is no value over all rows to compare with",

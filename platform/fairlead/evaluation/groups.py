@@ -53,13 +53,26 @@ def grouping(state: CountState, by: Sequence[str] = ()) -> Grouping:
     table = _margin(state, state.counts, axes)
     is_listed = np.array([len(by) < 2 or UNKNOWN not in key for key in keys]) | (table.sum(axis=(1, 2)) > 0)
     listed = np.flatnonzero(is_listed)
-    histogram = _listed_margin(state, state.histogram, axes, listed)
+    calibration = _listed_margin(state, state.calibration, axes, listed)
+    score_sums = _listed_margin(state, state.score_sums, axes, listed)
+    replicates = None if state.replicates is None else np.moveaxis(state.replicates, 0, 1)
+    counts = Counts(
+        table=table[listed],
+        classes=state.classes,
+        histogram=_listed_margin(state, state.histogram, axes, listed),
+        calibration=calibration,
+        score_sums=score_sums,
+        weights=_listed_margin(state, state.weights, axes, listed),
+        squares=_listed_margin(state, state.squares, axes, listed),
+        replicates=_listed_margin(state, replicates, axes, listed),
+        paired=_listed_margin(state, state.paired, axes, listed),
+    )
     return Grouping(
         by=tuple(by),
         keys=tuple(keys[index] for index in listed),
-        counts=Counts(table=table[listed], classes=state.classes, histogram=histogram),
-        calibration=_listed_margin(state, state.calibration, axes, listed),
-        score_sums=_listed_margin(state, state.score_sums, axes, listed),
+        counts=counts,
+        calibration=calibration,
+        score_sums=score_sums,
     )
 
 

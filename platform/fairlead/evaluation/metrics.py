@@ -16,8 +16,22 @@ from typing import Literal
 
 import numpy as np
 
-from fairlead.evaluation.estimates import Estimates, FScores, IntArray, Means, Plain, Quotients, RankAreas, Rates
+from fairlead.evaluation.estimates import (
+    Bootstrapped,
+    Estimates,
+    FScores,
+    IntArray,
+    Means,
+    Plain,
+    Quotients,
+    RankAreas,
+    Rates,
+    WeightedRates,
+)
 from fairlead.evaluation.intervals import FloatArray
+from fairlead.evaluation.replicates import Resampled, is_drawable
+from fairlead.evaluation.scores import CALIBRATION_METRICS, calibration_estimates
+from fairlead.evaluation.state import SQUARE_SCALE, WEIGHT_SCALE
 
 Task = Literal["binary", "multiclass"]
 
@@ -135,8 +149,10 @@ AGGREGATES = (
     "group_max",
 )
 """Suffixes of a metric that is compared over groups; longer ones first, so that they are recognised first."""
-SPREADS = ("total_variation_distance",)
-"""Gaps that are not made of one metric; multi-class only."""
+_CALIBRATION_AGGREGATES = frozenset(f"{metric}_{each}" for metric in CALIBRATION_METRICS for each in AGGREGATES)
+"""Computed where they are asked for, not in every report: they need resampling."""
+SPREADS = ("total_variation_distance", "kolmogorov_smirnov_distance")
+"""Gaps that are not made of one metric: of predictions in multi-class tasks, of scores in binary ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,7 +172,19 @@ class Counts:
     """Shape (groups, K, K+1)."""
     classes: tuple[str, ...]
     histogram: IntArray | None = None
-    """Shape (groups, 2, bins)."""
+    """Rows by label and score, shape (groups, 2, bins)."""
+    calibration: IntArray | None = None
+    """Rows by hit and confidence, shape (groups, 2, bins)."""
+    score_sums: IntArray | None = None
+    """Sums of confidences in fixed point, shape (groups, 2, bins)."""
+    weights: IntArray | None = None
+    """Sums of weights in fixed point, shape (groups, K, K+1): then rates are weighted."""
+    squares: IntArray | None = None
+    """Sums of squared weights in fixed point, shape (groups, K, K+1)."""
+    replicates: IntArray | None = None
+    """The counts or weights of each resampling, shape (groups, R, K, K+1)."""
+    paired: IntArray | None = None
+    """Rows by label, prediction and the champion's prediction; see ``CountState.paired``."""
     _families: dict[str, tuple["Family", ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What was computed before: every gap and extreme of a metric looks at the same values."""
 
@@ -167,8 +195,14 @@ class Counts:
 
     def take(self, groups: IntArray | Sequence[int]) -> "Counts":
         """The counts of some of the groups."""
-        histogram = None if self.histogram is None else self.histogram[groups]
-        return Counts(table=self.table[groups], classes=self.classes, histogram=histogram)
+        names = ("histogram", "calibration", "score_sums", "weights", "squares", "replicates", "paired")
+        kept = {name: array[groups] for name in names if (array := getattr(self, name)) is not None}
+        return Counts(table=self.table[groups], classes=self.classes, **kept)
+
+    @property
+    def is_resampled(self) -> bool:
+        """Whether rows count by weight, or together with others of their cluster."""
+        return self.weights is not None or self.replicates is not None
 
 
 def one_against_rest(table: IntArray, positive: int) -> Confusion:
@@ -201,24 +235,30 @@ def aggregate_names(task: Task, *, has_scores: bool = True) -> tuple[str, ...]:
     """Every gap, ratio and extreme over groups."""
     names = metric_names(task, has_scores=has_scores)
     own = tuple(f"{metric}_{aggregate}" for metric in names for aggregate in AGGREGATES)
-    return (*PUBLISHED, *EQUALIZED_ODDS, *(SPREADS if task == "multiclass" else ()), *own)
+    spreads = SPREADS[:1] if task == "multiclass" else SPREADS[1:] if has_scores else ()
+    return (*PUBLISHED, *EQUALIZED_ODDS, *spreads, *own)
+
+
+def needs_scores(name: str) -> bool:
+    """Whether ``name``, a metric or an aggregate of one, is made of scores."""
+    return canonical(name).startswith((*SCORE_METRICS, *CALIBRATION_METRICS, SPREADS[1]))
 
 
 def known_metric(name: str, task: Task) -> bool:
     """Whether a gate may ask for ``name``."""
     name = canonical(name)
-    return name == COUNT or name in metric_names(task) or name in aggregate_names(task)
+    return name in {COUNT, *CALIBRATION_METRICS, *metric_names(task)} or is_over_groups(name, task)
 
 
 def nearest_metric(name: str, task: Task) -> str | None:
     """The known metric whose name is most like ``name``; None if none is like it."""
-    known = (*metric_names(task), *aggregate_names(task), *ALIASES)
+    known = (*metric_names(task), *CALIBRATION_METRICS, *aggregate_names(task), *ALIASES)
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
 
 
 def is_over_groups(name: str, task: Task) -> bool:
     """Whether ``name`` compares groups, and so needs a grouping."""
-    return canonical(name) in aggregate_names(task)
+    return canonical(name) in aggregate_names(task) or canonical(name) in _CALIBRATION_AGGREGATES
 
 
 def canonical(name: str) -> str:
@@ -259,9 +299,11 @@ def group_estimates(metric: str, counts: Counts) -> Estimates:
     Raises ``ValueError`` for a metric that the task, or the absence of scores, does not allow.
     """
     if metric in WHOLE_RATES:
-        return _whole_rate(metric, counts.table)
+        return _whole_rate(metric, counts)
     if metric == "matthews_corrcoef":
-        return _matthews(counts.table)
+        return _matthews(counts)
+    if metric in CALIBRATION_METRICS and counts.calibration is not None and counts.score_sums is not None:
+        return calibration_estimates(metric, counts.calibration, counts.score_sums)
     if metric == "roc_auc_score" and counts.histogram is not None:
         return RankAreas(positives=counts.histogram[:, 1], negatives=counts.histogram[:, 0])
     if metric == "balanced_accuracy_score":
@@ -279,27 +321,77 @@ def group_estimates(metric: str, counts: Counts) -> Estimates:
 
 def class_estimates(metric: str, counts: Counts, positive: int) -> Estimates:
     """The value of a rate, ``f1_score`` or ``treatment_equality`` for one class against the rest."""
-    confusion = one_against_rest(counts.table, positive)
-    rows = confusion.n.astype(np.float64)
+    if metric in RATES:
+        definition = RATES[metric]
+        return _rates(definition.numerator, definition.denominator, definition.undefined, counts, positive)
+    confusion = one_against_rest(_table(counts), positive)
+    rows = counts.table.sum(axis=(1, 2)).astype(np.float64)
     if metric == "f1_score":
         hits = confusion.tp.astype(np.float64)
         # positives without a prediction are misses
         errors = (confusion.fp + confusion.positives - confusion.tp).astype(np.float64)
-        return FScores(hits=hits, errors=errors, rows=rows)
-    if metric == "treatment_equality":
-        return Quotients(
-            numerators=confusion.fn.astype(np.float64),
-            denominators=confusion.fp.astype(np.float64),
-            rows=rows,
-            undefined="no_false_positives",
-        )
-    definition = RATES[metric]
-    return Rates(
-        numerators=definition.numerator(confusion).astype(np.float64),
-        denominators=definition.denominator(confusion).astype(np.float64),
-        undefined=definition.undefined,
-        is_empty=rows == 0,
+        scores = FScores(hits=hits, errors=errors, rows=rows)
+        return _without_limits(scores, counts, "no_positives_at_all") if counts.is_resampled else scores
+    quotients = Quotients(
+        numerators=confusion.fn.astype(np.float64),
+        denominators=confusion.fp.astype(np.float64),
+        rows=rows,
+        undefined="no_false_positives",
     )
+    return _without_limits(quotients, counts, "no_false_positives") if counts.is_resampled else quotients
+
+
+def _table(counts: Counts) -> IntArray:
+    return counts.table if counts.weights is None else counts.weights
+
+
+def _without_limits(estimates: Estimates, counts: Counts, undefined: str) -> Plain:
+    """Values of weighted rows: the intervals of counts do not hold for them."""
+    return Plain(values=estimates.values, support=counts.table.sum(axis=(1, 2)), undefined=undefined)
+
+
+Part = Callable[[Confusion], IntArray]
+
+
+def _rates(numerator: Part, denominator: Part, undefined: str, counts: Counts, positive: int) -> Estimates:
+    """A rate of counts, or of weights; ``numerator`` and ``denominator`` are sums of some entries of the table."""
+    confusion = one_against_rest(_table(counts), positive)
+    is_empty = counts.table.sum(axis=(1, 2)) == 0
+    if not counts.is_resampled:
+        return Rates(
+            numerators=numerator(confusion).astype(np.float64),
+            denominators=denominator(confusion).astype(np.float64),
+            undefined=undefined,
+            is_empty=is_empty,
+        )
+    return WeightedRates(
+        weighted_numerators=numerator(confusion),
+        weighted_denominators=denominator(confusion),
+        rows=_effective_rows(denominator, counts, positive),
+        undefined=undefined,
+        is_empty=is_empty,
+        replicates=_replicated(numerator, denominator, counts, positive),
+    )
+
+
+def _effective_rows(denominator: Part, counts: Counts, positive: int) -> FloatArray:
+    """(Sum of weights)**2 / sum of squared weights; without weights the rows themselves."""
+    total = denominator(one_against_rest(_table(counts), positive)).astype(np.float64)
+    if counts.weights is None or counts.squares is None:
+        return total
+    squares = denominator(one_against_rest(counts.squares, positive)) / SQUARE_SCALE
+    return np.where(squares > 0, (total / WEIGHT_SCALE) ** 2 / np.where(squares > 0, squares, 1.0), 0.0)
+
+
+def _replicated(numerator: Part, denominator: Part, counts: Counts, positive: int) -> FloatArray | None:
+    """The rate in each resampling, shape (groups, R)."""
+    if counts.replicates is None:
+        return None
+    groups, replicates = counts.replicates.shape[:2]
+    confusion = one_against_rest(counts.replicates.reshape(-1, *counts.table.shape[1:]), positive)
+    rows = denominator(confusion).astype(np.float64)
+    values = np.where(rows > 0, numerator(confusion) / np.where(rows > 0, rows, 1.0), np.nan)
+    return np.asarray(values.reshape(groups, replicates), dtype=np.float64)
 
 
 def generalized_entropy(benefits: Sequence[float], weights: Iterable[float] | None = None) -> float | None:
@@ -358,17 +450,45 @@ def _over_classes(metric: str, counts: Counts) -> tuple[Estimates, ...]:
     return tuple(class_estimates(metric, counts, index) for index in range(len(counts.classes)))
 
 
-def _whole_rate(metric: str, table: IntArray) -> Rates:
-    rows = table.sum(axis=(1, 2)).astype(np.float64)
-    hits = np.trace(table, axis1=1, axis2=2).astype(np.float64)
-    numerators = hits if metric == "accuracy_score" else rows - hits
-    return Rates(numerators=numerators, denominators=rows, undefined="empty", is_empty=rows == 0)
+def _whole_rate(metric: str, counts: Counts) -> Estimates:
+    """Rows that are right, or wrong, of all: as rates of a table of two classes, wrong and right."""
+
+    def collapsed(table: IntArray) -> IntArray:
+        hits = np.trace(table, axis1=-2, axis2=-1)
+        found = np.zeros((*table.shape[:-2], 2, 3), dtype=np.int64)
+        found[..., 1, 1], found[..., 1, 0] = hits, table.sum(axis=(-2, -1)) - hits
+        return found
+
+    two = Counts(
+        table=collapsed(counts.table),
+        classes=("wrong", "right"),
+        weights=None if counts.weights is None else collapsed(counts.weights),
+        squares=None if counts.squares is None else collapsed(counts.squares),
+        replicates=None if counts.replicates is None else collapsed(counts.replicates),
+    )
+    is_hit = metric == "accuracy_score"
+    return _rates(lambda c: c.tp if is_hit else c.fn, lambda c: c.n, "no_weight", two, 1)
 
 
-def _matthews(table: IntArray) -> Plain:
+def _matthews(counts: Counts) -> Estimates:
     """Gorodkin's coefficient of K classes, which for two is Matthews's; whole numbers until the last step."""
-    values = np.array([_matthews_of(group) for group in table], dtype=np.float64)
-    return Plain(values=values, support=table.sum(axis=(1, 2)), undefined="no_variation")
+    support = np.asarray(counts.table.sum(axis=(1, 2)), dtype=np.int64)
+    values = np.array([_matthews_of(group) for group in _table(counts)], dtype=np.float64)
+    if counts.is_resampled or not is_drawable(counts.table):
+        return Plain(values=values, support=support, undefined="no_variation")
+    source = Resampled(counts.table, _matthews_of_many, name="matthews_corrcoef", domain=(-1.0, 1.0))
+    source.values = values
+    return Bootstrapped(source=source, groups=np.arange(len(values)), support=support, undefined="no_variation")
+
+
+def _matthews_of_many(tables: FloatArray, groups: IntArray) -> FloatArray:
+    """The same of tables of shape (..., K, K+1), in floats."""
+    labels, predictions = tables.sum(axis=-1), tables.sum(axis=-2)
+    rows, hits = labels.sum(axis=-1), np.trace(tables, axis1=-2, axis2=-1)
+    covariance = hits * rows - (labels * predictions[..., :-1]).sum(axis=-1)
+    of_labels, of_predictions = (rows**2 - (each**2).sum(axis=-1) for each in (labels, predictions))
+    spread = np.sqrt(of_labels) * np.sqrt(of_predictions)
+    return np.where(spread > 0, covariance / np.where(spread > 0, spread, 1.0), np.nan)
 
 
 def _matthews_of(table: IntArray) -> float:

@@ -43,6 +43,10 @@ _TITLES = {
     "f1_score": "F1 score",
     "matthews_corrcoef": "Matthews correlation",
     "treatment_equality": "false negatives per false positive",
+    "expected_calibration_error": "calibration error",
+    "maximum_calibration_error": "largest calibration error",
+    "squared_calibration_error_debiased": "squared calibration error, sampling noise taken off",
+    "calibration_in_the_large": "mean score less share of hits",
     "roc_auc_score": "area under the ROC curve",
     "count": "number of rows",
 }
@@ -59,6 +63,7 @@ _NAMED = {
     "equalized_odds_mean_difference": "mean of the gaps in true and false positive rate (equalized odds)",
     "equalized_odds_mean_ratio": "mean of the ratios of true and false positive rates (equalized odds)",
     "total_variation_distance": "distance between distributions of predictions",
+    "kolmogorov_smirnov_distance": "distance between distributions of scores",
 }
 _AGGREGATES = {
     "difference": "gap in {}",

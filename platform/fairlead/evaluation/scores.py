@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fairlead.evaluation.estimates import IntArray
+from fairlead.evaluation.estimates import Bootstrapped, IntArray
 from fairlead.evaluation.intervals import FloatArray
+from fairlead.evaluation.replicates import Resampled
 from fairlead.evaluation.state import SCORE_SCALE
 
 MOST_POINTS = 64
@@ -80,6 +81,59 @@ def calibration(counts: IntArray, score_sums: IntArray) -> Calibration:
         mean_score=np.where(is_empty, np.nan, mean_score),
         hit_rate=np.where(is_empty, np.nan, counts[1] / divisor),
     )
+
+
+CALIBRATION_METRICS = (
+    "expected_calibration_error",
+    "maximum_calibration_error",
+    "squared_calibration_error_debiased",
+    "calibration_in_the_large",
+)
+"""Of each group; gaps between groups are best taken of the debiased one. The last is signed: above 0 is too sure."""
+
+
+def calibration_estimates(metric: str, counts: IntArray, score_sums: IntArray) -> Bootstrapped:
+    """One of ``CALIBRATION_METRICS`` for each group; both arrays of shape (groups, 2, bins).
+
+    Rows are resampled within a group; the mean confidence of each bin's hits and misses is held.
+    """
+    confidence = score_sums / SCORE_SCALE / np.maximum(counts, 1)
+
+    def statistic(tables: FloatArray, groups: IntArray) -> FloatArray:
+        return _calibration_statistic(metric, tables, confidence[groups])
+
+    floor = 0.0 if metric in CALIBRATION_METRICS[:2] else -1.0
+    return Bootstrapped(
+        source=Resampled(counts, statistic, name=metric, domain=(floor, 1.0)),
+        groups=np.arange(len(counts)),
+        support=np.asarray(counts.sum(axis=(1, 2)), dtype=np.int64),
+        undefined="too_few_rows_in_every_bin",
+    )
+
+
+def _calibration_statistic(metric: str, tables: FloatArray, confidence: FloatArray) -> FloatArray:
+    """Values of tables of shape (..., groups, 2, bins); ``confidence``: mean of misses and hits, (groups, 2, bins)."""
+    rows = tables.sum(axis=-2)
+    divisor = np.where(rows > 0, rows, 1.0)
+    rate = tables[..., 1, :] / divisor
+    distance = rate - (tables * confidence).sum(axis=-2) / divisor
+    total = rows.sum(axis=-1)
+    if metric == "maximum_calibration_error":
+        return np.where(total > 0, np.where(rows > 0, np.abs(distance), 0.0).max(axis=-1), np.nan)
+    if metric == "squared_calibration_error_debiased":
+        usable = rows >= 2
+        total = np.where(usable, rows, 0.0).sum(axis=-1)
+        noise = rate * (1 - rate) / np.where(usable, rows - 1, 1.0)
+        terms = np.where(usable, rows * (distance**2 - noise), 0.0)
+    else:
+        terms = rows * (np.abs(distance) if metric == "expected_calibration_error" else -distance)
+    return np.where(total > 0, terms.sum(axis=-1) / np.where(total > 0, total, 1.0), np.nan)
+
+
+def kolmogorov_smirnov(one: IntArray, two: IntArray) -> float:
+    """The largest distance between two groups' distributions of scores; rows by score bin, both with rows."""
+    shares = np.cumsum(one) / one.sum() - np.cumsum(two) / two.sum()
+    return float(np.abs(shares).max())
 
 
 def roc_points(histogram: IntArray) -> list[tuple[float, float]] | None:

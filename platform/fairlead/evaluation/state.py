@@ -139,16 +139,14 @@ class CountState:
         return self._arrays.get("score_sums")
 
     @property
-    def weights(self) -> FloatArray | None:
-        """Sums of weights by label and prediction, shape (cells, K, K+1); None without weights."""
-        sums = self._arrays.get("weights")
-        return None if sums is None else sums / WEIGHT_SCALE
+    def weights(self) -> IntArray | None:
+        """Sums of weights in fixed point (times 2**32), shape (cells, K, K+1); None without weights."""
+        return self._arrays.get("weights")
 
     @property
-    def squares(self) -> FloatArray | None:
-        """Sums of squared weights, shape (cells, K, K+1); None without weights."""
-        sums = self._arrays.get("squares")
-        return None if sums is None else sums / SQUARE_SCALE
+    def squares(self) -> IntArray | None:
+        """Sums of squared weights in fixed point (times 2**20), shape (cells, K, K+1); None without weights."""
+        return self._arrays.get("squares")
 
     @property
     def paired(self) -> IntArray | None:
@@ -159,12 +157,9 @@ class CountState:
         return self._arrays.get("paired")
 
     @property
-    def replicates(self) -> FloatArray | None:
-        """The counts (or sums of weights) of each resampling, shape (R, cells, K, K+1); None if none are kept."""
-        kept = self._arrays.get("replicates")
-        if kept is None:
-            return None
-        return kept / SQUARE_SCALE if self.parts.has_weights else kept.astype(np.float64)
+    def replicates(self) -> IntArray | None:
+        """The counts (or weights times 2**20) of each resampling, shape (R, cells, K, K+1); None if none are kept."""
+        return self._arrays.get("replicates")
 
     @property
     def n_zero_weights(self) -> int:

@@ -47,7 +47,7 @@ def decide(
         ("count", ">= 2000", None, "pass"),
         ("count", "> 2000", None, "fail"),
         # statistics without bounds prove nothing but their value
-        ("matthews_corrcoef_difference", "<= 0.9", None, "inconclusive"),
+        ("treatment_equality_difference", "<= 0.9", None, "inconclusive"),
         ("matthews_corrcoef_difference", "<= 0.9", "point", "pass"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 
 from fairlead.evaluation import CountState, aggregate_names, build_report, metric_names
 from fairlead.evaluation.page import hidden_groups, metric_title, render_page
+from fairlead.evaluation.scores import CALIBRATION_METRICS
 from fairlead.spec import EvaluationSpec, GateSpec
 from fairlead.testing.evaluation import a_provenance, example_state, state_of_rows, state_of_tables
 from fairlead.workload import Attribute
@@ -144,5 +145,5 @@ def test_values_of_small_groups_are_not_on_the_page() -> None:
 
 def test_every_metric_has_words() -> None:
     for task in ("binary", "multiclass"):
-        for name in (*metric_names(task), *aggregate_names(task)):  # type: ignore[arg-type]
+        for name in (*metric_names(task), *CALIBRATION_METRICS, *aggregate_names(task)):  # type: ignore[arg-type]
             assert "_" not in metric_title(name)
