@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from fairlead.data.dataset import Dataset
 from fairlead.data.export import Origin, write_model
 from fairlead.errors import BadInput
-from fairlead.evaluation.state import CountState, Incomplete
+from fairlead.evaluation.cells import Incomplete
+from fairlead.evaluation.state import CountState
 from fairlead.workload import DatasetInfo, Rows
 
 MAX_NAME = 250

@@ -4,6 +4,7 @@ Everything is a pure function of the counts that workers keep (``CountState``); 
 The page lives in ``fairlead.evaluation.page`` and is imported by whoever renders it.
 """
 
+from fairlead.evaluation.cells import UNKNOWN, Incomplete
 from fairlead.evaluation.disparities import Disparity, Extreme, disparity
 from fairlead.evaluation.gates import (
     GateOutcome,
@@ -38,7 +39,7 @@ from fairlead.evaluation.report import (
     report_schema,
     report_sha256,
 )
-from fairlead.evaluation.state import ABSTAINED, UNKNOWN, CountState, Incomplete, state_size_bytes
+from fairlead.evaluation.state import ABSTAINED, CountState, state_size_bytes
 
 __all__ = [
     "ABSTAINED",

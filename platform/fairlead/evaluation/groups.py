@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fairlead.evaluation.estimates import IntArray
+from fairlead.evaluation.cells import UNKNOWN, IntArray, keys_of, listed, margin
 from fairlead.evaluation.metrics import Counts
-from fairlead.evaluation.state import UNKNOWN, CountState
+from fairlead.evaluation.state import CountState
 from fairlead.spec import EvaluationSpec, GateSpec
 
 
@@ -44,32 +44,28 @@ def grouping(state: CountState, by: Sequence[str] = ()) -> Grouping:
 
     An intersection with a missing level is listed only if it has rows.
     """
-    names = [attribute.name for attribute in state.attributes]
-    if missing := [name for name in by if name not in names]:
-        raise ValueError(f"no attribute is called {missing[0]!r}; there are {', '.join(names) or 'none'}")
-    axes = [names.index(name) for name in by]
-    levels = [(*state.attributes[axis].levels, UNKNOWN) for axis in axes]
-    keys = tuple(product(*levels))
-    table = _margin(state, state.counts, axes)
-    is_listed = np.array([len(by) < 2 or UNKNOWN not in key for key in keys]) | (table.sum(axis=(1, 2)) > 0)
-    listed = np.flatnonzero(is_listed)
-    calibration = _listed_margin(state, state.calibration, axes, listed)
-    score_sums = _listed_margin(state, state.score_sums, axes, listed)
-    replicates = None if state.replicates is None else np.moveaxis(state.replicates, 0, 1)
+    keys = keys_of(state.attributes, by)
+    table = margin(state.attributes, state.counts, by)
+    chosen = listed(keys, np.asarray(table.sum(axis=(1, 2)), dtype=np.int64))
+
+    def of_groups(array: IntArray | None) -> IntArray | None:
+        return None if array is None else margin(state.attributes, array, by)[chosen]
+
+    calibration, score_sums = of_groups(state.calibration), of_groups(state.score_sums)
     counts = Counts(
-        table=table[listed],
+        table=table[chosen],
         classes=state.classes,
-        histogram=_listed_margin(state, state.histogram, axes, listed),
+        histogram=of_groups(state.histogram),
         calibration=calibration,
         score_sums=score_sums,
-        weights=_listed_margin(state, state.weights, axes, listed),
-        squares=_listed_margin(state, state.squares, axes, listed),
-        replicates=_listed_margin(state, replicates, axes, listed),
-        paired=_listed_margin(state, state.paired, axes, listed),
+        weights=of_groups(state.weights),
+        squares=of_groups(state.squares),
+        replicates=of_groups(None if state.replicates is None else np.moveaxis(state.replicates, 0, 1)),
+        paired=of_groups(state.paired),
     )
     return Grouping(
         by=tuple(by),
-        keys=tuple(keys[index] for index in listed),
+        keys=tuple(keys[index] for index in chosen),
         counts=counts,
         calibration=calibration,
         score_sums=score_sums,
@@ -92,21 +88,3 @@ def every_subset(attributes: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """All non-empty subsets, smaller ones first."""
     sizes = range(1, len(attributes) + 1)
     return tuple(subset for size in sizes for subset in combinations(attributes, size))
-
-
-def _margin(state: CountState, array: IntArray, axes: Sequence[int]) -> IntArray:
-    shape = state.cell_shape
-    inner = array.shape[1:]
-    others = tuple(axis for axis in range(len(shape)) if axis not in axes)
-    summed = array.reshape(*shape, *inner).sum(axis=others)
-    kept = sorted(axes)
-    order = [kept.index(axis) for axis in axes] + [len(kept) + axis for axis in range(len(inner))]
-    groups = int(np.prod([shape[axis] for axis in axes], dtype=np.int64))
-    result: IntArray = summed.transpose(order).reshape(groups, *inner)
-    return result
-
-
-def _listed_margin(
-    state: CountState, array: IntArray | None, axes: Sequence[int], listed: NDArray[np.int64]
-) -> IntArray | None:
-    return None if array is None else _margin(state, array, axes)[listed]

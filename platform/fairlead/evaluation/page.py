@@ -13,9 +13,9 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from fairlead.evaluation.cells import UNKNOWN
 from fairlead.evaluation.metrics import canonical, split_aggregate
 from fairlead.evaluation.report import report_sha256
-from fairlead.evaluation.state import UNKNOWN
 
 Report = Mapping[str, Any]
 Key = tuple[str, ...]

@@ -29,14 +29,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fairlead.evaluation.cells import (
+    CHUNK_ROWS,
+    Book,
+    Incomplete,
+    IntArray,
+    cells_of,
+    is_unknown_cell,
+    refuse_ambiguous,
+    refuse_length,
+    refuse_outside,
+    refuse_unknown_codes,
+    shape_of,
+    shaped_codes,
+)
 from fairlead.evaluation.encoding import MAX_STATE_BYTES, Encoded, digest, encode
 from fairlead.evaluation.keyed import poisson_weights, replicate_keys
 from fairlead.workload import Attribute
 
-IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
-UNKNOWN = "__unknown__"
 ABSTAINED = -1
 """The prediction of a row for which the model gave none."""
 SCORE_BINS = 1024
@@ -46,11 +58,9 @@ WEIGHT_SCALE = 2.0**32
 SQUARE_SCALE = 2.0**20
 LARGEST_WEIGHT = 1024.0
 """With larger ones sums would not stay exact; weights divided by their mean say the same."""
-CHUNK_ROWS = 65_536  # weighted bincount stays exact: 2**32 * 2**16 < 2**53
 _FORMATS = ("fairlead-state/1", "fairlead-state/2")
 _LOW_BITS = 21  # a weight of 42 bits is summed as two words
 _MOST_PAIRED_CLASSES = 10
-_ROWS, _UNKNOWN_ROWS, _SUM, _XOR, _NAN_LABELS, _NAN_SCORES = range(6)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,14 +78,6 @@ class Parts:
     def is_first_format(self) -> bool:
         """Whether ``fairlead-state/1`` could hold it: then it is still written so, and keeps its digest."""
         return not (self.has_weights or self.has_champion or self.replicates)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Incomplete:
-    """The merged state does not hold every row of the split exactly once."""
-
-    reason: str
-    detail: str
 
 
 class CountState:
@@ -169,37 +171,42 @@ class CountState:
     @property
     def cell_shape(self) -> tuple[int, ...]:
         """Levels of each attribute, the unknown one included."""
-        return tuple(len(attribute.levels) + 1 for attribute in self.attributes)
+        return shape_of(self.attributes)
+
+    @property
+    def book(self) -> Book:
+        """Rows seen, and what proves that they were seen once."""
+        return Book(self._arrays["book"])
 
     @property
     def n(self) -> int:
         """Rows seen, those with a NaN label included."""
-        return int(self._arrays["book"][_ROWS])
+        return self.book.n
 
     @property
     def n_unknown(self) -> int:
         """Rows with at least one unknown level."""
-        return int(self._arrays["book"][_UNKNOWN_ROWS])
+        return self.book.n_unknown
 
     @property
     def n_nan_labels(self) -> int:
         """Rows whose label is NaN; they are in no other array."""
-        return int(self._arrays["book"][_NAN_LABELS])
+        return self.book.n_nan_labels
 
     @property
     def n_nan_scores(self) -> int:
         """Rows whose score is NaN; they count as abstained."""
-        return int(self._arrays["book"][_NAN_SCORES])
+        return self.book.n_nan_scores
 
     @property
     def record_sum(self) -> int:
         """Wrapping 64-bit sum of record hashes."""
-        return int(self._arrays["book"][_SUM])
+        return self.book.record_sum
 
     @property
     def record_xor(self) -> int:
         """Exclusive or of record hashes."""
-        return int(self._arrays["book"][_XOR])
+        return self.book.record_xor
 
     def update(
         self,
@@ -246,7 +253,7 @@ class CountState:
         merged = self._empty_twin()
         for name, array in self._arrays.items():
             merged._arrays[name] = array + other._arrays[name]
-        merged._arrays["book"][_XOR] = self._arrays["book"][_XOR] ^ other._arrays["book"][_XOR]
+        merged._arrays["book"] = self.book.merged(other.book)
         return merged
 
     def to_bytes(self) -> bytes:
@@ -274,13 +281,7 @@ class CountState:
 
     def check_complete(self, *, expected_n: int, expected_sum: int, expected_xor: int) -> Incomplete | None:
         """Whether the state holds exactly the rows of a split, by number and both checksums of record hashes."""
-        if (self.n, self.record_sum, self.record_xor) == (expected_n, expected_sum, expected_xor):
-            return None
-        what = f"{self.n} rows were counted, the split has {expected_n}"
-        if self.n == expected_n:
-            what = f"{self.n} rows were counted, as many as the split has, but they are not the same rows"
-        advice = "evaluate each row of the split once, without padding or dropping the last batch"
-        return Incomplete(reason="rows counted twice or not at all", detail=f"{what}; {advice}")
+        return self.book.check_complete(expected_n=expected_n, expected_sum=expected_sum, expected_xor=expected_xor)
 
     def _empty_twin(self) -> "CountState":
         return CountState(
@@ -325,7 +326,7 @@ class CountState:
         if optional["clusters"] is not None and not self.parts.replicates:
             raise ValueError("this state takes no clusters: it keeps no replicates")
         batch = _Batch(
-            codes=_shaped_codes(codes, rows=n, columns=len(self.attributes)),
+            codes=shaped_codes(codes, rows=n, columns=len(self.attributes)),
             labels=np.asarray(labels),
             predictions=np.asarray(predictions),
             scores=self._checked_scores(optional["scores"], n),
@@ -335,10 +336,10 @@ class CountState:
             clusters=None if optional["clusters"] is None else np.asarray(optional["clusters"], dtype=np.uint64),
         )
         for what, values in (("labels", batch.labels), ("predictions", batch.predictions), ("hashes", batch.hashes)):
-            _refuse_length("record_hashes" if what == "hashes" else what, values, n)
+            refuse_length("record_hashes" if what == "hashes" else what, values, n)
         for what, kept in (("champion", batch.champion), ("clusters", batch.clusters)):
             if kept is not None:
-                _refuse_length(what, kept, n)
+                refuse_length(what, kept, n)
         for start in range(0, n, CHUNK_ROWS):
             self._refuse_strangers(batch.part(start, start + CHUNK_ROWS))
         return batch
@@ -350,12 +351,11 @@ class CountState:
     def _refuse_strangers(self, part: "_Batch") -> None:
         """Values that the declared classes and levels do not have."""
         most = len(self.classes) - 1
-        _refuse_outside("labels", part.labels, 0, most)
-        _refuse_outside("predictions", part.predictions, ABSTAINED, most)
+        refuse_outside("labels", part.labels, 0, most)
+        refuse_outside("predictions", part.predictions, ABSTAINED, most)
         if part.champion is not None:
-            _refuse_outside("the champion's predictions", part.champion, ABSTAINED, most)
-        for column, attribute in enumerate(self.attributes):
-            _refuse_outside(f"codes of {attribute.name}", part.codes[:, column], 0, len(attribute.levels))
+            refuse_outside("the champion's predictions", part.champion, ABSTAINED, most)
+        refuse_unknown_codes(part.codes, self.attributes)
 
     def _checked_scores(self, scores: ArrayLike | None, n: int) -> FloatArray | None:
         self._refuse_missing("scores", scores, self.has_scores)
@@ -378,7 +378,7 @@ class CountState:
         narrow = _narrowest(self.counts.size)
         is_kept, labels = _whole(batch.labels, missing=0, dtype=narrow)
         predictions, has_score = self._predictions(batch, narrow)
-        cells = batch.cells(self.cell_shape, narrow)
+        cells = cells_of(batch.codes, self.cell_shape, narrow)
         self._keep_book(batch.hashes, cells, is_labelled=is_kept, has_score=has_score)
         if is_kept is not None:
             cells, labels, predictions = cells[is_kept], labels[is_kept], predictions[is_kept]
@@ -419,21 +419,13 @@ class CountState:
         is_labelled: NDArray[np.bool_] | None,
         has_score: NDArray[np.bool_] | None,
     ) -> None:
-        book = self._arrays["book"]
         by_cell = np.bincount(cells, minlength=len(self.counts))
-        book[_ROWS] += np.uint64(len(hashes))
-        book[_UNKNOWN_ROWS] += np.uint64(by_cell[self._is_unknown_cell()].sum())
-        book[_SUM : _SUM + 1] += np.sum(hashes, dtype=np.uint64)  # arrays wrap silently, as a checksum wants
-        book[_XOR] ^= np.bitwise_xor.reduce(hashes, initial=np.uint64(0))
-        book[_NAN_LABELS] += np.uint64(0 if is_labelled is None else np.count_nonzero(~is_labelled))
-        book[_NAN_SCORES] += np.uint64(0 if has_score is None else np.count_nonzero(~has_score))
-
-    def _is_unknown_cell(self) -> NDArray[np.bool_]:
-        """Cells with a missing level."""
-        is_unknown = np.zeros(self.cell_shape, dtype=bool)
-        for axis, levels in enumerate(self.cell_shape):
-            is_unknown[(slice(None),) * axis + (levels - 1,)] = True
-        return is_unknown.reshape(-1)
+        self.book.enter(
+            hashes,
+            unknown=int(by_cell[is_unknown_cell(self.cell_shape)].sum()),
+            nan_labels=0 if is_labelled is None else int(np.count_nonzero(~is_labelled)),
+            nan_scores=0 if has_score is None else int(np.count_nonzero(~has_score)),
+        )
 
     def _count_weights(self, flat: NDArray[Any], weights: FloatArray) -> None:
         _add_fixed(self._arrays["weights"], flat, np.rint(weights * WEIGHT_SCALE).astype(np.int64))
@@ -509,14 +501,6 @@ class _Batch:
             clusters=None if self.clusters is None else self.clusters[rows],
         )
 
-    def cells(self, shape: tuple[int, ...], narrow: type[Any]) -> NDArray[Any]:
-        """Each row's cell."""
-        cells = np.zeros(len(self.labels), dtype=narrow)
-        for column, num_levels in enumerate(shape):
-            cells *= narrow(num_levels)
-            cells += self.codes[:, column].astype(narrow)
-        return cells
-
 
 def state_size_bytes(
     *,
@@ -577,12 +561,7 @@ def _arguments(header: dict[str, Any]) -> dict[str, Any]:
 def _refuse_unusable(attributes: Sequence[Attribute], classes: Sequence[str], parts: Parts) -> None:
     if len(classes) < 2 or len(set(classes)) != len(classes):
         raise ValueError(f"at least two different classes are needed, not {list(classes)!r}")
-    names = [attribute.name for attribute in attributes]
-    if len(set(names)) != len(names):
-        raise ValueError(f"an attribute is named twice: {names!r}")
-    for attribute in attributes:
-        if len(set(attribute.levels)) != len(attribute.levels) or UNKNOWN in attribute.levels:
-            raise ValueError(f"levels of {attribute.name!r} must be unique and not {UNKNOWN!r}")
+    refuse_ambiguous(attributes)
     if parts.replicates < 0 or parts.replicate_seed < 0:
         raise ValueError("replicates and their seed must not be negative")
     size = _size_bytes(attributes, len(classes), parts)
@@ -598,7 +577,7 @@ def _checked_weights(weights: ArrayLike | None, n: int) -> FloatArray | None:
     if weights is None:
         return None
     values = np.asarray(weights, dtype=np.float64)
-    _refuse_length("weights", values, n)
+    refuse_length("weights", values, n)
     if not np.isfinite(values).all():
         raise ValueError("weights must be numbers: give rows without one a weight, or leave them out")
     if np.any(values < 0):
@@ -606,15 +585,6 @@ def _checked_weights(weights: ArrayLike | None, n: int) -> FloatArray | None:
     if np.any(values > LARGEST_WEIGHT):
         raise ValueError(f"weights must be at most {LARGEST_WEIGHT:g}: divide them by their mean")
     return values
-
-
-def _shaped_codes(codes: ArrayLike, *, rows: int, columns: int) -> NDArray[Any]:
-    values = np.asarray(codes)
-    if values.size != rows * columns or (values.ndim == 2 and columns and values.shape != (rows, columns)):
-        raise ValueError(f"codes have shape {values.shape}, expected ({rows}, {columns})")
-    if np.issubdtype(values.dtype, np.floating) and np.isnan(values).any():
-        raise ValueError("codes must be whole numbers; a missing level has the code after the last one")
-    return values.reshape(rows, columns)
 
 
 def _narrowest(size: int) -> type[Any]:
@@ -630,21 +600,6 @@ def _whole(values: NDArray[Any], *, missing: int, dtype: type[Any]) -> tuple[NDA
     if is_there.all():
         return None, values.astype(dtype)
     return is_there, np.where(is_there, values, missing).astype(dtype)
-
-
-def _refuse_length(what: str, values: NDArray[Any], n: int) -> None:
-    if values.shape != (n,):
-        raise ValueError(f"{what} have shape {values.shape}, expected ({n},) like the labels")
-
-
-def _refuse_outside(what: str, values: NDArray[Any], low: int, high: int) -> None:
-    """Refuse all but whole numbers of a range, and NaN."""
-    if np.issubdtype(values.dtype, np.floating):
-        values = values[~np.isnan(values)]
-        if np.any(values != np.rint(values)):
-            raise ValueError(f"{what} must be whole numbers from {low} to {high}")
-    if values.size and (values.min() < low or values.max() > high):
-        raise ValueError(f"{what} must be whole numbers from {low} to {high}")
 
 
 def _bin(values: FloatArray, bins: int) -> IntArray:
