@@ -7,7 +7,7 @@ The defaults are in ``intervals``. None of these is Wald's or the plain log rati
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from fairlead.evaluation.intervals import FloatArray, Limits, normal_quantile, wilson_limits
 
@@ -134,7 +134,7 @@ def _restricted_rate(delta: FloatArray, pairs: FloatArray) -> FloatArray:
     return np.asarray(np.clip(root, np.maximum(0.0, -delta), np.minimum(1.0, 1.0 - delta)), dtype=np.float64)
 
 
-def _crossing(is_above: Callable[[FloatArray], FloatArray], low: FloatArray, high: FloatArray) -> FloatArray:
+def _crossing(is_above: Callable[[FloatArray], NDArray[np.bool_]], low: FloatArray, high: FloatArray) -> FloatArray:
     """Where a falling function comes down to its level, by bisection."""
     for _ in range(_HALVINGS):
         middle = (low + high) / 2

@@ -107,6 +107,29 @@ def disparity(metric: str, groups: Grouping, overall: Counts, *, alpha: float, m
     if name in SPREADS:
         return _spread(metric, groups, known, min_support)
     question = question_of(name, groups.counts, overall)
+    return _asked(question, metric, groups.by, known, alpha=alpha, min_support=min_support)
+
+
+def compare(
+    metric: str,
+    *,
+    aggregate: str,
+    estimates: Estimates,
+    total: Estimates,
+    by: tuple[str, ...],
+    is_unknown: NDArray[np.bool_],
+    alpha: float,
+    min_support: int,
+) -> Disparity:
+    """The same of any statistic: ``estimates`` of every group, ``total`` of all rows as one group."""
+    family = Family(metric=metric, class_name=None, estimates=estimates)
+    question = Question(aggregate=aggregate, families=(family,), totals=(total,))
+    return _asked(question, metric, by, np.flatnonzero(~is_unknown), alpha=alpha, min_support=min_support)
+
+
+def _asked(
+    question: Question, metric: str, by: tuple[str, ...], known: IntArray, *, alpha: float, min_support: int
+) -> Disparity:
     supports = np.stack([family.estimates.support for family in question.families])
     defined = np.stack([is_defined(family.estimates) for family in question.families])
     is_low: NDArray[np.bool_] = np.asarray((defined & (supports < min_support)).any(axis=0), dtype=bool)
@@ -117,7 +140,7 @@ def disparity(metric: str, groups: Grouping, overall: Counts, *, alpha: float, m
         of_supported = replace(answer(question, enough, alpha=alpha), is_complete=of_all.is_complete)
     return Disparity(
         metric=metric,
-        by=groups.by,
+        by=by,
         aggregate=question.aggregate,
         of_all=of_all,
         of_supported=of_supported,

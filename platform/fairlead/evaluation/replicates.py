@@ -76,7 +76,7 @@ class Resampled:
     def limits(self, tail: float) -> Limits:
         """Limits of all groups, shape (groups,) each; NaN where the value is."""
         if self._drawn is None:
-            self._drawn = tuple(self._draw(group) for group in self._everyone)
+            self._drawn = tuple(self._draw(group) for group in range(len(self._tables)))
             self._accelerations = self._acceleration()
         if tail not in self._limits:
             both = [self._limit(group, drawn, tail) for group, drawn in enumerate(self._drawn)]
