@@ -4,14 +4,16 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from fairlead.run.warm.launcher import SWITCH
+from fairlead.run.warm.launcher import IMPORTING, ROOT, SERVING, STALLED_S, SWITCH, end_stalled
 
 
 def gone(pid: int) -> bool:
@@ -67,7 +69,7 @@ def offer_a_dead_child(connection: socket.socket) -> None:
         (say(b"hello\n"), "the warm server went away"),
         (say(b"seen\n", b"up nonsense\n"), "ValueError"),
         (say(b"seen\n", b"up 999999999\n"), "ProcessLookupError"),
-        (say_nothing, "TimeoutError"),
+        (say_nothing, "the warm server did not answer in time"),
         (offer_a_dead_child, "the forked worker ended before it began"),
     ],
 )
@@ -223,3 +225,66 @@ def test_a_launcher_that_gave_up_leaves_no_second_worker(scene) -> None:
     with scene.answering(answer_late):
         assert scene.run().stdout.startswith("cold, ")
     assert seen.is_set()
+
+
+@pytest.fixture
+def stalled_root(scene) -> Iterator["subprocess.Popen[str]"]:
+    """A root that has taken its lock, is stopped, and shows no sign of life."""
+    program = (
+        "import fcntl, os, sys, time\n"
+        "lock = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT, 0o600)\n"
+        "fcntl.flock(lock, fcntl.LOCK_EX)\n"
+        "os.write(lock, f'{os.getpid()} serving'.encode())\n"
+        "print('locked', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    command = [sys.executable, "-c", program, ROOT, str(scene.directory / "lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        yield process
+        process.kill()
+
+
+def age(lock: Path, seconds: float) -> None:
+    os.utime(lock, (time.time() - seconds,) * 2)
+
+
+def test_a_root_that_has_touched_its_lock_lately_is_left_alone(scene, stalled_root) -> None:
+    age(scene.directory / "lock", STALLED_S[SERVING] / 2)
+    assert not end_stalled(str(scene.directory))
+    assert stalled_root.poll() is None
+
+
+def test_a_root_that_imports_may_take_longer(scene, stalled_root) -> None:
+    (scene.directory / "lock").write_text(f"{stalled_root.pid} {IMPORTING}")
+    age(scene.directory / "lock", STALLED_S[SERVING] * 2)
+    assert not end_stalled(str(scene.directory))
+    age(scene.directory / "lock", STALLED_S[IMPORTING] * 2)
+    assert end_stalled(str(scene.directory))
+    assert stalled_root.wait(20) == -signal.SIGKILL
+
+
+def test_the_root_that_hangs_is_killed_and_nobody_else(scene, stalled_root) -> None:
+    lock = scene.directory / "lock"
+    age(lock, STALLED_S[SERVING] * 2)
+    with subprocess.Popen(["/bin/sleep", "60"]) as stranger:  # has the number of a root
+        lock.write_text(f"{stranger.pid} {SERVING}")
+        age(lock, STALLED_S[SERVING] * 2)
+        assert not end_stalled(str(scene.directory))
+        assert stranger.poll() is None
+        stranger.kill()
+    lock.write_text(f"{stalled_root.pid} {SERVING}")
+    age(lock, STALLED_S[SERVING] * 2)
+    assert end_stalled(str(scene.directory))
+    assert stalled_root.wait(20) == -signal.SIGKILL
+    assert not end_stalled(str(scene.directory))
+
+
+def test_a_lock_that_nobody_holds_is_a_sign_of_nothing(scene) -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", ROOT]) as other:
+        (scene.directory / "lock").write_text(f"{other.pid} {SERVING}")
+        age(scene.directory / "lock", STALLED_S[SERVING] * 2)
+        assert not end_stalled(str(scene.directory))
+        assert other.poll() is None
+        other.kill()

@@ -25,6 +25,8 @@ from fairlead.run.warm.preload import FOR_ONE_JOB, SINGLE_THREADED, import_all, 
 
 RETIRE = b"retire"
 START = b"start"
+REPORT_S = 1.0
+"""A server says at least this often that it is there; the root ends one that says nothing."""
 START_DESCRIPTORS = 5
 """The connection to the launcher, the plan, and the three standard files."""
 _KEPT = (0, 1, 2)
@@ -76,7 +78,7 @@ class JobServer:
         poll.register(self._wake, select.POLLIN)
         poll.register(self._ground.control, select.POLLIN)
         while not self._is_retired or self._children:
-            ready = {descriptor for descriptor, _ in poll.poll()}
+            ready = {descriptor for descriptor, _ in poll.poll(REPORT_S * 1000)}
             if self._wake.fileno() in ready:
                 self._reap()
             if self._ground.control.fileno() in ready and not self._obey():
@@ -108,6 +110,7 @@ class JobServer:
         return True
 
     def _start(self, connection: socket.socket, descriptors: list[int]) -> None:
+        self._problem = self._problem or problem()  # a library may have started a thread since
         if self._problem is not None or has_hung_up(connection):
             tell(connection, f"no {self._problem}")
             connection.close()

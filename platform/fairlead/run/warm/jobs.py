@@ -20,6 +20,16 @@ EARLY_DEATH_PAUSE_S = 30.0
 """A server that died before it was ready is not tried again for this long."""
 UNUSED_S = 600.0
 """A server that has forked nothing for this long is kept for its holder only."""
+QUIET_S = 3.0
+"""A server that has not reported for this long gets no more launchers: they would wait for it."""
+HUNG_S = 10.0
+"""One that has not reported for this long is killed; its workers go on."""
+IMPORT_S = 150.0
+"""One that has not become ready within this time hangs as well; a busy machine may be slow."""
+PREPARE_S = 30.0
+"""One that has been importing for this long gets no more launchers: something is wrong, and they would wait."""
+LASTED_S = 30.0
+"""One that lived this long before it died is replaced at once; another when it is asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +53,11 @@ class Job:
     control: socket.socket
     environment: Mapping[str, str]
     used_s: float
+    born_s: float
+    heard_s: float
     is_ready: bool = False
+    is_spoilt: bool = False
+    """It has been fit to fork, and is so no longer."""
     problem: str | None = None
     num_children: int = 0
     num_forked: int = 0
@@ -53,7 +67,21 @@ class Job:
     def is_worn(self, limits: Limits) -> bool:
         """Whether it should be replaced."""
         has_grown = self.resident_bytes - self.first_bytes > limits.max_growth_bytes
-        return self.is_ready and (self.num_forked >= limits.max_forks or has_grown)
+        return self.is_ready and (self.is_spoilt or self.num_forked >= limits.max_forks or has_grown)
+
+    def objection(self, now_s: float) -> str | None:
+        """Why it should be given no launcher."""
+        if self.problem is not None:
+            return self.problem
+        if self.is_ready and now_s - self.heard_s > QUIET_S:
+            return "the warm server of this job does not answer"
+        if not self.is_ready and now_s - self.born_s > PREPARE_S:
+            return "the warm server of this job does not become ready"
+        return None
+
+    def hangs(self, now_s: float) -> bool:
+        """Whether it has stopped doing anything."""
+        return now_s - self.heard_s > (HUNG_S if self.is_ready else IMPORT_S)
 
     def hear(self) -> bool:
         """Read a report; False if it has nothing more to say."""
@@ -66,8 +94,11 @@ class Job:
         if not message:
             return False
         news = json.loads(message)
+        self.heard_s = time.monotonic()
         if not self.is_ready:
             self.first_bytes = news["resident_bytes"]
+        elif news["problem"] is not None and self.problem is None:
+            self.is_spoilt = True
         self.is_ready, self.problem = True, news["problem"]
         self.num_children, self.num_forked = news["children"], news["forked"]
         self.resident_bytes = news["resident_bytes"]
@@ -92,6 +123,7 @@ class Jobs:
     _successors: dict[str, Job] = field(default_factory=dict)
     _retired: list[Job] = field(default_factory=list)
     _not_before_s: dict[str, float] = field(default_factory=dict)
+    _tended_s: float = field(default_factory=time.monotonic)
 
     def __iter__(self) -> Iterator[Job]:
         return iter([*self._current.values(), *self._successors.values(), *self._retired])
@@ -114,15 +146,16 @@ class Jobs:
 
     def pass_on(self, connection: socket.socket, start: Start, descriptors: list[int]) -> str | None:
         """Give a launcher to the server of its job, which may still be importing; why not, if so."""
-        if self._not_before_s.get(start.job, 0) > time.monotonic():
-            return "the warm server of this job has just died"
+        now_s = time.monotonic()
         found = self._current.get(start.job)
         if found is None:
+            if self._is_in_pause(start.job):
+                return "the warm server of this job has just died"
             of_request = [connection.fileno(), *descriptors]
             found = self._current[start.job] = self._fork(start.job, start.environment, unwanted=of_request)
-        if found.problem is not None:
-            return found.problem
-        found.used_s = time.monotonic()
+        if (objection := found.objection(now_s)) is not None:
+            return objection
+        found.used_s = now_s
         try:
             self._send(found, connection, start, descriptors)
         except OSError as error:
@@ -145,22 +178,38 @@ class Jobs:
                 return
 
     def tend(self) -> None:
-        """Replace what is worn, drop what nobody uses."""
+        """End what hangs, replace what is worn, drop what nobody uses."""
+        self._end_hung()
         for key, found in list(self._current.items()):
             successor = self._successors.get(key)
             if successor is not None and successor.is_ready:
                 self._current[key] = self._successors.pop(key)
                 self._retire(found)
-            elif successor is None and found.is_worn(self.limits):
+            elif successor is None and found.is_worn(self.limits) and not self._is_in_pause(key):
                 self._successors[key] = self._fork(key, found.environment)
             elif found.num_children == 0 and self._is_unused(found):
                 del self._current[key]
                 self._retire(found)
 
+    def _is_in_pause(self, key: str) -> bool:
+        return self._not_before_s.get(key, 0) > time.monotonic()
+
+    def _end_hung(self) -> None:
+        """Kill servers that no longer report. The end of their control socket then tells the rest of us."""
+        now_s = time.monotonic()
+        away_s, self._tended_s = now_s - self._tended_s, now_s
+        for each in self:
+            if away_s > QUIET_S:  # it was us, or the whole machine, that stood still
+                each.heard_s += away_s
+            elif each.hangs(now_s):
+                print(f"the server {each.pid} of {each.key} has said nothing for long and is killed", flush=True)
+                each.heard_s = now_s
+                os.kill(each.pid, signal.SIGKILL)
+
     def _is_unused(self, found: Job) -> bool:
         if found.has_lost_raylet():
             return True
-        newest_s = max(each.used_s for each in self._current.values())
+        newest_s = max((each.used_s for each in self._current.values()), default=found.used_s)
         return found.used_s < newest_s and time.monotonic() - found.used_s > UNUSED_S
 
     def _retire(self, found: Job) -> None:
@@ -171,23 +220,28 @@ class Jobs:
             self._drop(found)
 
     def _drop(self, found: Job) -> None:
-        """Forget a server that has ended, and collect it."""
+        """Forget a server that has ended, and collect it. One that was of use is replaced before the next asks."""
+        found.control.close()
+        collect_ended()
+        now_s = time.monotonic()
+        is_wanted = now_s - found.born_s > LASTED_S and not self._is_unused(found)
         for known in (self._current, self._successors):
             if known.get(found.key) is found:
                 del known[found.key]
                 if not found.is_ready:
-                    self._not_before_s[found.key] = time.monotonic() + EARLY_DEATH_PAUSE_S
+                    self._not_before_s[found.key] = now_s + EARLY_DEATH_PAUSE_S
+                elif is_wanted and known is self._current:
+                    self._current[found.key] = self._fork(found.key, found.environment)
         if found in self._retired:
             self._retired.remove(found)
-        found.control.close()
-        collect_ended()
 
     def _fork(self, key: str, environment: Mapping[str, str], *, unwanted: list[int] | None = None) -> Job:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if (pid := os.fork()) == 0:
             self._become_server(theirs, environment, [ours.fileno(), *(unwanted or ())])
         theirs.close()
-        return Job(key=key, pid=pid, control=ours, environment=environment, used_s=time.monotonic())
+        now_s = time.monotonic()
+        return Job(key=key, pid=pid, control=ours, environment=environment, used_s=now_s, born_s=now_s, heard_s=now_s)
 
     def _become_server(self, control: socket.socket, environment: Mapping[str, str], unwanted: list[int]) -> NoReturn:
         try:

@@ -22,10 +22,15 @@ PROGRAMS = ("default_worker.py", "setup_worker.py")
 ANSWER_S = 0.8
 START_S = 10.0
 """Until a server that is ready has forked; a machine may be busy."""
-PREPARE_S = 60.0
-"""Until a server that is still importing has forked: waiting is quicker than importing a second time beside it."""
+PREPARE_S = 45.0
+"""Until a server that is still importing has forked: waiting is quicker than importing a second time beside it. Ray
+gives a worker 60 seconds."""
 LAST_WORDS_S = 2.0
 RETRY_S = 30.0
+IMPORTING, SERVING = "importing", "serving"
+STALLED_S = {IMPORTING: 150.0, SERVING: 10.0}
+"""A root that has not touched its lock for this long hangs: it does so when it begins to import, and in its rounds."""
+ROOT = "fairlead.run.warm.root"
 IDLE = "--idle-s=600"
 """Nobody holds a server that a launcher has started: it must last until the next worker comes."""
 FORWARDED = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT, _signal.SIGUSR1, _signal.SIGUSR2)
@@ -92,15 +97,18 @@ def run_warm(real: str, argv: list[str]) -> None:
     try:
         line = Line(os.path.join(directory, "socket"))
     except (FileNotFoundError, ConnectionRefusedError) as error:
-        if os.environ.get(SELF_START) == "1":
-            start_server(real, directory)
+        replace_server(real, directory)
         raise Cold(f"no warm server ({type(error).__name__})") from None
     try:
         line.send_request(request(real, argv))
         pidfd = hand_over(line)
-    except BaseException:
+    except BaseException as error:
         line.socket.close()  # a child that has not heard "go" ends by itself
-        raise
+        if not isinstance(error, TimeoutError):
+            raise
+        if is_stalled(directory):
+            replace_server(real, directory)
+        raise Cold("the warm server did not answer in time") from None
     stand_in(line, pidfd)
 
 
@@ -158,11 +166,11 @@ def stand_in(line: Line, pidfd: int) -> None:
     os._exit(code if code >= 0 else 128 - code)
 
 
-def wait_for_end(pidfd: int) -> None:
+def wait_for_end(pidfd: int, timeout_s: float | None = None) -> None:
     """Wait for a process that is not our child."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
-    poll.poll()
+    poll.poll(None if timeout_s is None else timeout_s * 1000)
 
 
 def send(pidfd: int, number: int) -> None:
@@ -171,6 +179,13 @@ def send(pidfd: int, number: int) -> None:
         _signal.pidfd_send_signal(pidfd, number)
     except ProcessLookupError:
         return
+
+
+def replace_server(real: str, directory: str) -> None:
+    """See to a server for the next worker, if that is for us to do."""
+    if os.environ.get(SELF_START) == "1":
+        end_stalled(directory)  # it would keep others away
+        start_server(real, directory)
 
 
 def start_server(real: str, directory: str) -> None:
@@ -190,10 +205,57 @@ def start_server(real: str, directory: str) -> None:
             os._exit(0)
         environment = {name: value for name, value in os.environ.items() if name not in NOT_FOR_SERVERS}
         try:
-            os.execve(real, [real, "-m", "fairlead.run.warm.root", directory, IDLE], environment)
+            os.execve(real, [real, "-m", ROOT, directory, IDLE], environment)
         finally:
             os._exit(127)
     os.waitpid(pid, 0)
+
+
+def is_stalled(directory: str) -> bool:
+    """Whether the root of a directory has shown no sign of life for long."""
+    lock = os.path.join(directory, "lock")
+    try:
+        with open(lock) as file:
+            phase = file.read().partition(" ")[2]
+        return time_since(lock) > STALLED_S.get(phase, STALLED_S[IMPORTING])
+    except OSError:
+        return False
+
+
+def end_stalled(directory: str) -> bool:
+    """Kill the root of a directory if it hangs; whether it was so. Its workers go on."""
+    if not is_stalled(directory):
+        return False
+    try:
+        with open(os.path.join(directory, "lock")) as file:
+            return is_locked(file.fileno()) and end_root(int(file.read().partition(" ")[0]))
+    except (OSError, ValueError):
+        return False
+
+
+def is_locked(descriptor: int) -> bool:
+    """Whether somebody holds this lock."""
+    import fcntl  # not builtin, and hardly ever needed
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def end_root(pid: int) -> bool:
+    """Kill a process if it is a root, and not another to which the number has come."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        with open(f"/proc/{pid}/cmdline") as file:
+            is_root = ROOT in file.read().split("\0")
+        if is_root:
+            send(pidfd, _signal.SIGKILL)
+            wait_for_end(pidfd, LAST_WORDS_S)
+    finally:
+        os.close(pidfd)
+    return is_root
 
 
 def time_since(path: str) -> float:

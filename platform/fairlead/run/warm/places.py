@@ -30,7 +30,7 @@ class Places:
 
     @property
     def lock(self) -> Path:
-        """Held by the root, so that there is one."""
+        """Held by the root, so that there is one; touched every second by one that serves."""
         return self.directory / "lock"
 
     @property

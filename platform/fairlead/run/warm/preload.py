@@ -7,6 +7,7 @@ import gc
 import importlib
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 SINGLE_THREADED = {
@@ -15,6 +16,8 @@ SINGLE_THREADED = {
 }
 """For the server's own environment alone. Forked workers get back what they came with."""
 TESTED_RAY = "2.60."
+NVIDIA = "/dev/nvidia"
+"""How the names of all devices of NVIDIA's driver begin."""
 FOR_ANY_JOB = (
     "torch",
     "torch._dynamo",  # the first optimizer of a process imports it: a second of processor time
@@ -71,14 +74,33 @@ def import_all(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def problem() -> str | None:
-    """Why this process must not fork workers, if so."""
+    """Why this process must not fork workers, if so. Asked before it serves and again before each fork."""
     threads = thread_names()
     if len(threads) > 1:
         return f"the warm server has {len(threads)} threads ({', '.join(threads)}) and must have one"
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        return "the warm server has touched a CUDA device, which no forked process could use"
+    # A process whose parent has initialised CUDA says that it has not, and that it is in a bad fork.
+    if torch is not None and (torch.cuda.is_initialized() or torch.cuda._is_in_bad_fork()):
+        return "the warm server has initialised CUDA, which no forked process could use"
+    if devices := device_files(open_files()):
+        return f"the warm server has opened {', '.join(devices)}, which no forked process could use"
     return None
+
+
+def open_files() -> list[str]:
+    """What the descriptors of this process lead to."""
+    found = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        except OSError:  # the listing's own descriptor is closed by now
+            continue
+    return found
+
+
+def device_files(files: Iterable[str]) -> list[str]:
+    """Those of them that belong to the driver of a GPU: CUDA opens some before PyTorch calls it initialised."""
+    return sorted({file for file in files if file.startswith(NVIDIA)})
 
 
 def thread_names() -> list[str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from fairlead.run.warm.child import peer
 from fairlead.run.warm.jobs import Jobs, Limits, collect_ended
-from fairlead.run.warm.launcher import NOT_FOR_SERVERS
+from fairlead.run.warm.launcher import IMPORTING, NOT_FOR_SERVERS, SERVING
 from fairlead.run.warm.lines import drained, tell
 from fairlead.run.warm.marker import SERVER
 from fairlead.run.warm.places import Places, command_line
@@ -31,6 +31,7 @@ from fairlead.run.warm.request import Refused, Surroundings, parse_body, parse_h
 READ_S = 0.5
 """A launcher sends at once; no client may hold up the others for longer."""
 LOOK_S = 1.0
+"""At least this often the root does its rounds, and touches its lock to show it."""
 MAX_LOG_BYTES = 2**22
 
 
@@ -42,9 +43,11 @@ class Root:
     around: Surroundings
     jobs: Jobs
     problem: str | None
+    lock: int
     holders: list[socket.socket] = field(default_factory=list)
     last_refusal: str = ""
     last_busy_s: float = field(default_factory=time.monotonic)
+    last_beat_s: float = 0.0
     is_stopping: bool = False
 
     def run(self) -> None:
@@ -60,6 +63,13 @@ class Root:
             for descriptor in self._wait(wake):
                 self._attend(descriptor, wake)
             self.jobs.tend()
+            self._beat()
+
+    def _beat(self) -> None:
+        """Show that we live: whoever finds the lock untouched for long replaces us."""
+        if time.monotonic() - self.last_beat_s >= LOOK_S:
+            self.last_beat_s = time.monotonic()
+            os.utime(self.lock)
 
     def _wait(self, wake: socket.socket) -> list[int]:
         poll = select.poll()
@@ -135,10 +145,18 @@ class Root:
         if isinstance(decision, Refused):
             why: str | None = decision.why
         else:
-            why = self.problem or _objection(connection, descriptors)
+            why = self._trouble() or _objection(connection, descriptors)
             why = why or self.jobs.pass_on(connection, decision, descriptors)
         if why is not None:
             self._refuse(connection, why)
+
+    def _trouble(self) -> str | None:
+        """Why nothing may be forked here. Where that was not so from the start, another root may be without it."""
+        if self.problem is None and (found := problem()) is not None:
+            self.problem = found
+            self.is_stopping = True
+            print(f"this server ends: {found}", flush=True)
+        return self.problem
 
     def describe(self) -> dict[str, object]:
         """What ``status`` shows."""
@@ -194,6 +212,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--detach", action="store_true")
     parser.add_argument("--idle-s", type=float, default=Limits().idle_s)
     parser.add_argument("--max-forks", type=int, default=Limits().max_forks)
+    parser.add_argument("--max-growth-bytes", type=int, default=Limits().max_growth_bytes)
     given = parser.parse_args(arguments)
     if given.detach and not _is_detached():
         return 0
@@ -206,12 +225,14 @@ def main(arguments: list[str]) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return 0
-    _serve(places, lock, Limits(idle_s=given.idle_s, max_forks=given.max_forks))
+    limits = Limits(idle_s=given.idle_s, max_forks=given.max_forks, max_growth_bytes=given.max_growth_bytes)
+    _serve(places, lock, limits)
     return 0
 
 
 def _serve(places: Places, lock: int, limits: Limits) -> None:
     _use_log(places.log)
+    _sign(lock, IMPORTING)
     os.chdir(places.directory)
     base_path = _forget_directory()
     trouble = _untested_ray()
@@ -222,11 +243,18 @@ def _serve(places: Places, lock: int, limits: Limits) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(places.socket))
         listener.listen(128)
+        _sign(lock, SERVING)
         jobs = Jobs(limits=limits, set_by_imports=set_by_imports, base_path=base_path, lock=lock, to_close=[])
         try:
-            Root(listener=listener, around=_surroundings(places), jobs=jobs, problem=trouble).run()
+            Root(listener=listener, around=_surroundings(places), jobs=jobs, problem=trouble, lock=lock).run()
         finally:
             places.socket.unlink(missing_ok=True)
+
+
+def _sign(lock: int, phase: str) -> None:
+    """Say in the lock who holds it and what he is doing, for those who wonder whether he hangs."""
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()} {phase}".encode(), 0)
 
 
 def _is_detached() -> bool:

@@ -14,13 +14,15 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 from fairlead.errors import Unavailable
-from fairlead.run.warm.launcher import DIRECTORY, NOT_FOR_SERVERS, SELF_START, VERSION
+from fairlead.run.warm.launcher import DIRECTORY, NOT_FOR_SERVERS, ROOT, SELF_START, VERSION, end_stalled, is_stalled
 from fairlead.run.warm.lines import has_hung_up
 from fairlead.run.warm.places import Places, command_line
 
 ANSWER_S = 2.0
 START_S = 60.0
 RETRY_S = 5.0
+CONFIRM_S = 2.0
+"""A server looks stalled for this long before it is killed: it may be the whole machine that stood still."""
 _POLL_S = 0.05
 
 
@@ -47,7 +49,7 @@ class Status(BaseModel):
 
     pid: int
     problem: str | None
-    """Why it forks nothing, if so: another Ray, a second thread, a CUDA device touched."""
+    """Why it forks nothing, if so: another Ray, a second thread, CUDA initialised."""
     last_refusal: str
     holders: int
     jobs: tuple[JobStatus, ...]
@@ -57,16 +59,24 @@ class WarmServer:
     """The warm server of this node, started where it is missing and held while this object is open.
 
     The server is nobody's child. It outlasts its holders by some seconds, and its last worker in any case.
-    ``ensure`` costs a system call while the server is there: call it as often as you like.
+    ``ensure`` costs some system calls while the server is there: call it every second or so.
     """
 
-    def __init__(self, directory: Path, *, idle_s: float | None = None, max_forks: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        idle_s: float | None = None,
+        max_forks: int | None = None,
+        max_growth_bytes: int | None = None,
+    ) -> None:
         self.places = Places(directory=directory)
-        self._options = {"--idle-s": idle_s, "--max-forks": max_forks}
+        self._options = {"--idle-s": idle_s, "--max-forks": max_forks, "--max-growth-bytes": max_growth_bytes}
         # As it is now: Ray sets variables of its own when this process connects to it later.
         self._environment = {name: value for name, value in os.environ.items() if name not in NOT_FOR_SERVERS}
         self._held: socket.socket | None = None
         self._asked_s: float | None = None
+        self._stalled_s: float | None = None
 
     def __enter__(self) -> Self:
         return self.start()
@@ -86,7 +96,8 @@ class WarmServer:
         return self
 
     def ensure(self) -> bool:
-        """Whether the server is there and held; starts one if not, and does not wait for it."""
+        """Whether the server is there and held; starts one if not and does not wait for it. Ends one that hangs."""
+        self._end_stalled()
         if self._held is not None and not has_hung_up(self._held):
             return True
         self.release()
@@ -116,11 +127,20 @@ class WarmServer:
         """How it stands; None if there is none."""
         return status(self.places.directory)
 
+    def _end_stalled(self) -> None:
+        if not is_stalled(str(self.places.directory)):
+            self._stalled_s = None
+        elif self._stalled_s is None:
+            self._stalled_s = time.monotonic()
+        elif time.monotonic() - self._stalled_s > CONFIRM_S and end_stalled(str(self.places.directory)):
+            self._stalled_s = self._asked_s = None
+
     def _launch(self) -> None:
+        """Start one. Raises ``Unavailable`` where the directory cannot be used; other trouble ends in another try."""
         self.places.prepare()
         options = [f"{name}={value}" for name, value in self._options.items() if value is not None]
-        command = [sys.executable, "-m", "fairlead.run.warm.root", str(self.places.directory), "--detach", *options]
-        with open(self.places.log, "ab") as log:
+        command = [sys.executable, "-m", ROOT, str(self.places.directory), "--detach", *options]
+        with contextlib.suppress(subprocess.TimeoutExpired), open(self.places.log, "ab") as log:
             subprocess.run(
                 command,
                 env=self._environment,
