@@ -32,7 +32,7 @@ from fairlead.run.census import (
 from fairlead.run.environment import runner_environment
 from fairlead.run.messages import RunnerStatus
 from fairlead.run.runner import RUNNER
-from fairlead.run.warm import WarmServer, runtime_env, was_forked
+from fairlead.run.warm import SWITCHED_OFF, WarmServer, cold_env, runtime_env, was_forked
 
 RUNNER_PREFIX = "fl-"
 _ANSWER_TIMEOUT_S = 10.0
@@ -95,6 +95,7 @@ class RayCluster:
         self._storage = storage
         self._worker_start_timeout_s = worker_start_timeout_s
         self._warm = warm
+        self._why_cold = "" if warm is not None else SWITCHED_OFF
         self._ahead: Any = None
         self._is_connected = threading.Event()
         self._is_closed = threading.Event()
@@ -152,7 +153,7 @@ class RayCluster:
             self._warm.ensure()
         except Unavailable as error:
             logger.warning("there is no warm server; processes start cold", error=str(error))
-            self._warm = None
+            self._warm, self._why_cold = None, str(error)
 
     def _warm_up(self) -> None:
         """Let the first runner find a server that has imported Ray for our job already: send a task ahead of it."""
@@ -162,7 +163,7 @@ class RayCluster:
 
     def _runtime_env(self, variables: dict[str, str]) -> dict[str, Any]:
         if self._warm is None:
-            return {"env_vars": variables}
+            return cold_env(variables, why=self._why_cold)
         return runtime_env(variables, directory=self._warm.places.directory)
 
     def wait_until_connected(self, timeout_s: float) -> bool:

@@ -56,7 +56,7 @@ from fairlead.run.verdict import (
     stalled,
     storage_failed,
 )
-from fairlead.run.warm import birth
+from fairlead.run.warm import Birth, birth, describe
 
 WATCH_S = 0.25
 SPOOL_FSYNC_S = 5.0
@@ -505,14 +505,14 @@ class Runner:
             return
         group.has_noted_start = True
         own = birth()
-        ranks = [group.hellos[rank] for rank in sorted(group.hellos)]
-        cold = [own.why] * (not own.is_warm) + [hello.why_cold for hello in ranks if not hello.is_warm]
+        ranks = {rank: group.hellos[rank] for rank in sorted(group.hellos)}
+        births = {f"rank {rank}": Birth(is_warm=hello.is_warm, why=hello.why_cold) for rank, hello in ranks.items()}
         payload = {
             "runner": "warm" if own.is_warm else "cold",
-            "workers": {str(hello.rank): "warm" if hello.is_warm else "cold" for hello in ranks},
-            "why": "; ".join(dict.fromkeys(cold)),
+            "workers": {str(rank): "warm" if hello.is_warm else "cold" for rank, hello in ranks.items()},
+            "why": "; ".join(dict.fromkeys(each.why for each in (own, *births.values()) if not each.is_warm)),
         }
-        self._note("warm_start", f"cold: {payload['why']}" if cold else "warm", payload)
+        self._note("warm_start", describe({"runner": own, **births}), payload)
 
     def _name(self) -> str:
         return self._require_document().runner_name

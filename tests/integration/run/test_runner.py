@@ -3,7 +3,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from fairlead.run.environment import runner_environment
 from fairlead.run.runner import RUNNER
 from fairlead.run.spool import SpoolReader
 from fairlead.run.storage import complete_checkpoints, problem_with, relative_name
-from fairlead.run.warm import runtime_env
+from fairlead.run.warm import SWITCHED_OFF, Birth, WarmServer, birth, runtime_env
+from fairlead.run.warm.launcher import SWITCH
 from fairlead.testing.local_ray import LocalRay
 from fairlead.testing.ray import TINY, a_launch, a_spec, wait_for
 
@@ -28,10 +29,12 @@ class Attempts:
     storage: Path
     warm_directory: Path
     names: list[str]
+    variables: dict[str, str] = field(default_factory=dict)
+    """For the processes of an attempt, besides its own."""
 
     def start(self, document: LaunchDocument) -> Any:
         environment = runner_environment(document.runner_name, document.spec, worker_start_timeout_s=120)
-        warm = runtime_env(environment, directory=self.warm_directory)
+        warm = runtime_env({**environment, **self.variables}, directory=self.warm_directory)
         runner = RUNNER.options(name=document.runner_name, lifetime="detached", runtime_env=warm).remote()
         self.names.append(document.runner_name)
         begin = runner.begin.remote(
@@ -56,8 +59,13 @@ class Attempts:
         return document, self.result(document, within_s=within_s)
 
     def notes(self, document: LaunchDocument) -> list[str]:
-        notes = SpoolReader(self.directory(document), "notes").read(0, 1000)
-        return [note.kind for note in notes if note.kind != "warm_start"]
+        return [note.kind for note in self._notes(document) if note.kind != "warm_start"]
+
+    def starts(self, document: LaunchDocument) -> list[NoteRecord]:
+        return [note for note in self._notes(document) if note.kind == "warm_start"]
+
+    def _notes(self, document: LaunchDocument) -> list[NoteRecord]:
+        return SpoolReader(self.directory(document), "notes").read(0, 1000)
 
     def steps(self, document: LaunchDocument, key: str) -> list[int]:
         points = SpoolReader(self.directory(document), "metrics").read(0, 100_000)
@@ -101,6 +109,40 @@ def test_two_ranks_train_evaluate_and_export(attempts: Attempts) -> None:
 
 
 ALONE = {"resources": {"workers": 1, "cpus_per_worker": 1}}
+
+
+def wait_until_warm(directory: Path) -> None:
+    """Until the node's server has imported Ray for the job of this test."""
+    server = WarmServer(directory).start()
+
+    def is_warm() -> bool:
+        variables = {"ASKED": str(time.monotonic())}  # no process that is there already will do
+        asked = ray.remote(num_cpus=0, max_retries=0)(birth).options(
+            runtime_env=runtime_env(variables, directory=directory)
+        )
+        born: Birth = ray.get(asked.remote(), timeout=120)
+        return born.is_warm
+
+    wait_for(is_warm, within_s=120, what="a warm start")
+    server.release()
+
+
+def test_an_attempt_with_code_of_its_own_says_that_all_of_it_started_warm(attempts: Attempts) -> None:
+    wait_until_warm(attempts.warm_directory)
+    document, result = attempts.run("exp-warm", params={"steps": 1})
+    assert result.outcome is Outcome.SUCCEEDED
+    [start] = attempts.starts(document)
+    assert start.detail == "warm"
+    assert start.payload == {"runner": "warm", "workers": {"0": "warm", "1": "warm"}, "why": ""}
+
+
+def test_an_attempt_that_starts_cold_says_why(attempts: Attempts) -> None:
+    attempts.variables[SWITCH] = "0"
+    document, result = attempts.run("exp-cold", params={"steps": 1}, **ALONE)
+    assert result.outcome is Outcome.SUCCEEDED
+    [start] = attempts.starts(document)
+    assert start.detail == f"cold: {SWITCHED_OFF}"
+    assert start.payload == {"runner": "cold", "workers": {"0": "cold"}, "why": SWITCHED_OFF}
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,11 @@ if "FAIRLEAD_WARM_SERVER" in os.environ:
 """Every Python process imports ``sitecustomize`` first; the server's search path leads to this one."""
 
 
+def search_path(first: Path) -> str:
+    """``PYTHONPATH`` with a directory before all that is on it."""
+    return os.pathsep.join(filter(None, [str(first), os.environ.get("PYTHONPATH")]))
+
+
 @contextmanager
 def serving(directory: Path, **variables: str) -> Iterator[WarmServer]:
     """A server with variables of its own; it need not be up yet."""
@@ -97,7 +102,7 @@ def moody(local_ray: LocalRay) -> Iterator[Moody]:
     library = local_ray.directory / "library"
     library.mkdir(exist_ok=True)
     (library / "sitecustomize.py").write_text(MOODY)
-    with serving(local_ray.directory / "moody", PYTHONPATH=str(library)) as server:
+    with serving(local_ray.directory / "moody", PYTHONPATH=search_path(library)) as server:
         yield Moody(server=server, library=library)
 
 
@@ -126,9 +131,9 @@ class Asker:
 
         wait_for(is_warm, within_s=180, what="a warm start")
 
-    def serving(self, directory: Path, **variables: str) -> AbstractContextManager[WarmServer]:
-        """A server of a test's own, with variables of its own."""
-        return serving(directory, **variables)
+    def serving(self, directory: Path, library: Path) -> AbstractContextManager[WarmServer]:
+        """A server of a test's own that finds the modules of a library first."""
+        return serving(directory, PYTHONPATH=search_path(library))
 
     def standing(self, server: WarmServer) -> Status:
         """How a server stands that must be there."""

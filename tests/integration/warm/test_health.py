@@ -59,7 +59,7 @@ def test_a_server_that_is_unfit_from_the_start_forks_nothing_and_says_why(
 ) -> None:
     library = tmp_path if what == "version" else moody.library
     pretend_another_ray(tmp_path) if what == "version" else moody.give(what)
-    with asker.serving(local_ray.directory / f"unfit-{what}", PYTHONPATH=str(library)) as server:
+    with asker.serving(local_ray.directory / f"unfit-{what}", library) as server:
         server.start(timeout_s=240)
         born = asker.born(server)
         assert not born.is_warm
@@ -137,10 +137,11 @@ def test_a_root_that_hangs_is_killed_and_replaced_by_its_holder(moody: Any, aske
     assert ray.get(worker.answer.remote(), timeout=BOUND_S)[0]
 
 
-def test_nothing_of_a_server_touches_a_gpu(moody: Any, asker: Any, worker: Any) -> None:
+def test_each_process_of_a_server_has_one_thread_and_no_gpu(moody: Any, asker: Any, worker: Any) -> None:
     found = asker.standing(moody.server)
     assert found.problem is None
     for pid in (found.pid, *(job.pid for job in found.jobs)):
+        assert psutil.Process(pid).num_threads() == 1
         opened = [os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")]
         assert opened
         assert not [file for file in opened if file.startswith("/dev/nvidia")]

@@ -13,11 +13,12 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from ray.train import RunConfig, ScalingConfig
+from ray import tune
+from ray.train import RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 
 from fairlead.run.census import marked_processes
-from fairlead.run.warm import Birth, Status, WarmServer, birth, runtime_env, was_forked
+from fairlead.run.warm import SWITCHED_OFF, Birth, Status, WarmServer, birth, runtime_env, was_forked
 from fairlead.testing.local_ray import LocalRay
 from fairlead.testing.ray import wait_for
 
@@ -100,35 +101,82 @@ def test_actors_that_need_torch_answer_at_once(server: WarmServer) -> None:
     assert statistics.median(times) < 3  # importing takes longer than that on any machine
 
 
+class Noting(UserCallback):
+    """Writes down how the process was started that Ray Train's controller lives in."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
+        note_birth(self._directory, "controller")
+
+
+def note_birth(directory: str, name: str) -> None:
+    with open(f"{directory}/{name}", "w") as file:
+        file.write(f"{time.time()} {os.getpid()} {birth().is_warm}")
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_ray_train_starts_warm(server: WarmServer, workers: int, tmp_path: Path) -> None:
-    stamp = str(tmp_path / "stamp")
+def test_ray_train_starts_its_controller_and_all_ranks_warm(server: WarmServer, workers: int, tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    notes.mkdir()
 
     def loop(config: dict[str, str]) -> None:
-        now = time.time()
-        context = ray.train.get_context()
-        if context.get_world_rank() == 0:
-            with open(config["stamp"], "w") as file:
-                file.write(f"{now} {birth().is_warm}")
+        note_birth(config["notes"], f"rank{ray.train.get_context().get_world_rank()}")
+        ray.train.report({})
 
     def fit() -> float:
         started = time.time()
         TorchTrainer(
             loop,
-            train_loop_config={"stamp": stamp},
+            train_loop_config={"notes": str(notes)},
             scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 0.9}),
-            run_config=RunConfig(storage_path=str(tmp_path / "runs")),
+            run_config=RunConfig(storage_path=str(tmp_path / "runs"), callbacks=[Noting(str(notes))]),
         ).fit()
-        with open(stamp) as file:
-            at, is_warm = file.read().split()
-        assert is_warm == "True"
-        return float(at) - started
+        found = {name: (notes / name).read_text().split() for name in os.listdir(notes)}
+        assert sorted(found) == ["controller", *(f"rank{rank}" for rank in range(workers))]
+        assert {is_warm for _, _, is_warm in found.values()} == {"True"}
+        assert len({pid for _, pid, _ in found.values()}) == workers + 1
+        return float(found["rank0"][0]) - started
 
     driver = ray.remote(num_cpus=0)(fit).options(
         runtime_env=runtime_env({}, directory=server.places.directory), max_retries=0
     )
     times = [ray.get(driver.remote()) for _ in range(3)]
     print(f"fit() to the loop's first line, {workers} workers: {[round(each, 2) for each in times]} s")
+
+
+class Sweeper:
+    """An actor that a search lives in."""
+
+    def sweep(self, storage: str) -> list[dict[str, Any]]:
+        """Two trials; what each says of its process."""
+
+        def trial(config: dict[str, int]) -> None:
+            born = birth()
+            tune.report({"is_warm": born.is_warm, "why": born.why, "pid": os.getpid(), "number": config["number"]})
+
+        tuner = tune.Tuner(
+            tune.with_resources(trial, {"cpu": 0.5}),
+            param_space={"number": tune.grid_search([1, 2])},
+            tune_config=tune.TuneConfig(max_concurrent_trials=2),
+            run_config=tune.RunConfig(storage_path=storage, verbose=0),
+        )
+        return [{**(result.metrics or {}), "error": result.error} for result in tuner.fit()]
+
+
+def test_trials_of_ray_tune_in_a_detached_actor_start_warm(server: WarmServer, tmp_path: Path) -> None:
+    environment = runtime_env({}, directory=server.places.directory)
+    options = {"num_cpus": 0, "name": "sweeper", "lifetime": "detached", "runtime_env": environment}
+    sweeper = ray.remote(Sweeper).options(**options).remote()
+    started = time.monotonic()
+    trials = ray.get(sweeper.sweep.remote(str(tmp_path)), timeout=400)
+    print(f"two trials of Ray Tune: {time.monotonic() - started:.1f} s")
+    ray.kill(sweeper)
+    assert [trial["error"] for trial in trials] == [None, None]
+    assert sorted(trial["number"] for trial in trials) == [1, 2]
+    assert [(trial["is_warm"], trial["why"]) for trial in trials] == [(True, ""), (True, "")]
+    assert len({trial["pid"] for trial in trials}) == 2
 
 
 def test_brothers_draw_different_ids(server: WarmServer) -> None:
@@ -180,7 +228,7 @@ def test_another_job_has_a_server_of_its_own(server: WarmServer) -> None:
 
 
 def test_the_switch_turns_it_off(server: WarmServer) -> None:
-    assert ray.get(asking(server, FAIRLEAD_WARM_START="0").remote()) == Birth(is_warm=False, why="switched off")
+    assert ray.get(asking(server, FAIRLEAD_WARM_START="0").remote()) == Birth(is_warm=False, why=SWITCHED_OFF)
 
 
 @pytest.mark.parametrize("level", ["job", "root"])

@@ -1,4 +1,7 @@
-"""A warm server without torch, Ray or a second level: it forks whatever a launcher brings. Run it with a directory."""
+"""A warm server without torch, Ray or a second level: it forks whatever a launcher brings. Run it with a directory.
+
+A launcher's ``DIE`` says when it is to die, and ``DIE_CHILD`` the child, as by ``kill -9``.
+"""
 
 import os
 import signal
@@ -24,19 +27,26 @@ def main(directory: Path) -> None:
             body += connection.recv(1 << 20)
         request = parse_body(body)
         assert isinstance(request, Request)
+        die_if(request.environment.get("DIE") == "asked")
         connection.sendall(b"seen\n")
+        die_if(request.environment.get("DIE") == "seen")
         if (pid := os.fork()) == 0:
             become(lambda request=request, given=descriptors: inheritance(request, given), connection, [])
         for descriptor in descriptors:
             os.close(descriptor)
-        if request.environment.get("DIE") == "1":
-            os.kill(os.getpid(), signal.SIGKILL)
+        die_if(request.environment.get("DIE") == "forked")
         _, status = os.waitpid(pid, 0)
         connection.sendall(b"exit %d\n" % os.waitstatus_to_exitcode(status))
         connection.close()
 
 
+def die_if(is_time: bool) -> None:
+    if is_time:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def inheritance(request: Request, descriptors: list[int]) -> Inheritance:
+    die_if(request.environment.get("DIE_CHILD") == "told to go")
     program = request.argv[0]
     return Inheritance(
         code=compile(Path(program).read_text(), program, "exec"),
@@ -46,7 +56,7 @@ def inheritance(request: Request, descriptors: list[int]) -> Inheritance:
         environment=request.environment,
         descriptors=(descriptors[0], descriptors[1], descriptors[2]),
         base_path=tuple(sys.path[1:]),
-        limit_threads=lambda _: None,
+        limit_threads=lambda _: die_if(request.environment.get("DIE_CHILD") == "about to begin"),
     )
 
 

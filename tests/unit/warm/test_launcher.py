@@ -13,7 +13,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fairlead.run.warm.launcher import IMPORTING, ROOT, SERVING, STALLED_S, SWITCH, end_stalled
+from fairlead.run.warm.launcher import (
+    IMPORTING,
+    ROOT,
+    SELF_START,
+    SERVING,
+    STALLED_S,
+    SWITCH,
+    SWITCHED_OFF,
+    end_stalled,
+)
 
 
 def gone(pid: int) -> bool:
@@ -82,17 +91,17 @@ def test_every_surprise_ends_in_a_cold_start_that_says_why(scene, answer, why: s
 
 
 def test_no_server_is_a_cold_start(scene) -> None:
-    assert scene.run().stdout == "cold, no warm server (FileNotFoundError)\n"
+    assert scene.run().stdout == "cold, this node has no warm server yet\n"
 
 
 def test_a_socket_that_nobody_listens_on_is_a_cold_start(scene) -> None:
     with socket.socket(socket.AF_UNIX) as left_over:
         left_over.bind(str(scene.directory / "socket"))
-    assert scene.run().stdout == "cold, no warm server (ConnectionRefusedError)\n"
+    assert scene.run().stdout == "cold, the warm server of this node has ended\n"
 
 
 def test_the_switch_turns_it_off(forking_scene) -> None:
-    assert forking_scene.run(**{SWITCH: "0"}).stdout == "cold, switched off\n"
+    assert forking_scene.run(**{SWITCH: "0"}).stdout == f"cold, {SWITCHED_OFF}\n"
 
 
 def test_what_is_no_worker_is_run_as_ever(forking_scene) -> None:
@@ -137,7 +146,7 @@ def test_a_forked_worker_is_like_an_executed_one(forking_scene) -> None:
         found = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=60, check=True)
         shown.append(found.stdout.splitlines())
     (warm, warm_shown), (cold, cold_shown) = shown
-    assert (warm, cold) == ("warm", "cold, switched off")
+    assert (warm, cold) == ("warm", f"cold, {SWITCHED_OFF}")
     assert warm_shown == cold_shown
 
 
@@ -196,7 +205,7 @@ def test_a_worker_dies_with_its_launcher(forking_scene) -> None:
 
 
 def test_a_worker_outlives_the_server_and_still_dies_with_its_launcher(forking_scene) -> None:
-    with forking_scene.start(SLEEPER, DIE="1") as launcher:
+    with forking_scene.start(SLEEPER, DIE="forked") as launcher:
         assert launcher.stdout.readline() == "warm\n"
         worker = int(launcher.stdout.readline())
         time.sleep(0.2)
@@ -207,7 +216,7 @@ def test_a_worker_outlives_the_server_and_still_dies_with_its_launcher(forking_s
 
 
 def test_a_launcher_ends_with_its_worker_though_the_server_is_dead(forking_scene) -> None:
-    with forking_scene.start(SLEEPER, DIE="1") as launcher:
+    with forking_scene.start(SLEEPER, DIE="forked") as launcher:
         launcher.stdout.readline()
         os.kill(int(launcher.stdout.readline()), signal.SIGKILL)
         assert launcher.wait(20) == 1
@@ -225,6 +234,51 @@ def test_a_launcher_that_gave_up_leaves_no_second_worker(scene) -> None:
     with scene.answering(answer_late):
         assert scene.run().stdout.startswith("cold, ")
     assert seen.is_set()
+
+
+@pytest.mark.parametrize(
+    ("when", "shown"),
+    [
+        ({"DIE": "asked"}, "cold, the warm server went away"),
+        ({"DIE": "seen"}, "cold, the warm server went away during the start"),
+        ({"DIE": "forked"}, "warm"),  # the child is on its own and goes on
+        ({"DIE_CHILD": "told to go"}, "cold, the forked worker ended before it began"),
+        ({"DIE_CHILD": "about to begin"}, "cold, the forked worker ended before it began"),
+    ],
+)
+def test_whoever_is_killed_in_the_middle_of_a_start_the_program_runs_once(
+    forking_scene, when: dict[str, str], shown: str
+) -> None:
+    found = forking_scene.run("x", more="sys.stderr.write('ran ')", **when)
+    assert found.stdout == f"{shown} x\n"
+    assert found.stderr == "ran "
+
+
+def test_a_server_killed_with_launchers_at_its_door_sends_them_the_cold_way(scene) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(scene.directory / "socket"))
+        listener.listen()
+        with scene.start("") as launcher:
+            wait_until_it_has_asked(launcher.pid)
+            listener.close()  # as the kernel does for one that is killed: nothing was accepted
+            assert launcher.stdout.readline() == "cold, the warm server went away\n"
+            assert launcher.wait(20) == 0
+
+
+def test_a_server_that_lets_nobody_in_is_a_cold_start(scene) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as other:
+        listener.bind(str(scene.directory / "socket"))
+        listener.listen(0)
+        other.connect(str(scene.directory / "socket"))  # fills its queue
+        assert scene.run().stdout == "cold, the warm server did not answer in time\n"
+
+
+def wait_until_it_has_asked(pid: int) -> None:
+    """A launcher that has connected, and sleeps, waits for its answer."""
+    launcher = psutil.Process(pid)
+    deadline = time.monotonic() + 20
+    while not (launcher.net_connections("unix") and launcher.status() == psutil.STATUS_SLEEPING):
+        assert time.monotonic() < deadline, "the launcher has not asked"
 
 
 @pytest.fixture
@@ -279,6 +333,19 @@ def test_the_root_that_hangs_is_killed_and_nobody_else(scene, stalled_root) -> N
     assert end_stalled(str(scene.directory))
     assert stalled_root.wait(20) == -signal.SIGKILL
     assert not end_stalled(str(scene.directory))
+
+
+@pytest.mark.parametrize("may_start", ["1", "0"])
+def test_a_launcher_that_may_start_servers_ends_the_root_that_hangs(scene, stalled_root, may_start: str) -> None:
+    (scene.directory / "self-started").touch()  # another launcher has started the next one
+    age(scene.directory / "lock", STALLED_S[SERVING] * 2)
+    with scene.answering(say_nothing):
+        found = scene.run(**{SELF_START: may_start})
+    assert found.stdout == "cold, the warm server did not answer in time\n"
+    if may_start == "1":
+        assert stalled_root.wait(20) == -signal.SIGKILL
+    else:
+        assert stalled_root.poll() is None
 
 
 def test_a_lock_that_nobody_holds_is_a_sign_of_nothing(scene) -> None:

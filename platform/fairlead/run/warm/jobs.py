@@ -1,5 +1,6 @@
 """The root's servers of the second level: opened when first asked for, replaced when worn, dropped when unused."""
 
+import contextlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import psutil
 
 from fairlead.run.warm import job
 from fairlead.run.warm.lines import tell
+from fairlead.run.warm.preload import problem
 from fairlead.run.warm.request import Start
 
 EARLY_DEATH_PAUSE_S = 30.0
@@ -122,6 +124,8 @@ class Jobs:
     _current: dict[str, Job] = field(default_factory=dict)
     _successors: dict[str, Job] = field(default_factory=dict)
     _retired: list[Job] = field(default_factory=list)
+    _missed: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    """Jobs whose server has died though it was of use, with the variables for another."""
     _not_before_s: dict[str, float] = field(default_factory=dict)
     _tended_s: float = field(default_factory=time.monotonic)
 
@@ -178,18 +182,25 @@ class Jobs:
                 return
 
     def tend(self) -> None:
-        """End what hangs, replace what is worn, drop what nobody uses."""
+        """End what hangs, replace what is worn or has died, drop what nobody uses."""
         self._end_hung()
+        missed, self._missed = self._missed, {}
+        for key, environment in missed.items():
+            if key not in self._current and self._may_fork(key):
+                self._current[key] = self._fork(key, environment)
         for key, found in list(self._current.items()):
             successor = self._successors.get(key)
             if successor is not None and successor.is_ready:
                 self._current[key] = self._successors.pop(key)
                 self._retire(found)
-            elif successor is None and found.is_worn(self.limits) and not self._is_in_pause(key):
+            elif successor is None and found.is_worn(self.limits) and self._may_fork(key):
                 self._successors[key] = self._fork(key, found.environment)
             elif found.num_children == 0 and self._is_unused(found):
                 del self._current[key]
                 self._retire(found)
+
+    def _may_fork(self, key: str) -> bool:
+        return not self._is_in_pause(key) and problem() is None
 
     def _is_in_pause(self, key: str) -> bool:
         return self._not_before_s.get(key, 0) > time.monotonic()
@@ -200,11 +211,11 @@ class Jobs:
         away_s, self._tended_s = now_s - self._tended_s, now_s
         for each in self:
             if away_s > QUIET_S:  # it was us, or the whole machine, that stood still
-                each.heard_s += away_s
+                each.heard_s = min(now_s, each.heard_s + away_s)
             elif each.hangs(now_s):
                 print(f"the server {each.pid} of {each.key} has said nothing for long and is killed", flush=True)
                 each.heard_s = now_s
-                os.kill(each.pid, signal.SIGKILL)
+                _kill(each.pid)
 
     def _is_unused(self, found: Job) -> bool:
         if found.has_lost_raylet():
@@ -220,20 +231,24 @@ class Jobs:
             self._drop(found)
 
     def _drop(self, found: Job) -> None:
-        """Forget a server that has ended, and collect it. One that was of use is replaced before the next asks."""
+        """Forget a server that has ended, and collect it."""
         found.control.close()
         collect_ended()
         now_s = time.monotonic()
         is_wanted = now_s - found.born_s > LASTED_S and not self._is_unused(found)
-        for known in (self._current, self._successors):
-            if known.get(found.key) is found:
-                del known[found.key]
-                if not found.is_ready:
-                    self._not_before_s[found.key] = now_s + EARLY_DEATH_PAUSE_S
-                elif is_wanted and known is self._current:
-                    self._current[found.key] = self._fork(found.key, found.environment)
         if found in self._retired:
             self._retired.remove(found)
+            return
+        if not found.is_ready:
+            self._not_before_s[found.key] = now_s + EARLY_DEATH_PAUSE_S
+        if self._successors.get(found.key) is found:
+            del self._successors[found.key]
+            return
+        del self._current[found.key]
+        if (successor := self._successors.pop(found.key, None)) is not None:
+            self._current[found.key] = successor
+        elif found.is_ready and is_wanted:
+            self._missed[found.key] = found.environment
 
     def _fork(self, key: str, environment: Mapping[str, str], *, unwanted: list[int] | None = None) -> Job:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -262,6 +277,13 @@ class Jobs:
         except BaseException:
             traceback.print_exc()
             os._exit(1)
+
+
+def _kill(pid: int) -> None:
+    """Kill a server of the second level that has not been collected: its number is still its own."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        os.kill(pid, signal.SIGKILL)
 
 
 def collect_ended() -> None:

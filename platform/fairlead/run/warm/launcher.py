@@ -16,7 +16,9 @@ VERSION = b"FLWARM1"
 DIRECTORY = "FAIRLEAD_WARM_DIRECTORY"
 SELF_START = "FAIRLEAD_WARM_SELF_START"
 SWITCH = "FAIRLEAD_WARM_START"
+SWITCHED_OFF = f"{SWITCH}=0 switches warm starts off"
 COLD = "FAIRLEAD_COLD_START"
+"""Of a process that was started cold: its number, a colon, and why. Without a number it counts for all it starts."""
 NOT_FOR_SERVERS = ("FAIRLEAD_ATTEMPT", "RAY_JOB_ID", COLD)
 PROGRAMS = ("default_worker.py", "setup_worker.py")
 ANSWER_S = 0.8
@@ -30,6 +32,8 @@ RETRY_S = 30.0
 IMPORTING, SERVING = "importing", "serving"
 STALLED_S = {IMPORTING: 150.0, SERVING: 10.0}
 """A root that has not touched its lock for this long hangs: it does so when it begins to import, and in its rounds."""
+CONFIRM_S = 2.0
+"""A root hangs if it still looks so after this time: it may be the whole machine that stood still."""
 ROOT = "fairlead.run.warm.root"
 IDLE = "--idle-s=600"
 """Nobody holds a server that a launcher has started: it must last until the next worker comes."""
@@ -80,7 +84,7 @@ def main() -> None:
     why = "not a worker"
     if argv and os.path.basename(argv[0]) in PROGRAMS:
         try:
-            why = "switched off"
+            why = SWITCHED_OFF
             if os.environ.get(SWITCH) != "0":
                 run_warm(real, argv)
         except Cold as error:
@@ -96,19 +100,24 @@ def run_warm(real: str, argv: list[str]) -> None:
     directory = os.environ.get(DIRECTORY) or os.path.dirname(os.path.abspath(sys.argv[0]))
     try:
         line = Line(os.path.join(directory, "socket"))
-    except (FileNotFoundError, ConnectionRefusedError) as error:
+    except FileNotFoundError:
         replace_server(real, directory)
-        raise Cold(f"no warm server ({type(error).__name__})") from None
+        raise Cold("this node has no warm server yet") from None
+    except ConnectionRefusedError:
+        replace_server(real, directory)
+        raise Cold("the warm server of this node has ended") from None
+    except BlockingIOError:  # so many wait at its door that no more are let in
+        raise unanswered(real, directory) from None
     try:
         line.send_request(request(real, argv))
         pidfd = hand_over(line)
     except BaseException as error:
         line.socket.close()  # a child that has not heard "go" ends by itself
-        if not isinstance(error, TimeoutError):
-            raise
-        if is_stalled(directory):
-            replace_server(real, directory)
-        raise Cold("the warm server did not answer in time") from None
+        if isinstance(error, TimeoutError):
+            raise unanswered(real, directory) from None
+        if isinstance(error, ConnectionError):
+            raise Cold("the warm server went away") from None
+        raise
     stand_in(line, pidfd)
 
 
@@ -181,11 +190,21 @@ def send(pidfd: int, number: int) -> None:
         return
 
 
+def unanswered(real: str, directory: str) -> Cold:
+    """What to say of a root that does not answer. One that hangs is replaced."""
+    if stalled_root(directory) is not None:
+        replace_server(real, directory)
+    return Cold("the warm server did not answer in time")
+
+
 def replace_server(real: str, directory: str) -> None:
     """See to a server for the next worker, if that is for us to do."""
-    if os.environ.get(SELF_START) == "1":
-        end_stalled(directory)  # it would keep others away
-        start_server(real, directory)
+    if os.environ.get(SELF_START) != "1":
+        return
+    if stalled_root(directory) is not None:  # it would keep others away
+        time.sleep(CONFIRM_S)
+        end_stalled(directory)
+    start_server(real, directory)
 
 
 def start_server(real: str, directory: str) -> None:
@@ -211,30 +230,44 @@ def start_server(real: str, directory: str) -> None:
     os.waitpid(pid, 0)
 
 
-def is_stalled(directory: str) -> bool:
-    """Whether the root of a directory has shown no sign of life for long."""
+def stalled_root(directory: str) -> int | None:
+    """The process that holds a directory's lock, if it has shown no sign of life for long."""
     lock = os.path.join(directory, "lock")
     try:
         with open(lock) as file:
-            phase = file.read().partition(" ")[2]
-        return time_since(lock) > STALLED_S.get(phase, STALLED_S[IMPORTING])
-    except OSError:
-        return False
+            pid, _, phase = file.read().partition(" ")  # before its age: a successor that signs meanwhile is young
+            is_old = time_since(lock) > STALLED_S.get(phase, STALLED_S[IMPORTING])
+            return int(pid) if is_old and is_root(int(pid)) and is_locked(file.fileno()) else None
+    except (OSError, ValueError):
+        return None
 
 
 def end_stalled(directory: str) -> bool:
     """Kill the root of a directory if it hangs; whether it was so. Its workers go on."""
-    if not is_stalled(directory):
+    if (pid := stalled_root(directory)) is None:
         return False
     try:
-        with open(os.path.join(directory, "lock")) as file:
-            return is_locked(file.fileno()) and end_root(int(file.read().partition(" ")[0]))
-    except (OSError, ValueError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            if not is_root(pid):  # the number has come to another since
+                return False
+            send(pidfd, _signal.SIGKILL)
+            wait_for_end(pidfd, LAST_WORDS_S)
+        finally:
+            os.close(pidfd)
+    except OSError:
         return False
+    return True
+
+
+def is_root(pid: int) -> bool:
+    """Whether a process is a warm server's root."""
+    with open(f"/proc/{pid}/cmdline") as file:
+        return ROOT in file.read().split("\0")
 
 
 def is_locked(descriptor: int) -> bool:
-    """Whether somebody holds this lock."""
+    """Whether somebody holds this lock. Asked last: a root that tries to take it meanwhile would end."""
     import fcntl  # not builtin, and hardly ever needed
 
     try:
@@ -242,20 +275,6 @@ def is_locked(descriptor: int) -> bool:
     except BlockingIOError:
         return True
     return False
-
-
-def end_root(pid: int) -> bool:
-    """Kill a process if it is a root, and not another to which the number has come."""
-    pidfd = os.pidfd_open(pid)
-    try:
-        with open(f"/proc/{pid}/cmdline") as file:
-            is_root = ROOT in file.read().split("\0")
-        if is_root:
-            send(pidfd, _signal.SIGKILL)
-            wait_for_end(pidfd, LAST_WORDS_S)
-    finally:
-        os.close(pidfd)
-    return is_root
 
 
 def time_since(path: str) -> float:

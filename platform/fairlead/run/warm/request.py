@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairlead.run.warm.launcher import COLD, DIRECTORY, SWITCH, VERSION
+from fairlead.run.warm.launcher import COLD, DIRECTORY, SWITCH, SWITCHED_OFF, VERSION
 
 MAX_BODY = 4 * 2**20
 """Bytes of a request: arguments and environment of a process."""
@@ -116,7 +116,7 @@ def plan(request: Request, server: Surroundings) -> Start | Refused:
 
 def _checked(argv: tuple[str, ...], cwd: str, environment: dict[str, str], server: Surroundings) -> Start | Refused:
     if environment.get(SWITCH) == "0":
-        return Refused(why="switched off")
+        return Refused(why=SWITCHED_OFF)
     if environment.get(DIRECTORY, server.directory) != server.directory:
         return Refused(why="its runtime environment names another warm server")
     if environment.get("RAY_JOB_ID", _NO_JOB) == _NO_JOB:

@@ -14,15 +14,23 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 from fairlead.errors import Unavailable
-from fairlead.run.warm.launcher import DIRECTORY, NOT_FOR_SERVERS, ROOT, SELF_START, VERSION, end_stalled, is_stalled
+from fairlead.run.warm.launcher import (
+    COLD,
+    CONFIRM_S,
+    DIRECTORY,
+    NOT_FOR_SERVERS,
+    ROOT,
+    SELF_START,
+    VERSION,
+    end_stalled,
+    stalled_root,
+)
 from fairlead.run.warm.lines import has_hung_up
 from fairlead.run.warm.places import Places, command_line
 
 ANSWER_S = 2.0
 START_S = 60.0
 RETRY_S = 5.0
-CONFIRM_S = 2.0
-"""A server looks stalled for this long before it is killed: it may be the whole machine that stood still."""
 _POLL_S = 0.05
 
 
@@ -114,9 +122,10 @@ class WarmServer:
             self._held = None
 
     def stop(self, *, timeout_s: float = ANSWER_S) -> None:
-        """Ask it to fork no more and to end; workers that run are spared."""
+        """Ask it to fork no more and to end, and end it if it hangs; workers that run are spared."""
         held, self._held = self._held, None
-        ask(self.places, "stop")
+        if not ask(self.places, "stop"):
+            end_stalled(str(self.places.directory))
         if held is not None:
             held.settimeout(timeout_s)
             with contextlib.suppress(TimeoutError):
@@ -128,7 +137,7 @@ class WarmServer:
         return status(self.places.directory)
 
     def _end_stalled(self) -> None:
-        if not is_stalled(str(self.places.directory)):
+        if stalled_root(str(self.places.directory)) is None:
             self._stalled_s = None
         elif self._stalled_s is None:
             self._stalled_s = time.monotonic()
@@ -162,6 +171,11 @@ def runtime_env(variables: Mapping[str, str], *, directory: Path) -> dict[str, A
         "env_vars": {**variables, DIRECTORY: str(directory), SELF_START: "1"},
         "py_executable": command_line(),
     }
+
+
+def cold_env(variables: Mapping[str, str], *, why: str) -> dict[str, Any]:
+    """Ray's runtime environment for a process, and all it starts on Ray, that is to start cold and to say why."""
+    return {"env_vars": {**variables, COLD: f":{why}"}}
 
 
 def status(directory: Path) -> Status | None:
