@@ -105,7 +105,13 @@ def test_a_server_that_has_grown_is_replaced_while_its_workers_go_on(moody: Any,
     assert [job.pid for job in asker.standing(moody.server).jobs if job.is_retired and job.children] == [grown]
 
 
-@pytest.mark.parametrize("how", ["stopped", "hanging"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "stopped",
+        pytest.param("hanging", marks=pytest.mark.nightly),  # the same quarter of a minute, with a busy processor
+    ],
+)
 def test_a_server_of_a_job_that_hangs_is_killed_and_replaced(how: str, moody: Any, asker: Any, worker: Any) -> None:
     hanging = psutil.Process(asker.forking(moody.server))
     if how == "stopped":

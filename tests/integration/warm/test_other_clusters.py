@@ -24,6 +24,7 @@ def directory() -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)  # the server takes its socket away when it ends
 
 
+@pytest.mark.nightly  # a Ray of two nodes of its own, and a root that must look hung first: most of a minute
 def test_on_a_cluster_of_others_the_first_worker_is_cold_and_brings_a_server_that_serves_both_nodes(
     directory: Path,
 ) -> None:

@@ -58,6 +58,7 @@ class Needy:
         thread.start()
         thread.join()
         group = ray.util.placement_group([{"CPU": 0.001}])
+        assert group.wait(30)  # one that is removed while it is made may keep what it has reserved
         ray.util.remove_placement_group(group)
         return drawn[0], group.id.hex()
 
