@@ -63,7 +63,7 @@ def test_setting_up_is_done_on_the_way() -> None:
         (worker(LD_PRELOAD="/lib/x.so"), "LD_PRELOAD differs"),
         (worker(PYTHONHASHSEED="0"), "PYTHONHASHSEED differs"),
         (worker(TORCH_LOGS="+all"), "TORCH_LOGS differs"),
-        (worker(FAIRLEAD_WARM_START="0"), "switched off"),
+        (worker(FAIRLEAD_WARM_START="0"), "switches warm starts off"),
         (worker(FAIRLEAD_WARM_DIRECTORY="/run/other"), "names another warm server"),
         (asked("/other/ray/_private/workers/default_worker.py"), "not a worker of the Ray"),
         (asked(), "not a worker of the Ray"),
@@ -72,7 +72,7 @@ def test_setting_up_is_done_on_the_way() -> None:
         (set_up(override_worker_entrypoint="x"), "needs more than variables"),
         (set_up(py_executable="/own/bin/python"), "an interpreter of its own"),
         (set_up(env_vars={"PATH": "/mine:${PATH}"}), "refers to other variables"),
-        (set_up(env_vars={"FAIRLEAD_WARM_START": "0"}), "switched off"),
+        (set_up(env_vars={"FAIRLEAD_WARM_START": "0"}), "switches warm starts off"),
     ],
 )
 def test_what_a_fork_cannot_take_on_is_refused(request_: Request, why: str) -> None:
