@@ -8,6 +8,7 @@ end without children. ``_LASTING`` names the exceptions.
 import ipaddress
 import os
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -26,6 +27,9 @@ from fairlead.testing.postgres import PostgresServer, serving_postgres
 # The same examples on every run, and no time limit of their own: other work on the machine is no bug of ours.
 settings.register_profile("fairlead", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fairlead")
+
+# A shell without a terminal starts its background jobs deaf to Ctrl-C, and their children inherit that; tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _UNIT = Path(__file__).parent / "unit"
 _GRACE_S = 2.0
