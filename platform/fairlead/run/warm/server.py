@@ -199,12 +199,10 @@ def _hold(places: Places) -> socket.socket | None:
         connection = _connected(places)
     except OSError:
         return None
-    try:
+    with contextlib.suppress(OSError):  # it ended while we spoke: not held, and asked again in the next round
         connection.sendall(b"%s hold 0\n" % VERSION)
         if connection.recv(16) == b"held\n":
             return connection
-    except OSError:
-        pass
     connection.close()
     return None
 
