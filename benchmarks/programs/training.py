@@ -117,6 +117,7 @@ def main() -> None:
 
     learn(params, rank=rank, world_size=world_size, report=report)
     if world_size > 1:
+        torch.distributed.barrier()  # gloo aborts a rank whose peer has left in the middle of its last words
         torch.distributed.destroy_process_group()
 
 
