@@ -29,10 +29,14 @@ from fairlead.store import Store, check_revision, migrate, open_store
 from fairlead.store.bell import Bell
 from fairlead_api.accounts import accept_tokens, ensure_first_token
 from fairlead_api.app import create_app
+from fairlead_api.parts import Api
 from fairlead_api.sole import sole_server_of
 
 GRACEFUL_S = 10
 LIMIT_CONCURRENCY = 1000
+DATE_S = 1.0
+DATE_TICKS = 10
+"""uvicorn renews the header ``Date`` at every tenth of its ticks."""
 logger = structlog.get_logger(__name__)
 
 
@@ -53,14 +57,30 @@ class ServerSettings(BaseSettings):
 class Server(uvicorn.Server):
     """Tells streams and long polls to let go as soon as a signal comes, rather than cutting them later."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        assert isinstance(config.app, FastAPI), "made by create_app"
+        self._api: Api = config.app.state.api
+        self._has_heard = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """As uvicorn's own, which looks ten times a second whether a signal has come; here the signal says so."""
+        ticks = 0
+        while not await self.on_tick(ticks):
+            ticks += DATE_TICKS
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._has_heard.wait(), DATE_S)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the orderly end."""
-        app = self.config.app
-        assert isinstance(app, FastAPI), "made by create_app"
-        app.state.api.stopping.set()
-        with suppress(RuntimeError):  # no event loop yet: then nobody waits
-            asyncio.get_running_loop().call_soon_threadsafe(app.state.api.bell.ring)
+        self._api.stopping.set()
         super().handle_exit(sig, frame)
+        with suppress(RuntimeError):  # no event loop yet: then nobody waits
+            asyncio.get_running_loop().call_soon_threadsafe(self._let_go)
+
+    def _let_go(self) -> None:
+        self._has_heard.set()
+        self._api.bell.ring()
 
 
 def serve(settings: ControlSettings, server_settings: ServerSettings) -> None:
@@ -122,7 +142,10 @@ def _run(app: FastAPI, settings: ControlSettings) -> None:
 
 
 def _log_as_json(level: str) -> None:
-    """One JSON object a line on standard error, from our code and from the libraries'."""
+    """One JSON object a line on standard error, from our code and from the libraries'.
+
+    Each line in one write, its end included: two threads that print would put two objects on one.
+    """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -132,7 +155,7 @@ def _log_as_json(level: str) -> None:
     structlog.configure(
         processors=[*shared, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

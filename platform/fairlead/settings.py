@@ -67,7 +67,7 @@ class ControlSettings(DatabaseSettings):
     control_ttl_s: float = Field(default=15, ge=1)
     """A leader of the control loops that has not renewed its lease for this long is succeeded by another process."""
     launches_per_cluster: int = 2
-    idle_s: float = 1.0
+    idle_s: float = 2.0
     """How long a loop rests when a tick found nothing to do."""
     max_queued: int = Field(default=10_000, ge=1)
 

@@ -42,6 +42,11 @@ def read_begun(attempt: Path) -> Begun | None:
     )
 
 
+def has_result(attempt: Path) -> bool:
+    """Whether there is a result, be it valid or not."""
+    return (attempt / RESULT_FILE).exists()
+
+
 def read_claim(attempt: Path) -> ResultClaim | None:
     """The result with its digest, or None: a file that does not validate is no result."""
     try:

@@ -8,6 +8,10 @@ from enum import StrEnum
 
 from fairlead.lifecycle import Observation
 
+STEADY_AFTER_S = 10.0
+"""After so long people no longer watch each second, and what a look costs is felt by the training beside it."""
+STEADY_TICKS = 3
+
 
 class RunnerSeen(StrEnum):
     """The answer to "is there an actor of that name, and does it talk?"."""
@@ -120,3 +124,11 @@ def _decide_found(seen: Seen) -> Decision:
     if seen.progress_age_s > seen.stall_timeout_s + STALL_MARGIN_S:
         return Decision(action=Action.FORCE, observation=Observation.PRESENT, detail="its stall watchdog did not act")
     return Decision(action=Action.WATCH, observation=Observation.PRESENT)
+
+
+def ticks_to_rest(observation: Observation, *, age_s: float, is_behind: bool, stop_asked: bool) -> int:
+    """How many ticks may pass between two looks: more at what trains steadily, has shipped all its words and need not
+    stop. A look costs both sides a request.
+    """
+    is_steady = observation is Observation.PRESENT and age_s >= STEADY_AFTER_S
+    return STEADY_TICKS if is_steady and not (is_behind or stop_asked) else 1

@@ -13,12 +13,13 @@ from fairlead.agent.cluster import Cluster, Sighting
 from fairlead.agent.control_plane import ControlPlane
 from fairlead.agent.files import (
     Begun,
+    has_result,
     read_begun,
     read_claim,
     result_without_a_run,
     write_result_unless_begun,
 )
-from fairlead.agent.reconcile import Action, Decision, RunnerSeen, Seen, decide
+from fairlead.agent.reconcile import Action, Decision, RunnerSeen, Seen, decide, ticks_to_rest
 from fairlead.agent.shipping import Shipper
 from fairlead.clock import Clock
 from fairlead.errors import BadBundle, BadInput, FairleadError, NotFound, StaleAttempt, Unavailable
@@ -98,6 +99,7 @@ class Tending:
         self._stop_since_s = now_s
         self._has_reported_start = False
         self._has_claimed = False
+        self._is_behind = False
         self._is_over = False
         self._observation = AttemptObservation(
             attempt_id=lease.attempt_id, observation=Observation.UNKNOWN, detail="not looked at yet"
@@ -140,8 +142,23 @@ class Tending:
     def _run(self) -> None:
         while not self._stop_agent.is_set() and not self.is_done:
             self.tick()
-            self._wake.wait(self._around.tick_s)
-            self._wake.clear()
+            self._rest()
+
+    def _rest(self) -> None:
+        """Until the next look, with a glance at every tick whether there is a result."""
+        for _ in range(self.ticks_to_rest()):
+            if self._wake.wait(self._around.tick_s) or self._stop_agent.is_set() or has_result(self._attempt):
+                break
+        self._wake.clear()
+
+    def ticks_to_rest(self) -> int:
+        """How many ticks may pass until the next look."""
+        return ticks_to_rest(
+            self._observation.observation,
+            age_s=self._around.clock.monotonic_s() - self._leased_s,
+            is_behind=self._is_behind,
+            stop_asked=self._stop is not None,
+        )
 
     def tick(self) -> None:
         """One look and its consequence."""
@@ -244,7 +261,7 @@ class Tending:
             stop = self._stop
         if stop is not None and status is not None and not status.is_finished:
             self._around.cluster.stop(self.lease.runner_name, stop, agent_epoch=self._around.agent_epoch)
-        self._harvest()
+        self._is_behind = not self._harvest()
 
     def _report_start(self, begun: Begun | RunnerStatus) -> None:
         if not self._has_reported_start:

@@ -139,6 +139,10 @@ def _ray(layout: Layout, base: Mapping[str, str]) -> Program:
     )
 
 
+_UNREAD = {"RAY_task_events_report_interval_ms": "0", "RAY_event_stats": "0"}
+"""What every process of Ray's tells each second, for the dashboard alone."""
+
+
 def _ray_environment(layout: Layout) -> dict[str, str]:
     return {
         "RAY_AUTH_MODE": "token",
@@ -156,6 +160,7 @@ def _ray_environment(layout: Layout) -> dict[str, str]:
         "RAY_worker_niceness": "0",  # by default 15: training would wait for every book-keeper on the machine
         "GLOO_SOCKET_IFNAME": "lo",
         "NCCL_SOCKET_IFNAME": "lo",
+        **({} if layout.has_ray_dashboard else _UNREAD),
     }
 
 

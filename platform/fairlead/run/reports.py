@@ -1,8 +1,8 @@
 """What a rank has to say, on its way to the runner: gathered for a moment, sent together, in order, while it trains.
 
 A call of its own for every step would cost the training loop a part of each step and the runner even more. A thread
-sends all that a fifth of a second brings, and finishes checkpoints, whose slow half (digests, flushing to disk) needs
-no waiting either. A killed rank may take its last fifth of a second along; a restart repeats those steps.
+sends all that half a second brings, and finishes checkpoints, whose slow half (digests, flushing to disk) needs no
+waiting either. A killed rank may take its last half second along; a restart repeats those steps.
 """
 
 import threading
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from fairlead.run.messages import Report
 
-GATHER_S = 0.2
+GATHER_S = 0.5
 MAX_WAITING_VALUES = 10_000
 """Reported values that wait to be sent; a workload that reports faster than they leave waits as well."""
 Action = Callable[[], None]

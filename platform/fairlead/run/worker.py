@@ -1,7 +1,7 @@
 """One data-parallel rank: prepares its process, calls the workload, and tells the runner how it went.
 
 What the workload raises goes to the runner as text and never to Ray Train, which would charge it like a crash. Every
-half second a thread shows the runner that the rank lives, and ends the process when the runner is gone.
+second a thread shows the runner that the rank lives, and ends the process when the runner is gone.
 """
 
 import importlib
@@ -39,8 +39,8 @@ from fairlead.run.storage import copy_checkpoint, seal_checkpoint
 from fairlead.run.warm import birth
 from fairlead.workload import Workload
 
-HEARTBEAT_S = 0.5
-SAMPLE_EVERY = 10
+HEARTBEAT_S = 1.0
+SAMPLE_EVERY = 5
 """Heartbeats between two samples of memory and processor time."""
 MAX_TRACEBACK = 12_000
 _CALL_TIMEOUT_S = 60.0

@@ -1,6 +1,6 @@
 import pytest
 
-from fairlead.agent.reconcile import Action, RunnerSeen, Seen, decide
+from fairlead.agent.reconcile import STEADY_AFTER_S, STEADY_TICKS, Action, RunnerSeen, Seen, decide, ticks_to_rest
 from fairlead.lifecycle import Observation
 
 PLAIN = {
@@ -56,3 +56,20 @@ def test_not_knowing_alone_never_ends_anything(runner: RunnerSeen) -> None:
         for stop_asked in (True, False):
             seen = Seen(**(PLAIN | {"runner": runner, "has_begun": has_begun, "stop_asked": stop_asked}))  # type: ignore[arg-type]
             assert decide(seen).action is Action.WAIT
+
+
+@pytest.mark.parametrize(
+    ("observation", "age_s", "is_behind", "stop_asked", "ticks"),
+    [
+        (Observation.PRESENT, STEADY_AFTER_S, False, False, STEADY_TICKS),
+        (Observation.PRESENT, STEADY_AFTER_S - 1, False, False, 1),
+        (Observation.PRESENT, STEADY_AFTER_S, True, False, 1),
+        (Observation.PRESENT, STEADY_AFTER_S, False, True, 1),
+        (Observation.UNKNOWN, STEADY_AFTER_S, False, False, 1),
+        (Observation.ABSENT, STEADY_AFTER_S, False, False, 1),
+    ],
+)
+def test_only_what_trains_steadily_is_looked_at_less_often(
+    observation: Observation, age_s: float, is_behind: bool, stop_asked: bool, ticks: int
+) -> None:
+    assert ticks_to_rest(observation, age_s=age_s, is_behind=is_behind, stop_asked=stop_asked) == ticks
