@@ -23,6 +23,7 @@ SOURCE_ROOTS = ("platform", "api", "workloads")
 DOORS = {
     "alembic": ("platform/fairlead/store/",),
     "fastapi": ("api/fairlead_api/",),
+    "httpcore": ("platform/fairlead/webhooks/",),
     "jinja2": ("platform/fairlead/evaluation/",),
     "mlflow": ("platform/fairlead/tracking/",),
     "PIL": ("platform/fairlead/data/", "workloads/"),
@@ -34,6 +35,7 @@ DOORS = {
     "scipy": ("platform/fairlead/evaluation/",),
     "sklearn": ("platform/fairlead/data/", "workloads/"),
     "sqlalchemy": ("platform/fairlead/store/",),
+    "standardwebhooks": ("platform/fairlead/webhooks/",),
     "starlette": ("api/fairlead_api/",),
     "torch": ("platform/fairlead/run/", "platform/fairlead/data/torch.py", "workloads/"),
     "typer": ("platform/fairlead/cli/",),

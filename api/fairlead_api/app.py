@@ -10,6 +10,7 @@ from fairlead import __version__
 from fairlead.clock import Clock, SystemClock
 from fairlead.data.manifests import find_manifests
 from fairlead.errors import FairleadError
+from fairlead.secret_key import read_secret
 from fairlead.settings import ControlSettings
 from fairlead.spec import Manifest
 from fairlead.store import Store
@@ -20,8 +21,18 @@ from fairlead_api.meters import Meters
 from fairlead_api.openapi import describe
 from fairlead_api.parts import Api
 from fairlead_api.problems import on_bad_parameters, on_fairlead_error, on_http_error
-from fairlead_api.routes import agents, attempts, clusters, docs, experiments, links, progress, server, workloads
-from fairlead_api.secret import read_secret
+from fairlead_api.routes import (
+    agents,
+    attempts,
+    clusters,
+    docs,
+    experiments,
+    links,
+    progress,
+    server,
+    webhooks,
+    workloads,
+)
 from fairlead_api.streams import Streams
 from fairlead_api.watch import Watch
 
@@ -59,7 +70,7 @@ def create_app(
     meters = Meters(api, streams)
     app.state.api, app.state.streams, app.state.watch = api, streams, Watch(api)
     app.state.meters, app.state.told = meters, {}
-    for module in (experiments, clusters, progress, links, workloads, server, agents, attempts, docs):
+    for module in (experiments, clusters, progress, links, workloads, webhooks, server, agents, attempts, docs):
         app.include_router(module.router)
     app.add_exception_handler(FairleadError, on_fairlead_error)
     app.add_exception_handler(HTTPException, on_http_error)

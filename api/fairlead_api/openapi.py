@@ -26,6 +26,7 @@ _WHAT = {
     413: "The body is too large",
     415: "The body has a type that is not read here",
     422: "The document or a parameter cannot be used; `errors` says where and why",
+    428: "`If-Match` is missing",
     429: "A cap is reached; ask again after `Retry-After` seconds",
     503: "A part that is needed does not answer; ask again after `Retry-After` seconds",
 }
@@ -103,6 +104,7 @@ _TAGS = {
     "experiments": "Specs and their lives.",
     "progress": "What happens while they run, and what is left of them.",
     "workloads": "Training programs and uploaded code.",
+    "webhooks": "Events pushed to addresses of yours, as Standard Webhooks.",
     "server": "The server itself.",
     "agents": "For the agents inside Ray clusters; their protocol is versioned by `attach`.",
 }

@@ -1,7 +1,5 @@
 """What every route needs, made once by ``create_app`` and found on the application's state."""
 
-import hashlib
-import hmac
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from fairlead.clock import Clock
+from fairlead.secret_key import keyed
 from fairlead.settings import ControlSettings
 from fairlead.spec import Manifest
 from fairlead.store import Store
@@ -47,8 +46,7 @@ class Api:
 
     def sign(self, purpose: str, text: str) -> bytes:
         """HMAC-SHA256 under a key of its own for each ``purpose``."""
-        key = hmac.digest(self.secret, purpose.encode(), hashlib.sha256)
-        return hmac.digest(key, text.encode(), hashlib.sha256)
+        return keyed(self.secret, purpose, text)
 
 
 def api_of(request: Request) -> Api:

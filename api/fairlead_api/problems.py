@@ -74,11 +74,18 @@ class UnsupportedMediaType(FairleadError):
     code = "unsupported_media_type"
 
 
+class PreconditionRequired(FairleadError):
+    """The request must say which version it is about."""
+
+    code = "precondition_required"
+
+
 _OWN_STATUS: Mapping[type[FairleadError], int] = {
     BadRequest: 400,
     TooLarge: 413,
     TooSlow: 408,
     UnsupportedMediaType: 415,
+    PreconditionRequired: 428,
 }
 
 

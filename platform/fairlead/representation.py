@@ -4,9 +4,9 @@ Enums are open to additions and unknown keys are ignored when reading, so an old
 """
 
 from datetime import datetime
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from fairlead.lifecycle import Desired, Observation, Outcome, State
 from fairlead.protocol import Number
@@ -207,6 +207,123 @@ class LinkView(Representation):
 
     url: str
     expires_at: datetime
+
+
+EventName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+ProjectName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+
+class WebhookRequest(Document):
+    """An address that wants to hear of events."""
+
+    url: str
+    """``https`` only. What its name means is looked up, and judged, at every call."""
+    project: ProjectName | None = None
+    """Only events of this project; absent: of all."""
+    kinds: Annotated[tuple[EventName, ...], Field(max_length=50)] = ()
+    """Kinds of events, or states that one moves to, such as ``failed``; empty: all."""
+    description: Annotated[str, StringConstraints(max_length=500)] = ""
+
+
+class WebhookChange(Document):
+    """What is to be different; what is absent stays."""
+
+    url: str | None = None
+    kinds: Annotated[tuple[EventName, ...], Field(max_length=50)] | None = None
+    description: Annotated[str, StringConstraints(max_length=500)] | None = None
+    is_enabled: bool | None = None
+    """False: nothing new is kept for it, and nothing is sent. True: what waits is sent at once."""
+
+
+class RotateRequest(Document):
+    """How long the secret before goes on to sign as well."""
+
+    keep_old_s: Annotated[int, Field(ge=0, le=7 * 86_400)] = 86_400
+
+
+class ReplayRequest(Document):
+    """What is to be sent once more: exactly one of messages, all that failed, or a range of time."""
+
+    messages: Annotated[tuple[Annotated[str, StringConstraints(max_length=120)], ...], Field(max_length=500)] = ()
+    """Their ids."""
+    failed: bool = False
+    """All that were given up."""
+    since: AwareDatetime | None = None
+    """Every event from then on, also those that were never sent."""
+    until: AwareDatetime | None = None
+    """With ``since``: only events before; absent: until now."""
+
+    @model_validator(mode="after")
+    def _one_way_to_choose(self) -> Self:
+        if bool(self.messages) + self.failed + (self.since is not None) != 1:
+            raise ValueError("choose by exactly one of messages, failed and since")
+        if self.until is not None and self.since is None:
+            raise ValueError("until needs since")
+        return self
+
+
+class WebhookView(Representation):
+    """An endpoint as it is now. ``version`` is also its ETag. Its secrets are shown when they are made, never here."""
+
+    id: str
+    url: str
+    project: str | None = None
+    kinds: tuple[str, ...] = ()
+    description: str = ""
+    state: str
+    """``active`` or ``disabled``."""
+    reason: str = ""
+    """Why it is disabled."""
+    version: int
+    failing_since: datetime | None = None
+    """The first failure after its last success."""
+    old_secret_until: datetime | None = None
+    """Until when the secret before signs as well."""
+    created_by: str
+    created_at: datetime
+    updated_at: datetime
+
+
+class WebhookWithSecret(WebhookView):
+    """The same with its newest secret, this once."""
+
+    secret: str
+    """``whsec_<base64>``, as Standard Webhooks' libraries take it."""
+
+
+class TryView(Representation):
+    """One request of a delivery."""
+
+    at: datetime
+    status: int | None = None
+    """What was answered; null: nothing was."""
+    error: str = ""
+    took_ms: int
+
+
+class DeliveryView(Representation):
+    """A message and how far it has come."""
+
+    message_id: str
+    """Its ``webhook-id``, the same at every try."""
+    kind: str
+    experiment_id: str | None = None
+    seq: int | None = None
+    state: str
+    """``pending``, ``delivered``, or ``failed`` after the last try."""
+    created_at: datetime
+    due_at: datetime | None = None
+    """When it is sent next, while it is pending."""
+    delivered_at: datetime | None = None
+    tries: tuple[TryView, ...] = ()
+
+
+class ReplayView(Representation):
+    """How many messages will be sent once more."""
+
+    messages: int
+    next_since: datetime | None = None
+    """Where to go on, if there were more than one call takes."""
 
 
 class WorkloadView(Representation):

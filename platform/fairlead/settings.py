@@ -3,6 +3,7 @@
 ``data_directory()`` is where the embedded stack and a client on the same machine meet.
 """
 
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,6 +71,10 @@ class ControlSettings(DatabaseSettings):
     idle_s: float = 2.0
     """How long a loop rests when a tick found nothing to do."""
     max_queued: int = Field(default=10_000, ge=1)
+    webhook_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split)] = ()
+    """Networks that webhooks may reach though they are not public, separated by commas; loopback also by plain http."""
+    webhook_ca_file: Path | None = None
+    """Certificates, in PEM, that webhooks' receivers may have beside the publicly trusted ones."""
 
 
 class AgentSettings(BaseSettings):

@@ -53,6 +53,7 @@ from fairlead.testing import a_spec
 from fairlead.testing.failpoints import Crash, armed
 from fairlead.testing.history import Expected, violations
 from fairlead.testing.mlflow import MlflowServer, free_port, serving_mlflow
+from fairlead.testing.webhooks import receiving
 from fairlead.workload import Attribute
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +61,7 @@ ACTIONS = ("kill", "raise", "sleep=2")
 CONTROL = tuple(name for name in NAMES if name.split(".")[0] in ("api", "dispatch", "settle", "evaluate"))
 RECORD = tuple(name for name in NAMES if name.startswith("record."))
 CLUSTER_SIDE = tuple(name for name in NAMES if name.split(".")[0] in ("agent", "runner", "storage"))
+DELIVER = tuple(name for name in NAMES if name.split(".")[0] in ("outbox", "deliver"))
 LIMIT_S = 240.0
 
 
@@ -77,7 +79,7 @@ def test_every_failpoint_in_the_code_is_named_once_and_every_name_is_in_the_matr
         if isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str)
     )
     assert passed == sorted(NAMES)
-    assert sorted((*CONTROL, *RECORD, *CLUSTER_SIDE)) == sorted(NAMES)
+    assert sorted((*CONTROL, *RECORD, *DELIVER, *CLUSTER_SIDE)) == sorted(NAMES)
 
 
 def test_a_failpoint_does_nothing_unless_it_was_armed_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,6 +169,7 @@ class Server:
             "FAIRLEAD_PORT": str(self.port),
             "FAIRLEAD_WITH_CONTROL": "1",
             "FAIRLEAD_IDLE_S": "0.2",
+            "FAIRLEAD_WEBHOOK_NETWORKS": "127.0.0.0/8",
             DIRECTORY_VARIABLE: str(self.failpoints),
         }
         with (self.directory / "server.log").open("ab") as log:
@@ -398,6 +401,42 @@ def test_a_recorder_in_trouble_at_a_failpoint_loses_and_doubles_nothing(
         _check(server, acknowledged)
     finally:
         server.stop()
+
+
+# ---- webhooks ------------------------------------------------------------------------------------------------------
+
+
+def _play_with_a_receiver(server: Server, names: tuple[str, ...], action: str) -> None:
+    """A crash between an answer and its note sends again, under the same id, when the lock is over."""
+    for name in names:
+        (server.failpoints / name).write_text(action)
+    with receiving() as receiver:
+        body, headers = {"url": receiver.url()}, {"Idempotency-Key": "hook"}
+        ask = lambda: server.http("POST", "/v1/webhooks", json=body, headers=headers)  # noqa: E731
+        webhook_id = server.until("a webhook", ask)["id"]
+        acknowledged = Script(server).play()
+        pending = f"/v1/webhooks/{webhook_id}/deliveries?state=eq:pending"
+        done = lambda: (page := server.http("GET", pending)) is not None and page["items"] == []  # noqa: E731
+        server.until("the last delivery", done)
+        assert {path.name.removesuffix(".taken") for path in server.failpoints.glob("*.taken")} == set(names)
+        store = open_store(server.database_url)
+        try:
+            got = {webhook_id: frozenset(receiver.ids)}
+            expected = Expected(acknowledged=acknowledged, storage=server.storage, received=got)
+            assert violations(store, expected) == ()
+        finally:
+            store.close()
+
+
+def test_a_server_killed_between_a_delivery_and_its_note_delivers_everything_under_one_id(server: Server) -> None:
+    _play_with_a_receiver(server, ("outbox.announcing", "deliver.sent"), "kill")
+
+
+@pytest.mark.nightly  # a server for each of twelve cases, which waits for locks to pass
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("name", DELIVER)
+def test_a_delivery_in_trouble_at_a_failpoint_loses_no_message(server: Server, name: str, action: str) -> None:
+    _play_with_a_receiver(server, (name,), action)
 
 
 # ---- agents and runners, in an embedded stack ----------------------------------------------------------------------

@@ -54,6 +54,8 @@ workloads_app = typer.Typer(cls=Commands, help="List the built-in training progr
 app.add_typer(workloads_app, name="workloads", rich_help_panel="Look")
 cluster_app = typer.Typer(cls=Commands, no_args_is_help=True, help="Empty a cluster, open it again, or give it up.")
 app.add_typer(cluster_app, name="cluster", rich_help_panel="Operate")
+webhooks_app = typer.Typer(cls=Commands, help="List the addresses that hear of events, or change one.")
+app.add_typer(webhooks_app, name="webhooks", rich_help_panel="Operate")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The experiment's id, as submit and list print it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
@@ -61,6 +63,7 @@ Home = Annotated[
     Path | None, typer.Option(help="Data directory of the embedded stack.", envvar="FAIRLEAD_HOME", file_okay=False)
 ]
 ClusterName = Annotated[str, typer.Argument(metavar="NAME", help="The cluster's name, as clusters prints it.")]
+WebhookId = Annotated[str, typer.Argument(metavar="ID", help="The webhook's id, as webhooks prints it.")]
 Reason = Annotated[str, typer.Option(help="Why you know; it is written into the experiment's events.")]
 SpecFile = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML or JSON file; - reads standard input.")]
 Code = Annotated[
@@ -307,6 +310,112 @@ def retire(
     from fairlead.cli import clusters as commands
 
     commands.retire(_where(context, as_json), name, reason=reason, is_forced=force)
+
+
+# ---- webhooks -------------------------------------------------------------------------------------------------------
+
+
+@webhooks_app.callback(invoke_without_command=True)
+def webhooks(context: typer.Context, as_json: Json = False) -> None:
+    """List the addresses that hear of events, or change one."""
+    if context.invoked_subcommand is None:
+        from fairlead.cli import webhooks as commands
+
+        commands.list_webhooks(_where(context, as_json))
+
+
+@webhooks_app.command("add")
+def add_webhook(
+    context: typer.Context,
+    url: Annotated[str, typer.Argument(metavar="URL", help="An https address.")],
+    project: Annotated[str | None, typer.Option(help="Only events of this project.")] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Only this kind of event, or this state; may be repeated.")
+    ] = None,
+    description: Annotated[str, typer.Option(help="What it is for.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Register an address; prints its id and its secret, this once."""
+    from fairlead.cli import webhooks as commands
+
+    commands.add(_where(context, as_json), url, project=project, kinds=kind or [], description=description)
+
+
+@webhooks_app.command("rotate")
+def rotate_webhook(
+    context: typer.Context,
+    webhook_id: WebhookId,
+    keep_old_s: Annotated[
+        int, typer.Option(min=0, max=604_800, help="Seconds for which the secret before signs as well.")
+    ] = 86_400,
+    as_json: Json = False,
+) -> None:
+    """Make a new secret; prints it, this once."""
+    from fairlead.cli import webhooks as commands
+
+    commands.rotate(_where(context, as_json), webhook_id, keep_old_s=keep_old_s)
+
+
+@webhooks_app.command("enable")
+def enable_webhook(context: typer.Context, webhook_id: WebhookId, as_json: Json = False) -> None:
+    """Send to it again; what waits goes out at once."""
+    from fairlead.cli import webhooks as commands
+
+    commands.switch(_where(context, as_json), webhook_id, is_enabled=True)
+
+
+@webhooks_app.command("disable")
+def disable_webhook(context: typer.Context, webhook_id: WebhookId, as_json: Json = False) -> None:
+    """Send it nothing more, until it is enabled."""
+    from fairlead.cli import webhooks as commands
+
+    commands.switch(_where(context, as_json), webhook_id, is_enabled=False)
+
+
+@webhooks_app.command("remove")
+def remove_webhook(context: typer.Context, webhook_id: WebhookId, as_json: Json = False) -> None:
+    """Forget it with all that was to be sent to it."""
+    from fairlead.cli import webhooks as commands
+
+    commands.remove(_where(context, as_json), webhook_id)
+
+
+@webhooks_app.command("test")
+def send_test_message(context: typer.Context, webhook_id: WebhookId, as_json: Json = False) -> None:
+    """Send a message that is about nothing."""
+    from fairlead.cli import webhooks as commands
+
+    commands.test(_where(context, as_json), webhook_id)
+
+
+@webhooks_app.command("deliveries")
+def list_deliveries(
+    context: typer.Context,
+    webhook_id: WebhookId,
+    state: Annotated[str | None, typer.Option(help="Only those that are pending, delivered or failed.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Show its newest messages and how their tries went."""
+    from fairlead.cli import webhooks as commands
+
+    commands.deliveries(_where(context, as_json), webhook_id, state=state, limit=limit)
+
+
+@webhooks_app.command("replay")
+def replay_webhook(
+    context: typer.Context,
+    webhook_id: WebhookId,
+    message: Annotated[list[str] | None, typer.Option(help="This message; may be repeated.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All that were given up.")] = False,
+    hours: Annotated[float | None, typer.Option(min=0, help="Every event of the last so many hours.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Send messages once more, under their old ids."""
+    from fairlead.cli import webhooks as commands
+
+    where = _where(context, as_json)
+    commands.replay(where, webhook_id, messages=message or [], is_failed=failed, hours=hours)
 
 
 # ---- reports and catalogue ------------------------------------------------------------------------------------------

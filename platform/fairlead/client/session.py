@@ -10,6 +10,7 @@ from fairlead import bundle
 from fairlead.client.experiment import Experiment, pages
 from fairlead.client.stack import find_stack, read_token
 from fairlead.client.transport import Transport
+from fairlead.client.webhooks import Webhooks
 from fairlead.errors import BadSpec
 from fairlead.representation import (
     BundleView,
@@ -41,6 +42,7 @@ class Client:
     def __init__(self, url: str | None = None, token: str | None = None, *, home: str | Path | None = None) -> None:
         url, token = _address(url, token, Path(home) if home else None)
         self.transport = Transport(url, token)
+        self.webhooks = Webhooks(self.transport)
 
     @property
     def url(self) -> str:

@@ -3,6 +3,7 @@
 dispatch   accepted -> queued -> placed: admission, queueing, placement
 settle     what follows from attempts, results, evidence of death and users' wishes
 record     writes metrics, reports and models to MLflow, the only writer there
+deliver    sends events to webhooks
 reap       marks what has fallen silent, deletes what has expired
 """
 

@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from fairlead.clock import Clock, SystemClock
+from fairlead.control.deliver import Deliver
 from fairlead.control.dispatch import Dispatch
 from fairlead.control.evaluate import Evaluate
 from fairlead.control.leader import Leadership, Term, stale_writes_dropped
@@ -120,6 +121,7 @@ def _loops(
         "settle": lambda store, _: Settle(store=store, **common),
         "evaluate": lambda store, _: Evaluate(store=store, **common),
         "record": lambda store, term: Record(store=store, require_lead=term.require, **common),
+        "deliver": lambda store, term: Deliver(store=store, require_lead=term.require, **common),
         "reap": lambda store, _: Reap(store=store, **common),
     }
 

@@ -177,6 +177,7 @@ def _api(layout: Layout, base: Mapping[str, str]) -> Program:
         "FAIRLEAD_SECRET_KEY_FILE": str(home.secret_key_file),
         "FAIRLEAD_TOKENS_FILE": str(home.tokens_file),
         "FAIRLEAD_WITH_CONTROL": "1",
+        "FAIRLEAD_WEBHOOK_NETWORKS": "127.0.0.0/8,::1/128",  # whoever may register one sits on this machine
     }
     return Program(
         name="api",

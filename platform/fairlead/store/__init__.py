@@ -2,7 +2,19 @@
 
 from sqlalchemy.orm import Session
 
+from fairlead.store import outbox  # whoever writes an event writes its messages: always loaded
 from fairlead.store.engine import Fence, Store, beside, open_store, ping
 from fairlead.store.schema import check_revision, migrate, schema_revision
 
-__all__ = ["Fence", "Session", "Store", "beside", "check_revision", "migrate", "open_store", "ping", "schema_revision"]
+__all__ = [
+    "Fence",
+    "Session",
+    "Store",
+    "beside",
+    "check_revision",
+    "migrate",
+    "open_store",
+    "outbox",
+    "ping",
+    "schema_revision",
+]

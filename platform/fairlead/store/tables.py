@@ -308,3 +308,72 @@ class LeaseRow(Table):
     epoch: Mapped[int]
     expires_at: Mapped[datetime]
     renewals: Mapped[int] = mapped_column(BigInteger)
+
+
+class WebhookEndpointRow(Table):
+    """An address that wants to hear of events. Its secrets follow from its id and their numbers, and are not stored."""
+
+    __tablename__ = "webhook_endpoint"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    project: Mapped[str | None] = mapped_column(String(64))
+    """Only events of this project; null: of all."""
+    kinds: Mapped[list[Any]]
+    """Kinds of events, or states that one moves to; empty: all."""
+    url: Mapped[str] = mapped_column(Text)
+    description: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(String(16))
+    """``active``; ``disabled``: nothing new is kept for it, and nothing is sent."""
+    reason: Mapped[str] = mapped_column(Text)
+    """Why it is disabled."""
+    version: Mapped[int]
+    secret_no: Mapped[int]
+    old_secret_until: Mapped[datetime | None]
+    """Until when the secret before it signs as well."""
+    failing_since: Mapped[datetime | None]
+    """The first failure after the last success."""
+    created_by: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class OutboxRow(Table):
+    """A message on its way to one endpoint, written in the transaction of its event."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (
+        UniqueConstraint("endpoint_id", "message_id"),
+        Index("ix_outbox_endpoint_id_state_due_at", "endpoint_id", "state", "due_at"),
+        Index("ix_outbox_state_created_at", "state", "created_at"),
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    endpoint_id: Mapped[str] = mapped_column(ForeignKey("webhook_endpoint.id", ondelete="CASCADE"))
+    message_id: Mapped[str] = mapped_column(String(120))
+    """The same however often it is sent, to whichever endpoint: receivers know by it what they have."""
+    kind: Mapped[str] = mapped_column(String(64))
+    experiment_id: Mapped[str | None] = mapped_column(ForeignKey("experiment.id"))
+    seq: Mapped[int | None]
+    body: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(String(16))
+    """``pending``, ``delivered``, or ``failed`` after the last try."""
+    created_at: Mapped[datetime]
+    due_at: Mapped[datetime]
+    tries: Mapped[int]
+    delivered_at: Mapped[datetime | None]
+    lock_token: Mapped[str | None] = mapped_column(String(32))
+    lock_expires_at: Mapped[datetime | None]
+
+
+class DeliveryRow(Table):
+    """One try to deliver a message."""
+
+    __tablename__ = "delivery"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    outbox_id: Mapped[int] = mapped_column(ForeignKey("outbox.id", ondelete="CASCADE"), index=True)
+    at: Mapped[datetime]
+    status: Mapped[int | None]
+    """What was answered; null: nothing was."""
+    error: Mapped[str] = mapped_column(Text)
+    took_ms: Mapped[int]

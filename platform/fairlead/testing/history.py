@@ -3,13 +3,13 @@
 The promises are the invariants by which the platform is designed: I1 what was acknowledged exists, I2 one key makes one
 experiment, I3 only the current attempt commits, I4 attempts are numbered upwards, I5 what is final stays, I6 the events
 replay to the row, I7 checkpoints exist and verify, I9 a cancelled experiment takes no more steps, I11 budgets hold,
-I12 one runner begins an attempt, I13 streams have no gap and no double. I8, what is left in Ray, and I10, webhooks, are
-not in the database.
+I12 one runner begins an attempt, I13 streams have no gap and no double, I10 every event reaches every webhook that
+wants it, under one id. I8, what is left in Ray, is not in the database.
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import pairwise
@@ -22,6 +22,7 @@ from fairlead.lifecycle import MOVES, Outcome, State
 from fairlead.protocol import BEGUN_FILE
 from fairlead.spec import ExperimentSpec
 from fairlead.store import Store
+from fairlead.store.outbox import MessageState, is_wanted, message_id_of
 from fairlead.store.tables import (
     AttemptRow,
     BatchRow,
@@ -29,8 +30,11 @@ from fairlead.store.tables import (
     EventRow,
     ExperimentRow,
     IdempotencyRow,
+    OutboxRow,
     StreamRow,
+    WebhookEndpointRow,
 )
+from fairlead.store.webhooks import EndpointState
 
 SUBMIT_ROUTE = "POST /v1/experiments"
 HOLDING = (State.PLACED, State.RUNNING, State.HELD)
@@ -50,6 +54,8 @@ class Expected:
     """Whether time stamps can be compared: nobody has set the clock."""
     keeps_batches: bool = True
     """Whether no recorded batch was old enough to be forgotten."""
+    received: Mapping[str, Set[str]] = field(default_factory=dict)
+    """The ids of the messages that each endpoint's receiver has got; absent: it was not asked."""
     cancel_bound_s: float = 120.0
     """How long after a cancel steps may still come in, from an agent that answers."""
 
@@ -78,6 +84,8 @@ class History:
 
     lives: tuple[Life, ...]
     answers: tuple[IdempotencyRow, ...]
+    endpoints: tuple[WebhookEndpointRow, ...] = ()
+    messages: tuple[OutboxRow, ...] = ()
 
 
 def read(store: Store) -> History:
@@ -90,6 +98,8 @@ def read(store: Store) -> History:
         batches = list(session.scalars(select(BatchRow).order_by(BatchRow.first_offset)))
         streams = list(session.scalars(select(StreamRow)))
         answers = tuple(session.scalars(select(IdempotencyRow).where(IdempotencyRow.route == SUBMIT_ROUTE)))
+        endpoints = tuple(session.scalars(select(WebhookEndpointRow)))
+        messages = tuple(session.scalars(select(OutboxRow).order_by(OutboxRow.id)))
     of_attempt = {attempt.id: attempt.experiment_id for attempt in attempts}
     lives = tuple(
         Life(
@@ -104,7 +114,7 @@ def read(store: Store) -> History:
         )
         for row in rows
     )
-    return History(lives=lives, answers=answers)
+    return History(lives=lives, answers=answers, endpoints=endpoints, messages=messages)
 
 
 def _of(key: str, rows: list[Any]) -> tuple[Any, ...]:
@@ -118,7 +128,7 @@ def violations(store: Store, expected: Expected | None = None) -> tuple[str, ...
 
 def broken(history: History, expected: Expected) -> tuple[str, ...]:
     """The same of what was read before."""
-    found = list(_submits(history, expected))
+    found = [*_submits(history, expected), *_webhooks(history, expected)]
     for life in history.lives:
         found += [f"{life.row.id}: {said}" for check in CHECKS for said in check(life, expected)]
     return tuple(found)
@@ -152,6 +162,37 @@ def _submits(history: History, expected: Expected) -> Iterator[str]:
     for experiment_id, count in Counter(stored.values()).items():
         if count > 1:
             yield f"I2: {count} keys name {experiment_id}"
+
+
+# ---- webhooks -------------------------------------------------------------------------------------------------------
+
+
+def _webhooks(history: History, expected: Expected) -> Iterator[str]:
+    """I10, of endpoints that were there and active all the time since they were made."""
+    kept = {(message.endpoint_id, message.message_id): message for message in history.messages}
+    for endpoint in history.endpoints:
+        if endpoint.state != EndpointState.ACTIVE:
+            continue
+        wanted = set(_wanted_by(endpoint, history.lives, expected))
+        for message_id in sorted(wanted):
+            message = kept.get((endpoint.id, message_id))
+            if message is None:
+                yield f"I10: {message_id} was never written for webhook {endpoint.id}, which wants it"
+            elif message.state != MessageState.DELIVERED:
+                yield f"I10: {message_id} is {message.state} for webhook {endpoint.id}"
+        if endpoint.id in expected.received:
+            got = expected.received[endpoint.id]
+            lost = [one for one in wanted if one not in got]
+            yield from (f"I10: {one} never reached webhook {endpoint.id}" for one in sorted(lost))
+
+
+def _wanted_by(endpoint: WebhookEndpointRow, lives: tuple[Life, ...], expected: Expected) -> Iterator[str]:
+    for life in lives:
+        if endpoint.project in (None, life.row.project):
+            for event in life.events:
+                is_later = event.at > endpoint.created_at or endpoint.id in expected.received
+                if is_later and is_wanted(endpoint.kinds, event.kind, event.to_state):
+                    yield message_id_of(event.experiment_id, event.seq)
 
 
 # ---- attempts -------------------------------------------------------------------------------------------------------
