@@ -153,7 +153,7 @@ def test_nothing_is_published_but_the_api_on_loopback() -> None:
 def test_only_the_apis_network_leads_outside_and_workloads_see_neither_database_nor_mlflow() -> None:
     document = compose()
     open_ = {name for name, options in document["networks"].items() if not (options or {}).get("internal")}
-    assert {name for name in SERVICES if set(service(name)["networks"]) & open_} == {"api"}
+    assert {name for name in SERVICES if set(service(name)["networks"]) & open_} == {"api", "control"}
     reachable = {name for name in SERVICES if "cluster" in service(name)["networks"]}
     assert reachable == {"api", "ray-head", "ray-worker"}
 
