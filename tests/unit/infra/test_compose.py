@@ -150,7 +150,7 @@ def test_nothing_is_published_but_the_api_on_loopback() -> None:
     assert not [name for name in SERVICES if service(name).get("network_mode") == "host"]
 
 
-def test_only_the_apis_network_leads_outside_and_workloads_see_neither_database_nor_mlflow() -> None:
+def test_only_the_api_and_control_reach_outside_and_workloads_see_neither_database_nor_mlflow() -> None:
     document = compose()
     open_ = {name for name, options in document["networks"].items() if not (options or {}).get("internal")}
     assert {name for name in SERVICES if set(service(name)["networks"]) & open_} == {"api", "control"}
