@@ -1,7 +1,8 @@
-"""One warm submit taken apart by time stamps, from the user's call to the result, and what the imports cost.
+"""One warm submit taken apart by time stamps, from the user's call to the result; what computes meanwhile; imports.
 
 Nothing is measured inside the platform for this: the stamps are events, the columns of the attempt, files that an
 attempt leaves, and the log of Ray Train's controller. ``RUNS``: submits, one worker each; a part is the median of all.
+As many more are watched by py-spy.
 """
 
 import json
@@ -20,12 +21,16 @@ from typing import Any
 
 from benchmarks.chart import Bar, bars
 from benchmarks.harness import Measurement, size, spread
-from benchmarks.places import RUN_S, fairlead_stack, scratch, start_of, submit, warm_up
+from benchmarks.memory import footprints
+from benchmarks.places import RUN_S, fairlead_stack, scratch, start_of, submit, warm_directory, warm_up
+from benchmarks.sampled import by_kind, watching
 from fairlead import Client
-from fairlead.client import Experiment
+from fairlead.client import Experiment, Stack
+from fairlead.embedded.processes import family
 from fairlead.errors import Unavailable
 from fairlead.lifecycle import State
 from fairlead.protocol import BEGUN_FILE, RESULT_FILE
+from fairlead.run.warm import status
 
 NAME = "where_time_goes"
 RUNS = 9
@@ -92,12 +97,32 @@ def measure() -> Measurement:
             warm_up(client, home)
             logs = stack.description.ray_directory / "r" / "session_latest" / "logs" / "train"
             found = [_taken_apart(client, home, logs) for _ in range(runs)]
+            with watching(_to_watch(stack.description, home), directory) as read_stacks:
+                for _ in range(runs):
+                    submit(client, "watched", {"stamp": str(directory / "watched"), "steps": 3}).result(timeout=RUN_S)
+            computed = by_kind(read_stacks(), starts=runs)
         imports = {name: import_times(_import_log(statement)) for name, statement in IMPORTS.items()}
-    return conclude(found, imports)
+    return conclude(found, imports, computed)
 
 
-def conclude(found: Sequence[Mapping[str, float]], imports: Mapping[str, Mapping[str, float]]) -> Measurement:
-    """Parts and their sums. ``found``: seconds of each part, a submit each; ``imports``: seconds by package."""
+def _to_watch(stack: Stack, home: Path) -> list[int]:
+    """API, agent and the fork server, of which everything else of an attempt is a child."""
+    warm = status(warm_directory(home))
+    assert warm is not None, "the stack is up"
+    members = footprints(family(stack.processes, stack.marker))
+    return [warm.pid, *(each.pid for each in members if each.name in ("fairlead_api", "fairlead.agent.process"))]
+
+
+def conclude(
+    found: Sequence[Mapping[str, float]],
+    imports: Mapping[str, Mapping[str, float]],
+    computed: Mapping[str, Mapping[str, float]],
+) -> Measurement:
+    """Parts and their sums.
+
+    ``found``: seconds of each part, a submit each; ``imports``: seconds by package; ``computed``: milliseconds a submit
+    by kind of process and package.
+    """
 
     def between(first: str, last: str) -> float:
         names = [*PARTS]
@@ -116,6 +141,7 @@ def conclude(found: Sequence[Mapping[str, float]], imports: Mapping[str, Mapping
     )
     details = {
         "parts_s": {name: spread([each[name] for each in found]) for name in PARTS},
+        "computed_ms": {kind: _largest(packages) for kind, packages in computed.items()},
         "imports_s": {name: _largest(packages) for name, packages in imports.items()},
     }
     return Measurement(result=result, sizes={"runs": len(found), "workers": 1}, details=details)
@@ -158,6 +184,10 @@ def table(document: Mapping[str, Any]) -> str:
     result = document["result"]
     lines += ["", f"Call to first step: {result['first_step_s']:.2f} s; from there to the result: "]
     lines[-1] += f"{result['to_result_s']:.2f} s. The medians of parts do not add up to the median of sums."
+    lines += ["", "| Python in | ms a submit | of which |", "| --- | --- | --- |"]
+    for kind, packages in document["details"]["computed_ms"].items():
+        largest = ", ".join(f"{each} {value:.0f}" for each, value in packages.items() if each != "all")
+        lines.append(f"| {kind} | {packages['all']:.0f} | {largest} |")
     lines += ["", "| import | seconds | of which |", "| --- | --- | --- |"]
     for name, packages in document["details"]["imports_s"].items():
         largest = ", ".join(f"{each} {value:.2f}" for each, value in packages.items() if each != "all")

@@ -6,6 +6,7 @@ from benchmarks.where_time_goes import FIRST_STEP, PARTS, conclude, controller_t
 from fairlead.errors import Unavailable
 
 IMPORTS = {name: {"torch": 1.0, "ray": 0.5} for name in ("client", "command line", "runner", "worker")}
+COMPUTED = {"runner": {"ray": 30.0, "python": 10.0}}
 LOG = """import time: self [us] | cumulative | imported package
 import time:       100 |        100 |   _io
 import time:    250000 |     500000 |   torch._C
@@ -35,7 +36,7 @@ def test_a_stamp_that_comes_late_takes_no_time_from_the_whole() -> None:
 
 
 def test_a_start_is_the_sum_of_its_parts() -> None:
-    result = conclude([parts(at())] * 3, IMPORTS).result
+    result = conclude([parts(at())] * 3, IMPORTS, COMPUTED).result
     names = [*PARTS]
     assert result.first_step_s == names.index(FIRST_STEP) + 1
     assert result.control_plane_s + result.runner_s + result.train_s + result.workload_s == result.first_step_s
@@ -44,7 +45,7 @@ def test_a_start_is_the_sum_of_its_parts() -> None:
 
 
 def test_the_section_shows_every_part_and_every_import() -> None:
-    measurement = conclude([parts(at())], IMPORTS)
+    measurement = conclude([parts(at())], IMPORTS, COMPUTED)
     document = {"details": measurement.details, "result": {"first_step_s": 11.0, "to_result_s": 5.0}}
     text = table(document)
     assert all(f"{name} |" in text or f"{name}** |" in text for name in PARTS)
