@@ -2,12 +2,12 @@
 
 Ours is ``fairlead up`` as a user starts it, its own process and the warm server included, after one experiment, so that
 it has all it keeps. ``SETTLE``: seconds between that and the measurement; in the second half of them the processor time
-of each process is taken as well. A table of all processes is printed.
+of each process is taken as well. A table of all processes is printed. The stack without warm servers is measured too.
 """
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import psutil
 from benchmarks.harness import Measurement, size
 from benchmarks.memory import Footprint, footprints, process_table, total_mb
 from benchmarks.places import (
+    RUN_S,
     START_S,
     Started,
     await_true,
@@ -24,6 +25,7 @@ from benchmarks.places import (
     ray_head,
     scratch,
     started,
+    submit,
     warm_up,
 )
 from fairlead import Client
@@ -61,23 +63,46 @@ def measure() -> Measurement:
     """One after the other, so that neither shares pages with the other."""
     settle_s = size("SETTLE", SETTLE_S)
     with scratch() as directory:
-        ours = _ours(directory, settle_s)
+        ours, cold = _ours(directory, settle_s, is_warm=True), _ours(directory, settle_s, is_warm=False)
         with ray_head(directory) as ray, mlflow_server(directory) as mlflow:
             theirs = _idle(lambda: _members(ray.process) + _members(mlflow.process), settle_s)
     result = IdleMemory(pss_mb=total_mb(ours.processes), ray_plus_mlflow_pss_mb=total_mb(theirs.processes))
-    for title, found in (("fairlead up", ours), ("ray start and mlflow server", theirs)):
-        print(f"{title}, idle:\n{process_table(found.processes, found.busy_percent)}\n", flush=True)
-    details = {"fairlead": ours.rows(), "ray_plus_mlflow": theirs.rows()}
+    found = {"fairlead up": ours, "fairlead up, warm start off": cold, "ray start and mlflow server": theirs}
+    for title, each in found.items():
+        print(f"{title}, idle:\n{process_table(each.processes, each.busy_percent)}\n", flush=True)
+    details = {"fairlead": ours.rows(), "fairlead_cold": cold.rows(), "ray_plus_mlflow": theirs.rows()}
     return Measurement(result=result, sizes={"settle_s": settle_s}, details=details)
 
 
-def _ours(directory: Path, settle_s: int) -> Idle:
-    home = directory / "home"
-    process = started([sys.executable, "-m", "fairlead.cli", "up", "--home", str(home)], directory, "fairlead")
+def table(document: Mapping[str, Any]) -> str:
+    """The section of the README: every process of ours, with and without warm servers."""
+    ways = ("fairlead", "fairlead_cold")
+    sizes = {way: _by_name(document["details"][way]) for way in ways}
+    lines = ["", "| process | MB | warm start off |", "| --- | --- | --- |"]
+    for name in sorted({*sizes["fairlead"], *sizes["fairlead_cold"]}, key=lambda name: -sizes["fairlead"].get(name, 0)):
+        lines.append(f"| `{name}` | " + " | ".join(f"{sizes[way].get(name, 0):.0f}" for way in ways) + " |")
+    lines.append("| together | " + " | ".join(f"{sum(sizes[way].values()):.0f}" for way in ways) + " |")
+    return "\n".join([*lines, ""]) + "\n"
+
+
+def _by_name(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for row in rows:
+        found[row["name"]] = found.get(row["name"], 0.0) + row["pss_mb"]
+    return found
+
+
+def _ours(directory: Path, settle_s: int, *, is_warm: bool) -> Idle:
+    home = directory / f"home-{'warm' if is_warm else 'cold'}"
+    command = ["env", f"FAIRLEAD_WARM_START={int(is_warm)}", sys.executable, "-m", "fairlead.cli", "up"]
+    process = started([*command, "--home", str(home)], directory, "fairlead")
     try:
         await_true("the stack", lambda: bool((stack := read_stack(home)) and stack.is_ready), timeout_s=START_S)
         with Client(home=home) as client:
-            warm_up(client, home)
+            if is_warm:
+                warm_up(client, home)
+            else:
+                submit(client, "first", {"stamp": str(home / "first")}).result(timeout=RUN_S)
         return _idle(lambda: _stack(process, home), settle_s)
     finally:
         process.end()
