@@ -240,24 +240,33 @@ class EndedThere:
 
     experiment_id: str
     ray_session: str | None
+    node_id: str | None
+    """Of its runner."""
     outcome: Outcome
     reason: str
+
+    @property
+    def shared_loss(self) -> str | None:
+        """What was lost with everything on it, if that was why it ended: a session of Ray, or a node."""
+        if self.reason.startswith(SESSION_ENDED):
+            return self.ray_session
+        return self.node_id if self.reason.split(":")[0] == "node_lost" else None
 
 
 def blame(ended: Iterable[EndedThere]) -> str | None:
     """Why a cluster must be suspected, or None. ``ended``: its attempts, newest first.
 
     Attempts of three experiments in a row that were lost by no fault of theirs: the cluster is what they share. What
-    one Ray session takes with it when it ends is one loss, however many attempts it ran.
+    one Ray session or one node takes with it when it ends is one loss, however many attempts it ran.
     """
     losses: dict[str, EndedThere] = {}
-    sessions: set[str] = set()
+    counted: set[str] = set()
     for attempt in itertools.takewhile(_was_lost_outside, ended):
-        if attempt.experiment_id in losses or attempt.ray_session in sessions:
+        if attempt.experiment_id in losses or counted & {attempt.ray_session, attempt.node_id}:
             continue
         losses[attempt.experiment_id] = attempt
-        if attempt.reason.startswith(SESSION_ENDED) and attempt.ray_session is not None:
-            sessions.add(attempt.ray_session)
+        if attempt.shared_loss is not None:
+            counted.add(attempt.shared_loss)
         if len(losses) == BLAME_AFTER:
             told = "; ".join(f"{one.experiment_id}: {one.reason or one.outcome}" for one in losses.values())
             return f"attempts of {BLAME_AFTER} experiments in a row were lost there by no fault of theirs ({told})"

@@ -100,6 +100,8 @@ class AgentSettings(BaseSettings):
     """How often each attempt is looked after."""
     evidence_gap_s: float = Field(default=10, ge=0)
     """Time between the two sightings of an absence that make it evidence."""
+    node_grace_s: float = Field(default=75, ge=0)
+    """After Ray's head has given up a node of an attempt: Ray's reconnect time-out (60 s) and 15 s, as for sessions."""
     stray_after_s: float = Field(default=60, ge=0)
     """A runner of no known attempt is reported after this long, and stopped if the server disowns it."""
 

@@ -271,6 +271,9 @@ class HandRay:
         self.runners_by_name.pop(runner_name, None)
         return not self.has_leftovers
 
+    def lost_nodes(self, runner_name: str) -> dict[str, float]:
+        return {}  # it has one node, which is the head's
+
     def _require(self) -> None:
         if not self.is_answering:
             raise Unavailable("Ray does not answer")
@@ -499,6 +502,7 @@ class World:
                 storage=own.storage,
                 agent_epoch=epoch,
                 evidence_gap_s=own.evidence_gap_s,
+                node_grace_s=own.node_grace_s,
                 tick_s=own.tick_s,
             )
 

@@ -8,7 +8,7 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +26,7 @@ from fairlead.run.census import (
     end_actors,
     end_marked_processes,
     find_family,
+    find_nodes,
     marked_processes,
     remove_groups,
 )
@@ -81,7 +82,11 @@ class Cluster(Protocol):
         ...
 
     def remove(self, runner_name: str) -> bool:
-        """End everything that belongs to an attempt; whether nothing is left of it anywhere."""
+        """End everything that belongs to an attempt; whether nothing is left of it on any node that answers."""
+        ...
+
+    def lost_nodes(self, runner_name: str) -> Mapping[str, float]:
+        """Nodes with a part of an attempt that the head has given up, and the seconds since that was first seen."""
         ...
 
 
@@ -101,6 +106,7 @@ class RayCluster:
         self._is_closed = threading.Event()
         self._session = ""
         self._nodes: tuple[NodeInfo, ...] = ()
+        self._given_up_at_s: dict[str, float] = {}
         self._runners: tuple[str, ...] = ()
         self._answered_s = -math.inf
         threading.Thread(target=self._keep_watch, name="fairlead-ray", daemon=True).start()
@@ -120,6 +126,7 @@ class RayCluster:
     def _survey(self) -> None:
         free = ray._private.state.available_resources_per_node()
         self._nodes = tuple(_node_info(node, free.get(node["NodeID"], {})) for node in ray.nodes())
+        self._given_up_at_s = given_up(self._given_up_at_s, self._nodes, now_s=time.monotonic())
         self._runners = tuple(
             entry.name for entry in actor_entries() if entry.is_alive and entry.name.startswith(RUNNER_PREFIX)
         )
@@ -261,7 +268,7 @@ class RayCluster:
         _answered(send, "the stop command could not be passed on")
 
     def remove(self, runner_name: str) -> bool:
-        """End actors, groups and marked processes of an attempt on every node; whether none is left."""
+        """End actors, groups and marked processes of an attempt on every node that lives; whether none is left."""
         self._require()
         deadline_s = time.monotonic() + _LEAVE_TIMEOUT_S
         while not (is_gone := self._end_family(runner_name)) and time.monotonic() < deadline_s:
@@ -270,6 +277,15 @@ class RayCluster:
             time.sleep(0.1)  # Ray ends them; killing them first would look to it like a crash
         processes = self._on_every_node(end_marked_processes, runner_name)
         return is_gone and not processes
+
+    def lost_nodes(self, runner_name: str) -> Mapping[str, float]:
+        """Nodes with a part of an attempt that the head has given up, and the seconds since this agent saw it first."""
+        self._require()
+        nodes = _answered(ray.nodes, "the head does not say which nodes live")
+        lost = find_nodes(runner_name) & {node["NodeID"] for node in nodes if not node["Alive"]}
+        now_s = time.monotonic()
+        since_s = self._given_up_at_s  # as of the last survey, which may not know of the newest
+        return {node: now_s - since_s.get(node, now_s) for node in lost}
 
     def _end_family(self, runner_name: str) -> bool:
         family = find_family(runner_name)
@@ -290,6 +306,14 @@ class RayCluster:
         ]
         answers = _answered(lambda: ray.get(calls, timeout=_NODE_TIMEOUT_S), "a node could not be asked")
         return tuple(pid for pids in (found, *answers) for pid in pids)
+
+
+def given_up(before: Mapping[str, float], nodes: Iterable[NodeInfo], *, now_s: float) -> dict[str, float]:
+    """When each node that is not alive was first seen so; ``before``: the same at the look before.
+
+    Under its id no node comes back. The head forgets the oldest of the dead in time, and so does this.
+    """
+    return {node.node_id: before.get(node.node_id, now_s) for node in nodes if not node.is_alive}
 
 
 def _answered(call: Callable[[], Any], what: str) -> Any:

@@ -82,6 +82,7 @@ def _parts(
             storage=settings.storage,
             agent_epoch=agent_epoch,
             evidence_gap_s=settings.evidence_gap_s,
+            node_grace_s=settings.node_grace_s,
             tick_s=settings.tick_s,
         )
 

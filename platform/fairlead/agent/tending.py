@@ -66,6 +66,7 @@ class Surroundings:
     storage: Path
     agent_epoch: int
     evidence_gap_s: float
+    node_grace_s: float
     tick_s: float
 
 
@@ -375,8 +376,14 @@ class Tending:
             return self._describe(decision, sighting)  # the control plane waits out the grace of a lost head
         if self._absent_since_s is None:
             self._absent_since_s = clock.monotonic_s()
+        lost = self._around.cluster.lost_nodes(self.lease.runner_name)
+        if any(since_s < self._around.node_grace_s for since_s in lost.values()):
+            why = "a node of it is lost, and what runs there cannot be asked: waiting until it has ended itself"
+            left = Decision(action=decision.action, observation=Observation.UNKNOWN, detail=why)
+            return self._describe(left, sighting)
         is_proven = clock.monotonic_s() - self._absent_since_s >= self._around.evidence_gap_s
-        return self._describe(decision, sighting, evidence="runner_died" if is_proven else "")
+        reason = "node_lost" if begun is not None and begun.node_id in lost else "runner_died"
+        return self._describe(decision, sighting, evidence=reason if is_proven else "")
 
 
 def _age_s(status: RunnerStatus | None) -> float:

@@ -140,6 +140,18 @@ def find_family(runner_name: str, *, runner_actor_id: str | None = None) -> Fami
     return select_family(actor_entries(), group_entries(), runner_name=runner_name, runner_actor_id=runner_actor_id)
 
 
+def select_nodes(actors: Iterable[ActorEntry], *, runner_name: str) -> frozenset[str]:
+    """Nodes on which the actors named ``runner_name`` and all they own are, or were when they died."""
+    everyone = tuple(actors)
+    roots = [entry for entry in everyone if entry.name == runner_name]
+    return frozenset(entry.node_id for entry in _descendants(roots, everyone))
+
+
+def find_nodes(runner_name: str) -> frozenset[str]:
+    """Nodes that have, or had, a part of an attempt. Raises ``Unavailable``."""
+    return select_nodes(actor_entries(), runner_name=runner_name)
+
+
 def end_actors(entries: Iterable[ActorEntry]) -> None:
     """Kill actors by id, without restart; those already gone do not matter."""
     core = ray._private.worker.global_worker.core_worker

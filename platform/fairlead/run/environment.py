@@ -6,11 +6,16 @@ from fairlead.spec import ExperimentSpec
 COLLECTIVE_MARGIN_S = 60
 """What a collective waits beyond the stall time-out: the watchdog comes first, with the stacks of all ranks."""
 
+SILENT_PEER_S = 15
+"""A connection over which nothing is confirmed for so long is broken. With Ray's own 120 s, what is cut off from its
+head would go on for three minutes; with this, and Ray's reconnect time-out of 60 s, for no longer than the grace."""
+
 
 def runner_environment(runner_name: str, spec: ExperimentSpec, *, worker_start_timeout_s: float) -> dict[str, str]:
     """Ray Train's settings and the marker by which left-over processes are found."""
     return {
         MARKER: runner_name,
+        "RAY_grpc_client_keepalive_timeout_ms": f"{1000 * SILENT_PEER_S}",
         "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": f"{spec.policy.stall_timeout_s:g}",
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # the control plane decides who yields
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # output goes to our own capped files

@@ -118,6 +118,7 @@ def blamed_for(session: Session, name: str) -> str | None:
         EndedThere(
             experiment_id=one.experiment_id,
             ray_session=one.ray_session,
+            node_id=one.node_id,
             outcome=Outcome(one.outcome or ""),
             reason=one.reason,
         )

@@ -228,6 +228,20 @@ def test_another_job_has_a_server_of_its_own(server: WarmServer) -> None:
     assert other in {job.job.partition("-")[0] for job in standing(server).jobs}
 
 
+def test_a_forked_worker_takes_rays_settings_from_its_own_environment(server: WarmServer) -> None:
+    """Though its server imported Ray with other ones: runners are told so how long a silent head is waited for."""
+
+    def is_warm_and_patient() -> tuple[bool, int]:
+        from ray._raylet import Config
+
+        return was_forked(), Config.grpc_client_keepalive_timeout_ms()
+
+    variables = {"RAY_grpc_client_keepalive_timeout_ms": "14321"}
+    environment = runtime_env(variables, directory=server.places.directory)
+    task = ray.remote(num_cpus=0)(is_warm_and_patient).options(runtime_env=environment)
+    assert ray.get(task.remote()) == (True, 14321)
+
+
 def test_the_switch_turns_it_off(server: WarmServer) -> None:
     assert ray.get(asking(server, FAIRLEAD_WARM_START="0").remote()) == Birth(is_warm=False, why=SWITCHED_OFF)
 

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from fairlead.testing.control import AGENT_TOKEN, FakeAttempt, FakeControlPlane
 from fairlead.testing.ray import a_launch, a_spec
 
 GAP_S = 10.0
+NODE_GRACE_S = 75.0
 
 
 @dataclass
@@ -42,6 +44,7 @@ class FakeCluster:
 
     runner: RunnerSeen = RunnerSeen.NONE
     has_leftovers: bool = False
+    given_up_s: dict[str, float] = field(default_factory=dict)
     can_launch: bool = True
     current_session: str = "session"
     is_answering: bool = True
@@ -70,6 +73,9 @@ class FakeCluster:
         self.runner = RunnerSeen.NONE
         return not self.has_leftovers
 
+    def lost_nodes(self, runner_name: str) -> dict[str, float]:
+        return self.given_up_s
+
 
 def a_status() -> RunnerStatus:
     return RunnerStatus(
@@ -95,7 +101,8 @@ class Scene:
 
     def begin(self, session: str = "session") -> None:
         self.directory.mkdir(parents=True)
-        (self.directory / "BEGUN").write_text(f'{{"ray_session": "{session}", "stall_timeout_s": 600}}')
+        content = {"ray_session": session, "node_id": "node", "stall_timeout_s": 600}
+        (self.directory / "BEGUN").write_text(json.dumps(content))
 
     def finish(self) -> None:
         document = self.attempt.document
@@ -136,6 +143,7 @@ def scene(plane: FakeControlPlane, tmp_path: Path) -> Iterator[Scene]:
         storage=tmp_path,
         agent_epoch=1,
         evidence_gap_s=GAP_S,
+        node_grace_s=NODE_GRACE_S,
         tick_s=1,
     )
     document = attempt.document
@@ -202,6 +210,20 @@ def test_leftovers_put_the_proof_off(scene: Scene) -> None:
     scene.cluster.has_leftovers = False
     assert not scene.tick().has_evidence_of_death
     assert scene.tick(GAP_S).has_evidence_of_death
+
+
+@pytest.mark.parametrize(("node", "reason"), [("node", "node_lost"), ("that of a rank", "runner_died")])
+def test_what_ran_on_a_node_that_cannot_be_asked_counts_as_dead_only_after_the_grace_of_nodes(
+    scene: Scene, node: str, reason: str
+) -> None:
+    scene.begin()
+    scene.cluster.given_up_s = {node: 1.0, "one lost hours ago": 10_000.0}
+    scene.tick()
+    early = scene.tick(GAP_S)
+    assert (early.observation, early.has_evidence_of_death) == (Observation.UNKNOWN, False)
+    scene.cluster.given_up_s[node] = NODE_GRACE_S
+    seen = scene.tick()
+    assert (seen.observation, seen.has_evidence_of_death, seen.death_reason) == (Observation.ABSENT, True, reason)
 
 
 def test_the_loss_of_a_ray_session_is_for_the_control_plane_to_wait_out(scene: Scene) -> None:

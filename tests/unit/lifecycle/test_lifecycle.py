@@ -243,9 +243,16 @@ def test_offers_that_are_refused_again_and_again_are_held_for_a_human() -> None:
 
 
 def there(
-    key: str, outcome: Outcome = Outcome.INFRA_ERROR, reason: str = "storage: full", *, session: str = "s1"
+    key: str,
+    outcome: Outcome = Outcome.INFRA_ERROR,
+    reason: str = "storage: full",
+    *,
+    session: str = "s1",
+    node: str = "",
 ) -> EndedThere:
-    return EndedThere(experiment_id=key, ray_session=session, outcome=outcome, reason=reason)
+    return EndedThere(
+        experiment_id=key, ray_session=session, node_id=node or f"n-{key}", outcome=outcome, reason=reason
+    )
 
 
 @pytest.mark.parametrize(
@@ -264,6 +271,8 @@ def there(
         ([there("a"), there("b"), there("c", Outcome.USER_ERROR, "storage")], False),
         ([there(key, reason=SESSION_ENDED) for key in "abc"], False),
         ([there(key, reason=SESSION_ENDED, session=f"s-{key}") for key in "abc"], True),
+        ([there(key, reason="node_lost", node="n") for key in "abc"], False),
+        ([there(key, reason="node_lost") for key in "abc"], True),
     ],
 )
 def test_a_cluster_that_loses_three_experiments_in_a_row_is_suspected(

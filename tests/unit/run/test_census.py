@@ -2,18 +2,31 @@ import os
 import subprocess
 import sys
 
-from fairlead.run.census import ActorEntry, GroupEntry, end_marked_processes, marked_processes, select_family
+from fairlead.run.census import (
+    ActorEntry,
+    GroupEntry,
+    end_marked_processes,
+    marked_processes,
+    select_family,
+    select_nodes,
+)
 
 
 def an_actor(
-    actor_id: str, *, owner: str, name: str = "", is_alive: bool = True, worker: str | None = None
+    actor_id: str,
+    *,
+    owner: str,
+    name: str = "",
+    is_alive: bool = True,
+    worker: str | None = None,
+    node: str = "n",
 ) -> ActorEntry:
     return ActorEntry(
         actor_id=actor_id,
         name=name,
         class_name="",
         is_alive=is_alive,
-        node_id="n",
+        node_id=node,
         pid=1,
         worker_id=f"w-{actor_id}" if worker is None else worker,
         owner_worker_id=owner,
@@ -21,10 +34,10 @@ def an_actor(
 
 
 ACTORS = (
-    an_actor("runner", owner="driver", name="fl-x-a1", is_alive=False),
-    an_actor("controller", owner="w-runner", is_alive=False),
+    an_actor("runner", owner="driver", name="fl-x-a1", is_alive=False, node="lost"),
+    an_actor("controller", owner="w-runner", is_alive=False, node="lost"),
     an_actor("rank", owner="w-controller"),
-    an_actor("stranger", owner="driver", name="fl-x-a2"),
+    an_actor("stranger", owner="driver", name="fl-x-a2", node="of another"),
     an_actor("strangers", owner="w-stranger"),
     an_actor("pending", owner="", name="fl-y-a1", worker=""),
 )
@@ -39,6 +52,10 @@ def test_what_a_dead_runner_left_is_found_through_its_dead_controller() -> None:
     assert [entry.actor_id for entry in family.actors] == ["rank"]
     assert [group.group_id for group in family.groups] == ["g1"]
     assert not family.is_gone
+
+
+def test_a_part_of_an_attempt_keeps_its_node_when_it_dies() -> None:
+    assert select_nodes(ACTORS, runner_name="fl-x-a1") == {"lost", "n"}
 
 
 def test_an_actor_that_has_no_process_yet_owns_nothing() -> None:
