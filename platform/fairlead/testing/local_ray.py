@@ -77,7 +77,7 @@ def start_local_ray(
     }
     if is_warm:
         access[DIRECTORY] = str(directory / "warm")
-    ports = _free_ports(7)
+    ports = free_ports(7)
     command = _command(directory, ports=ports, num_cpus=num_cpus, num_gpus=num_gpus)
     variables = {**os.environ, **access, **_HOOK, "PYTHONUNBUFFERED": "1", **(environment or {})}
     if is_warm:
@@ -132,7 +132,8 @@ def _short_directory() -> Path:
     return directory
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody has at the moment."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

@@ -10,12 +10,14 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from fairlead.protocol import FileEntry, ModelDocument
+from fairlead.testing.history import Point
 from fairlead.tracking.server import server_command, server_environment
 
 HOST = "127.0.0.1"
@@ -126,6 +128,24 @@ def serving_mlflow(directory: Path) -> Iterator[MlflowServer]:
         yield server
     finally:
         server.stop()
+
+
+def recorded_points(url: str, experiment_id: str) -> Counter[Point]:
+    """Points that a server shows in the one run of an experiment; none while it is away."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri=url)
+    with suppress(MlflowException):
+        runs = client.search_runs(
+            [each.experiment_id for each in client.search_experiments()],
+            f"tags.`fairlead.experiment_id` = '{experiment_id}'",
+        )
+        assert len(runs) <= 1, f"{len(runs)} runs of {experiment_id}"
+        keys = [(run.info.run_id, key) for run in runs for key in run.data.metrics]
+        points = [point for run_id, key in keys for point in client.get_metric_history(run_id, key)]
+        return Counter((point.key, point.step, point.timestamp) for point in points)
+    return Counter()
 
 
 def free_port() -> int:
