@@ -12,13 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from fairlead import Client, Experiment
 from fairlead.embedded import EmbeddedStack
-from fairlead.lifecycle import State
+from fairlead.lifecycle import Outcome, State
+from fairlead.protocol import attempt_path, runner_name
+from fairlead.run.census import marked_processes
+from fairlead.store import open_store
+from fairlead.testing.history import Expected, violations
 from fairlead.tracking.server import client_environment
 
 STEADY = """
@@ -120,6 +125,53 @@ def test_a_killed_rank_resumes_from_the_last_checkpoint(
     assert resumed, [event.kind for event in events]
     assert resumed[-1].payload["step"] >= 5
     _await_every_step_once(stack, experiment)
+
+
+def test_a_killed_train_controller_ends_the_attempt_leaves_nothing_and_the_next_goes_on(
+    stack: EmbeddedStack, submit_steady: Callable[..., Experiment]
+) -> None:
+    experiment = submit_steady("killed-controller")
+    name = runner_name(experiment.id, 1)
+    processes = {pid: " ".join(psutil.Process(pid).cmdline()) for pid in marked_processes(name)}
+    (controller,) = (pid for pid, title in processes.items() if "TrainController" in title)
+    os.kill(controller, signal.SIGKILL)
+    _await(lambda: len(experiment.detail().attempts) == 2, "there was no second attempt", 90)
+    assert marked_processes(name) == ()
+    first = experiment.detail().attempts[0]
+    assert (first.outcome, first.reason) == (Outcome.INFRA_ERROR, "worker_died")
+    assert experiment.result(timeout=240).state is State.SUCCEEDED
+    resumed = [event for event in experiment.events() if event.kind == "resumed"]
+    assert [(event.attempt_no, event.payload["step"] >= 5) for event in resumed] == [(2, True)]
+    _assert_kept(stack)
+
+
+@pytest.mark.nightly  # waits for evidence of a death; Ray's files stay only where a runner could not tidy up
+def test_a_snapshot_of_rays_that_was_cut_short_between_attempts_is_never_read(
+    stack: EmbeddedStack, submit_steady: Callable[..., Experiment]
+) -> None:
+    experiment = submit_steady("cut-snapshot")
+    name = runner_name(experiment.id, 1)
+    attempt = stack.home / "storage" / attempt_path(experiment.view.project, experiment.id, 1)
+    os.kill(json.loads((attempt / "BEGUN").read_text())["pid"], signal.SIGKILL)
+    _await(lambda: not marked_processes(name), "the workers of a dead runner go on", 60)
+    for path in [path for path in (attempt / "ray").rglob("*") if path.is_file()]:
+        os.truncate(path, path.stat().st_size // 2)
+    (attempt / "ray" / name / "checkpoint_manager_snapshot.json").write_text('{"checkpoint_results": [')
+    assert len(experiment.detail().attempts) == 1, "the second attempt has begun before the damage was done"
+    assert experiment.result(timeout=240).state is State.SUCCEEDED
+    resumed = [event for event in experiment.events() if event.kind == "resumed"]
+    assert [(event.attempt_no, event.payload["step"] >= 5) for event in resumed] == [(2, True)]
+    assert len(experiment.detail().attempts) == 2
+    _assert_kept(stack)
+
+
+def _assert_kept(stack: EmbeddedStack) -> None:
+    """Of all that this stack has done so far."""
+    store = open_store(f"sqlite:///{stack.home / 'fairlead.db'}")
+    try:
+        assert violations(store, Expected(storage=stack.home / "storage")) == ()
+    finally:
+        store.close()
 
 
 def test_a_killed_agent_is_replaced_and_the_runner_goes_on(
