@@ -1,19 +1,24 @@
 """What agents, runners and the control plane say to each other, and the files that an attempt leaves.
 
-Every document is closed and frozen like a spec. ``PROTOCOL`` is negotiated at ``attach``. Names of actors and paths
-follow from the experiment's id and the attempt's number, so that every step can be repeated.
+Every document is closed and frozen like a spec. Names of actors and paths follow from the experiment's id and the
+attempt's number, so that every step can be repeated.
+
+A server may be of a newer release than the agents and clients that ask it. What it answers may therefore say more than
+they know: ``from_answer`` leaves that out. What agents say is closed: a field more there is another ``PROTOCOL``, which
+``attach`` refuses by name.
 """
 
 import math
 from datetime import datetime
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, ValidationError
 
+from fairlead.errors import BadInput
 from fairlead.lifecycle import Observation, Outcome
-from fairlead.spec import Document, ExperimentSpec
+from fairlead.spec import Document, ExperimentSpec, explain
 
 PROTOCOL = 1
 MAX_BATCH_POINTS = 1000
@@ -27,6 +32,21 @@ MANIFEST_FILE = "MANIFEST.json"
 STATE_FILE = "evaluation.state"
 MODEL_DIRECTORY = "model"
 LOG_DIRECTORY = "logs"
+M = TypeVar("M", bound=BaseModel)
+
+
+def from_answer(model: type[M], content: str | bytes, *, is_closed: bool = False) -> M:
+    """Read what a server has answered; keys that this release does not know are left out, at any depth.
+
+    Raises ``BadInput`` where it cannot be understood without them, or at once if ``is_closed``.
+    """
+    try:
+        return model.model_validate_json(content, extra="forbid" if is_closed else "ignore")
+    except ValidationError as error:
+        problems = explain(error, model)
+        told = "; ".join(f"{one.pointer or 'all of it'}: {one.message}" for one in problems)
+        message = f"this release cannot read the server's answer ({told}); install the release of the server here"
+        raise BadInput(message, problems=problems) from error
 
 
 def runner_name(experiment_id: str, attempt_no: int) -> str:

@@ -1,6 +1,6 @@
 """What the REST API answers: the API writes these documents, the SDK and the CLI read them.
 
-Enums are open to additions and unknown keys are ignored when reading, so an older client survives a newer server.
+A client reads them by ``protocol.from_answer``, which leaves out the keys of a newer server, those of a spec included.
 """
 
 from datetime import datetime

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
 from fairlead.admission import Admitted, admit
@@ -50,6 +50,12 @@ REOFFER_AFTER_S = 10.0
 _MODES = {Desired.CANCEL: StopMode.CANCEL, Desired.PAUSE: StopMode.PAUSE}
 
 
+class Greeting(BaseModel):
+    """What every release's ``attach`` begins with: it is read first, since the rest may be another protocol's."""
+
+    protocol: int
+
+
 class CannotBeOffered(Conflict):
     """This release cannot make a launch document of what was accepted before."""
 
@@ -64,10 +70,11 @@ class CannotBeOffered(Conflict):
 )
 def attach(api: ApiParts, cluster: CallingCluster, body: ReportBody) -> Response:
     """A new epoch, which fences older agents out; open attempts, with fresh tokens for those that were leased."""
-    request = read_report(AttachRequest, body)
-    if request.protocol != PROTOCOL:
-        message = f"this server speaks protocol {PROTOCOL}, not {request.protocol}; install the same release on both"
+    spoken = read_report(Greeting, body).protocol
+    if spoken != PROTOCOL:
+        message = f"this server speaks protocol {PROTOCOL}, not {spoken}; install the same release on both"
         raise BadInput(message, problems=(Problem(pointer="/protocol", message=message),))
+    request = read_report(AttachRequest, body)
     with api.store.write() as session:
         epoch = clusters.attach(session, cluster, request, now=api.now())
         found = tuple(_open_attempt(session, row) for row in attempts.open_on(session, cluster))

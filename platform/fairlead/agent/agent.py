@@ -13,7 +13,7 @@ import structlog
 from fairlead import __version__
 from fairlead.agent.cluster import RayCluster
 from fairlead.agent.collecting import Collector
-from fairlead.agent.control_plane import ControlPlane
+from fairlead.agent.control_plane import BeyondThisRelease, ControlPlane, Leased
 from fairlead.agent.files import read_begun, read_claim
 from fairlead.agent.tending import Lease, Surroundings, Tending
 from fairlead.errors import BadInput, Conflict, FairleadError, NotFound, StaleAgent, Unavailable
@@ -183,6 +183,9 @@ class Agent:
             document = self._parts.control.lease(offer.attempt_id, request)
         except StaleAgent:
             raise
+        except BeyondThisRelease as refusal:
+            self._tend(_lease(refusal.leased, refusal=str(refusal)))
+            return
         except (BadInput, Conflict, NotFound, Unavailable) as error:
             logger.warning("an offer could not be taken", attempt_id=offer.attempt_id, error=str(error))
             return
@@ -230,13 +233,14 @@ class Agent:
         return self._around
 
 
-def _lease(document: LaunchDocument) -> Lease:
+def _lease(leased: LaunchDocument | Leased, *, refusal: str = "") -> Lease:
     return Lease(
-        attempt_id=document.attempt_id,
-        experiment_id=document.experiment_id,
-        attempt_no=document.attempt_no,
-        runner_name=document.runner_name,
-        token=document.attempt_token,
-        storage_path=document.storage_path,
-        document=document,
+        attempt_id=leased.attempt_id,
+        experiment_id=leased.experiment_id,
+        attempt_no=leased.attempt_no,
+        runner_name=leased.runner_name,
+        token=leased.attempt_token,
+        storage_path=leased.storage_path,
+        document=leased if isinstance(leased, LaunchDocument) else None,
+        refusal=refusal,
     )

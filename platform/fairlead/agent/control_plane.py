@@ -3,6 +3,7 @@
 Every call may be repeated. ``Unavailable`` means "nobody knows whether it arrived": look again, do not guess.
 """
 
+import json
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,8 +32,9 @@ from fairlead.protocol import (
     StartedReport,
     SyncAnswer,
     SyncRequest,
+    from_answer,
 )
-from fairlead.spec import Document
+from fairlead.spec import Document, ExperimentSpec
 
 _CONNECT_TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 20.0
@@ -45,6 +47,25 @@ _BY_CODE: dict[str, type[FairleadError]] = {
     NotFound.code: NotFound,
 }
 D = TypeVar("D", bound=Document)
+
+
+class Leased(Document):
+    """The part of a launch document by which a lease is kept, whatever the rest asks for."""
+
+    attempt_id: str
+    experiment_id: str
+    attempt_no: int
+    runner_name: str
+    attempt_token: str
+    storage_path: str
+
+
+class BeyondThisRelease(BadInput):
+    """An attempt was leased, but asks for what this release does not know: to leave that out would train another."""
+
+    def __init__(self, error: BadInput, leased: Leased) -> None:
+        super().__init__(f"the agent's release cannot carry out this spec: {error}", problems=error.problems)
+        self.leased = leased
 
 
 class ControlPlane:
@@ -72,8 +93,14 @@ class ControlPlane:
         return self._ask("/agent/sync", request, SyncAnswer, token=self._agent_token, timeout_s=timeout_s)
 
     def lease(self, attempt_id: str, request: LeaseRequest) -> LaunchDocument:
-        """Take an offered attempt."""
-        return self._ask(f"/attempts/{attempt_id}/lease", request, LaunchDocument, token=self._agent_token)
+        """Take an offered attempt. Raises ``BeyondThisRelease`` with a lease that must be given back."""
+        content = self._send(f"/attempts/{attempt_id}/lease", request, token=self._agent_token)
+        try:
+            document = from_answer(LaunchDocument, content)
+            from_answer(ExperimentSpec, json.dumps(json.loads(content)["spec"]), is_closed=True)
+        except BadInput as error:
+            raise BeyondThisRelease(error, from_answer(Leased, content)) from error
+        return document
 
     # ---- with an attempt's token ----
 
@@ -116,7 +143,7 @@ class ControlPlane:
     def _ask(
         self, path: str, document: Document, answer: type[D], *, token: str, timeout_s: float = _ANSWER_TIMEOUT_S
     ) -> D:
-        return answer.model_validate_json(self._send(path, document, token=token, timeout_s=timeout_s))
+        return from_answer(answer, self._send(path, document, token=token, timeout_s=timeout_s))
 
     def _send(self, path: str, document: Document, *, token: str, timeout_s: float = _ANSWER_TIMEOUT_S) -> bytes:
         body = document.model_dump_json(by_alias=True).encode()

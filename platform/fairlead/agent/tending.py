@@ -43,7 +43,10 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lease:
-    """An attempt that this agent may write for. ``document`` is absent where a runner was adopted."""
+    """An attempt that this agent may write for. ``document`` is absent where a runner was adopted.
+
+    ``refusal``: why this agent must not launch it; it is given back as an infrastructure error.
+    """
 
     attempt_id: str
     experiment_id: str
@@ -52,6 +55,7 @@ class Lease:
     token: str = field(repr=False)
     storage_path: str
     document: LaunchDocument | None = None
+    refusal: str = ""
     offsets: dict[str, int] = field(default_factory=dict)
 
 
@@ -315,6 +319,8 @@ class Tending:
         if stop is not None:
             outcome, reason = _STOPPED_BEFORE_START[stop.mode]
             self._end_unbegun(outcome, reason, stop.detail)
+        elif self.lease.refusal:
+            self._end_unbegun(Outcome.INFRA_ERROR, "environment", self.lease.refusal)
 
     def _end_unbegun(self, outcome: Outcome, reason: str, detail: str = "") -> None:
         result = result_without_a_run(

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 from fairlead.client.errors import ExperimentCancelled, ExperimentFailed
 from fairlead.client.transport import Transport
 from fairlead.lifecycle import State
+from fairlead.protocol import from_answer
 from fairlead.representation import (
     AttemptView,
     EventView,
@@ -141,7 +143,7 @@ class Experiment:
         """
         document = LossDeclaration(reason=reason, force=force).model_dump()
         path = self._path(f"/attempts/{attempt_no}/declare-lost")
-        return AttemptView.model_validate_json(self._transport.request("POST", path, document=document).content)
+        return from_answer(AttemptView, self._transport.request("POST", path, document=document).content)
 
     def events(self, *, after: int = 0, follow: bool = True, deadline: float | None = None) -> Iterator[EventView]:
         """Its events in order, each once, from ``after`` (a ``seq``). With ``follow`` live until it has ended.
@@ -174,7 +176,7 @@ class Experiment:
     def metrics(self, *keys: str) -> MetricsView:
         """Last values of all metrics; with ``keys`` also their series, down-sampled."""
         params = _repeated("key", keys)
-        return MetricsView.model_validate_json(self._transport.request("GET", self._path("/metrics") + params).content)
+        return from_answer(MetricsView, self._transport.request("GET", self._path("/metrics") + params).content)
 
     def report(self) -> dict[str, Any]:
         """The evaluation's report. Raises ``NotFound`` while there is none."""
@@ -193,7 +195,7 @@ class Experiment:
     def link(self, page: str = "report") -> LinkView:
         """An address of one page (report, logs, events) that a browser opens without a token, for some minutes."""
         answer = self._transport.request("POST", "/v1/links", document={"path": self._path(f"/{page}")})
-        return LinkView.model_validate_json(answer.content)
+        return from_answer(LinkView, answer.content)
 
     def await_registration(self, deadline: float | None = None) -> ExperimentView:
         """Wait while a version that passed is being registered, but no longer than ``REGISTRATION_WAIT_S``."""
@@ -207,7 +209,7 @@ class Experiment:
         return f"/v1/experiments/{self.id}{rest}"
 
     def _get(self, model: type[R], rest: str) -> R:
-        return model.model_validate_json(self._transport.request("GET", self._path(rest)).content)
+        return from_answer(model, self._transport.request("GET", self._path(rest)).content)
 
     def _act(self, verb: str) -> "Experiment":
         self._transport.request("POST", self._path(f"/{verb}"))
@@ -219,7 +221,7 @@ class Experiment:
     def _follow(self, after: int, deadline: float | None) -> Iterator[EventView]:
         last_id = str(after) if after else None
         for event in self._transport.stream(self._path("/events"), last_id=last_id, deadline=deadline):
-            yield EventView.model_validate_json(event.data)
+            yield from_answer(EventView, event.data)
 
     def _wait(self, deadline: float | None) -> ExperimentView:
         seen = 0
@@ -249,7 +251,7 @@ def _repeated(name: str, values: tuple[str, ...]) -> str:
 
 def pages(transport: Transport, model: type[R], path: str, params: Mapping[str, str]) -> Iterator[R]:
     """Every item of a paged list, asking for the next page when it is needed."""
-    read = Page[model].model_validate_json  # type: ignore[valid-type]  # the type is an argument here
+    read = partial(from_answer, Page[model])  # type: ignore[valid-type]  # the type is an argument here
     page = read(transport.request("GET", path, params=params).content)
     while True:
         yield from page.items

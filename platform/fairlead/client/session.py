@@ -12,6 +12,7 @@ from fairlead.client.stack import find_stack, read_token
 from fairlead.client.transport import Transport
 from fairlead.client.webhooks import Webhooks
 from fairlead.errors import BadSpec
+from fairlead.protocol import from_answer
 from fairlead.representation import (
     BundleView,
     ClusterView,
@@ -71,17 +72,17 @@ class Client:
         document = self._ready(spec, code)
         headers = {"Idempotency-Key": key or str(uuid.uuid4())}
         answer = self.transport.request("POST", "/v1/experiments", headers=headers, document=document)
-        return Experiment(self.transport, ExperimentDetail.model_validate_json(answer.content))
+        return Experiment(self.transport, from_answer(ExperimentDetail, answer.content))
 
     def plan(self, spec: SpecLike, *, code: str | Path | None = None) -> PlanView:
         """What would become of ``spec``: is it valid, does it fit, who is ahead? Nothing is queued."""
         answer = self.transport.request("POST", "/v1/plan", document=self._ready(spec, code))
-        return PlanView.model_validate_json(answer.content)
+        return from_answer(PlanView, answer.content)
 
     def get(self, experiment_id: str) -> Experiment:
         """An experiment by its id. Raises ``NotFound``."""
         answer = self.transport.request("GET", f"/v1/experiments/{experiment_id}")
-        return Experiment(self.transport, ExperimentDetail.model_validate_json(answer.content))
+        return Experiment(self.transport, from_answer(ExperimentDetail, answer.content))
 
     def list(self, *, state: str | None = None, project: str | None = None, limit: int = 50) -> Iterator[Experiment]:
         """Experiments, newest first, page after page as they are asked for. ``limit``: of one page."""
@@ -96,7 +97,7 @@ class Client:
 
     def workload(self, name: str) -> WorkloadView:
         """One training program. Raises ``NotFound``."""
-        return WorkloadView.model_validate_json(self.transport.request("GET", f"/v1/workloads/{name}").content)
+        return from_answer(WorkloadView, self.transport.request("GET", f"/v1/workloads/{name}").content)
 
     def clusters(self) -> tuple[ClusterView, ...]:
         """The Ray clusters that ever attached, and why one gets no work."""
@@ -120,7 +121,7 @@ class Client:
     def _change_cluster(self, name: str, verb: str, given: LossDeclaration | None = None) -> ClusterView:
         document = given.model_dump() if given else None
         answer = self.transport.request("POST", f"/v1/clusters/{name}/{verb}", document=document)
-        return ClusterView.model_validate_json(answer.content)
+        return from_answer(ClusterView, answer.content)
 
     def upload(self, directory: str | Path) -> BundleView:
         """Upload a directory of code, unless the server has it already. Raises ``BadBundle``."""
@@ -130,15 +131,15 @@ class Client:
             return BundleView(sha256=packed.sha256, size=len(packed.content), is_new=False)
         headers = {"Content-Type": "application/zip", "X-Content-SHA256": packed.sha256}
         answer = self.transport.request("POST", "/v1/code-bundles", headers=headers, content=packed.content)
-        return BundleView.model_validate_json(answer.content)
+        return from_answer(BundleView, answer.content)
 
     def version(self) -> VersionView:
         """What is running there."""
-        return VersionView.model_validate_json(self.transport.request("GET", "/v1/version").content)
+        return from_answer(VersionView, self.transport.request("GET", "/v1/version").content)
 
     def whoami(self) -> WhoAmI:
         """Whose token this is. Raises ``Unauthorized``."""
-        return WhoAmI.model_validate_json(self.transport.request("GET", "/v1/whoami").content)
+        return from_answer(WhoAmI, self.transport.request("GET", "/v1/whoami").content)
 
     def _ready(self, spec: SpecLike, code: str | Path | None) -> dict[str, Any]:
         """The spec as the API takes it: validated, its code uploaded, its data's path absolute."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from fairlead.client.experiment import pages
 from fairlead.client.transport import Transport
+from fairlead.protocol import from_answer
 from fairlead.representation import (
     DeliveryView,
     ReplayRequest,
@@ -31,7 +32,7 @@ class Webhooks:
 
     def get(self, webhook_id: str) -> WebhookView:
         """One of them."""
-        return WebhookView.model_validate_json(self._transport.request("GET", f"{PATH}/{webhook_id}").content)
+        return from_answer(WebhookView, self._transport.request("GET", f"{PATH}/{webhook_id}").content)
 
     def add(
         self, url: str, *, project: str | None = None, kinds: Iterable[str] = (), description: str = ""
@@ -41,7 +42,7 @@ class Webhooks:
         ``kinds``: kinds of events, or states that one moves to; none: all.
         """
         given = WebhookRequest(url=url, project=project, kinds=tuple(kinds), description=description)
-        return WebhookWithSecret.model_validate_json(self._post("", given.model_dump(mode="json")))
+        return from_answer(WebhookWithSecret, self._post("", given.model_dump(mode="json")))
 
     def change(
         self,
@@ -57,7 +58,7 @@ class Webhooks:
         given = {"url": url, "kinds": wanted, "description": description, "is_enabled": is_enabled}
         document = {name: value for name, value in given.items() if value is not None}
         answer = self._transport.request("PATCH", f"{PATH}/{webhook_id}", headers={"If-Match": "*"}, document=document)
-        return WebhookView.model_validate_json(answer.content)
+        return from_answer(WebhookView, answer.content)
 
     def remove(self, webhook_id: str) -> None:
         """Forget it with all that was to be sent to it."""
@@ -65,11 +66,11 @@ class Webhooks:
 
     def rotate(self, webhook_id: str, *, keep_old_s: int = 86_400) -> WebhookWithSecret:
         """A new secret; the one before signs as well for ``keep_old_s``."""
-        return WebhookWithSecret.model_validate_json(self._post(f"/{webhook_id}/rotate", {"keep_old_s": keep_old_s}))
+        return from_answer(WebhookWithSecret, self._post(f"/{webhook_id}/rotate", {"keep_old_s": keep_old_s}))
 
     def test(self, webhook_id: str) -> DeliveryView:
         """Send a message that is about nothing; see ``deliveries`` for what became of it."""
-        return DeliveryView.model_validate_json(self._post(f"/{webhook_id}/test", None))
+        return from_answer(DeliveryView, self._post(f"/{webhook_id}/test", None))
 
     def deliveries(self, webhook_id: str, *, state: str | None = None) -> Iterator[DeliveryView]:
         """Its messages, newest first, with every try; page after page as they are asked for."""
@@ -89,7 +90,7 @@ class Webhooks:
         given = ReplayRequest(messages=tuple(messages), failed=failed, since=since, until=until)
         document = given.model_dump(mode="json", exclude_none=True)
         answer = self._transport.request("POST", f"{PATH}/{webhook_id}/replay", document=document)
-        return ReplayView.model_validate_json(answer.content)
+        return from_answer(ReplayView, answer.content)
 
     def _post(self, path: str, document: Any) -> bytes:
         headers = {"Idempotency-Key": str(uuid.uuid4())}

@@ -8,7 +8,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -88,6 +88,8 @@ class FakeApi:
         """Statuses that the next requests are answered with instead."""
         self.stream_cuts = 0
         """How many of the next streams break after one message."""
+        self.translate: Callable[[Any], Any] = lambda content: content
+        """What becomes of its JSON answers: those of another release."""
         self.clusters: dict[str, ClusterView] = {
             "local": ClusterView(name="local", state="active", is_agent_fresh=True)
         }
@@ -317,6 +319,8 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _send(self, answer: Answer) -> None:
+        if answer.content_type == "application/json" and answer.body:
+            answer = replace(answer, body=json.dumps(self.api.translate(json.loads(answer.body))).encode())
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)
         self.send_header("Content-Length", str(len(answer.body)))
@@ -448,7 +452,8 @@ class _Handler(BaseHTTPRequestHandler):
         while True:
             with self.api.changed:
                 self.api.changed.wait_for(partial(self._has_more, entry, is_log, sent), timeout=0.1)
-                rows = entry.lines if is_log else [e.model_dump_json() for e in entry.events]
+                news = [json.dumps(self.api.translate(e.model_dump(mode="json"))) for e in entry.events]
+                rows = entry.lines if is_log else news
                 fresh, is_over = rows[sent:], entry.view.state.is_final or self.api.is_closing
             for row in fresh:
                 sent += 1

@@ -7,6 +7,7 @@ import json
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -95,6 +96,8 @@ class FakeControlPlane:
         self.agent_epoch = 0
         self.is_away = False
         """Every call is answered with 503."""
+        self.translate: Callable[[Any], Any] = lambda content: content
+        """What becomes of its JSON answers: those of another release."""
         self.stale_calls = 0
         self.strays: set[str] = set()
         self._lock = threading.RLock()
@@ -283,7 +286,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._problem(status, error.code, str(error), more)
             return
         if isinstance(answer, Document):
-            self._reply(200, "application/json", answer.model_dump_json(by_alias=True).encode())
+            said = self.plane.translate(answer.model_dump(mode="json", by_alias=True))
+            self._reply(200, "application/json", json.dumps(said).encode())
         else:
             self._reply(200 if answer else 204, "application/zip", answer or b"")
 

@@ -1,5 +1,6 @@
 import os
 import signal
+from functools import partial
 
 import psutil
 
@@ -7,6 +8,7 @@ from fairlead.lifecycle import Observation, Outcome
 from fairlead.protocol import StopMode
 from fairlead.testing.agents import START_S, Stack, has_step, is_gone, kill_tree, wait_for_claim
 from fairlead.testing.ray import wait_for
+from fairlead.testing.releases import NEWS, saying_more
 
 SUPERSEDED = 3
 
@@ -120,3 +122,12 @@ def test_code_that_must_not_be_unpacked_ends_the_attempt_before_it_begins(stack:
     result = wait_for_claim(attempt)
     assert result.outcome is Outcome.USER_ERROR
     assert result.reason.startswith("bad_bundle: ")
+
+
+def test_an_attempt_that_asks_for_what_this_release_does_not_know_is_given_back(stack: Stack) -> None:
+    stack.plane.translate = partial(saying_more, also=("spec",))
+    stack.start_agent()
+    attempt = stack.offer("exp-newer")
+    result = wait_for_claim(attempt, within_s=60)
+    assert (result.outcome, result.reason) == (Outcome.INFRA_ERROR, "environment")
+    assert NEWS in result.detail

@@ -86,8 +86,9 @@ def test_attaching_gives_open_attempts_fresh_tokens_and_offsets(bench: Any, spec
     assert [bench.nobody.post(address, json=more, headers=h).status_code for h in (old, fresh)] == [401, 200]
 
 
-def test_another_protocol_is_refused_by_name(small_bench: Any) -> None:
-    body = {"protocol": 99, "agent_version": "1", "ray_version": "2", "ray_session": "s"}
+@pytest.mark.parametrize("more", [{}, {"of_a_newer_release": 1}])
+def test_another_protocol_is_refused_by_name(small_bench: Any, more: dict[str, Any]) -> None:
+    body = {"protocol": 99, "agent_version": "1", "ray_version": "2", "ray_session": "s", **more}
     answer = small_bench.agent.post("/internal/v1/agent/attach", json=body)
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/protocol")
 

@@ -1,6 +1,6 @@
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,16 @@ def test_a_leased_attempt_is_launched_once_and_its_start_reported(scene: Scene) 
     assert (seen.observation, seen.last_step) == (Observation.PRESENT, 4)
     assert scene.attempt.started is not None
     assert scene.attempt.started.pid == 7
+
+
+def test_a_lease_that_this_release_cannot_carry_out_is_given_back_with_the_reason(scene: Scene) -> None:
+    scene.tending.lease = replace(scene.tending.lease, document=None, refusal="no such key")
+    scene.tick()
+    scene.tick()
+    assert scene.cluster.launched == []
+    assert scene.attempt.claim is not None
+    result = scene.attempt.claim.result
+    assert (result.outcome, result.reason, result.detail) == (Outcome.INFRA_ERROR, "environment", "no such key")
 
 
 def test_a_launch_that_never_works_ends_as_an_infrastructure_error(scene: Scene) -> None:

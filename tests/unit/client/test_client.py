@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fairlead.client.transport import TRIES, Transport, server_events
 from fairlead.errors import BadBundle, BadInput, BadSpec, Conflict, KeyReused, NotFound, Unauthorized, Unavailable
 from fairlead.lifecycle import State
 from fairlead.testing.api import FakeApi
+from fairlead.testing.releases import saying_more
 
 SPEC: dict[str, Any] = {
     "name": "risk",
@@ -272,3 +274,20 @@ def test_clusters_can_be_emptied_opened_and_given_up(api: FakeApi, client: Clien
     assert client.retire("local", reason="sold").state == "retired"
     with pytest.raises(NotFound):
         client.drain("nowhere")
+
+
+def test_what_a_newer_server_says_more_is_left_out(api: FakeApi, client: Client) -> None:
+    api.translate = partial(saying_more, also=("spec", "manifest"))
+    experiment = client.submit(SPEC)
+    api.succeed(experiment.id)
+    assert experiment.result(timeout=20).state is State.SUCCEEDED
+    assert [event.seq for event in experiment.events()] == [1, 2, 3, 4, 5]
+    assert (client.get(experiment.id).spec, len(list(client.list()))) == (experiment.spec, 1)
+    assert client.plan(SPEC).is_valid
+    assert (client.workloads()[0].name, client.clusters()[0].name) == ("tabular_mlp", "local")
+
+
+def test_a_word_that_only_a_newer_release_knows_is_an_error_that_says_so(api: FakeApi, client: Client) -> None:
+    api.translate = lambda content: content | {"state": "dreaming"}
+    with pytest.raises(BadInput, match=r"/state.*install the release of the server"):
+        client.submit(SPEC)
