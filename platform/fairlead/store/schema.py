@@ -24,8 +24,9 @@ def _config(store: Store) -> Config:
 def migrate(store: Store, revision: str = "head") -> None:
     """Upgrade to ``revision``; does nothing when it is there already. Several at once take turns.
 
-    Raises ``Unavailable`` when the database does not answer.
+    Raises ``Unavailable`` when the database does not answer, or has the schema of a newer release.
     """
+    _refuse_newer(store)
     with answering():
         command.upgrade(_config(store), revision)
 
@@ -44,7 +45,16 @@ def schema_revision(store: Store) -> str | None:
 
 def check_revision(store: Store) -> None:
     """Raise ``Unavailable`` unless the database has the schema of this release."""
+    _refuse_newer(store)
     head = ScriptDirectory.from_config(_config(store)).get_current_head()
     if (found := schema_revision(store)) != head:
         cure = "run `python -m fairlead.store migrate` first"
         raise Unavailable(f"the database has schema {found}, this release needs {head}: {cure}")
+
+
+def _refuse_newer(store: Store) -> None:
+    known = {script.revision for script in ScriptDirectory.from_config(_config(store)).walk_revisions()}
+    if (found := schema_revision(store)) is not None and found not in known:
+        raise Unavailable(
+            f"the database has schema {found} of a newer release: install that release here, or a later one"
+        )

@@ -2,6 +2,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import func, inspect, select
+from sqlalchemy import func, inspect, select, text
 from sqlalchemy.exc import StatementError
 
 import fairlead.store
@@ -62,6 +63,15 @@ def test_migrating_twice_changes_nothing_and_keeps_the_rows(store: Store) -> Non
 def test_an_empty_database_is_refused_with_the_cure(empty: Store) -> None:
     with pytest.raises(Unavailable, match=r"schema None.*fairlead.store migrate"):
         check_revision(empty)
+
+
+@pytest.mark.parametrize("ask", [check_revision, migrate])
+def test_a_database_of_a_newer_release_is_left_alone_with_advice(store: Store, ask: Callable[[Store], None]) -> None:
+    with store.engine.begin() as connection:
+        connection.execute(text("UPDATE fairlead_schema SET version_num = '9999'"))
+    with pytest.raises(Unavailable, match="schema 9999 of a newer release"):
+        ask(store)
+    assert schema_revision(store) == "9999"
 
 
 def command(action: str, url: str) -> "subprocess.Popen[str]":
