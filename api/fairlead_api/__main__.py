@@ -24,6 +24,7 @@ from fairlead import control
 from fairlead.clock import SystemClock
 from fairlead.data.manifests import find_manifests
 from fairlead.errors import FairleadError
+from fairlead.journal import journal_on
 from fairlead.settings import ControlSettings
 from fairlead.store import Store, check_revision, migrate, open_store
 from fairlead.store.bell import Bell
@@ -155,7 +156,7 @@ def _log_as_json(level: str) -> None:
     structlog.configure(
         processors=[*shared, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=journal_on(sys.stderr),
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

@@ -4,6 +4,8 @@ import sys
 
 import structlog
 
+from fairlead.journal import journal_on
+
 STOPPED = 0
 BAD_SETTINGS = 2
 SUPERSEDED = 3
@@ -11,4 +13,4 @@ SUPERSEDED = 3
 
 def log_to_stderr() -> None:
     """One line of text an event, on standard error."""
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(file=sys.stderr))
+    structlog.configure(logger_factory=journal_on(sys.stderr))
