@@ -4,7 +4,7 @@ import sys
 
 import structlog
 
-from fairlead.journal import journal_on
+from fairlead.journal import as_text, journal_on
 
 STOPPED = 0
 BAD_SETTINGS = 2
@@ -13,4 +13,4 @@ SUPERSEDED = 3
 
 def log_to_stderr() -> None:
     """One line of text an event, on standard error."""
-    structlog.configure(logger_factory=journal_on(sys.stderr))
+    structlog.configure(processors=as_text(sys.stderr), logger_factory=journal_on(sys.stderr))

@@ -9,7 +9,7 @@ import structlog
 
 from fairlead.control.loops import start
 from fairlead.errors import FairleadError
-from fairlead.journal import journal_on
+from fairlead.journal import as_text, journal_on
 from fairlead.settings import ControlSettings
 from fairlead.store import check_revision, open_store
 from fairlead.store.bell import Bell
@@ -28,7 +28,9 @@ def main() -> int:
         print(USAGE)
         return 0
     structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO), logger_factory=journal_on(sys.stdout)
+        processors=as_text(sys.stdout),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=journal_on(sys.stdout),
     )
     settings = ControlSettings()
     store = open_store(settings.database_url)

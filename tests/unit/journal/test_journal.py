@@ -1,10 +1,13 @@
-from contextlib import suppress
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 
-from fairlead.journal import journal_on
+from fairlead.journal import as_text, journal_on
 
 
 def test_a_disk_without_room_costs_the_line_and_not_the_work() -> None:
@@ -25,3 +28,39 @@ def test_every_level_is_a_line_of_its_own(tmp_path: Path) -> None:
         assert (tmp_path / "log").read_text().splitlines() == [
             f"event='{level}'" for level in ("debug", "info", "warning", "error", "critical")
         ]
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """This process can open nothing more."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def look(token: str, path: Path) -> bytes:
+    """What fails, with a variable that must not be shown."""
+    return token.encode() + path.read_bytes()
+
+
+def test_a_process_without_descriptors_can_say_so_and_shows_no_values_of_variables(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("w") as file:
+        logger = structlog.wrap_logger(journal_on(file)(), processors=as_text(file))
+        with no_descriptors():
+            say_what_fails(logger, lambda: look("fl_" + "secret", path))
+    said = path.read_text()
+    assert "[error    ] looking failed" in said
+    assert "attempt=a-1" in said
+    assert "OSError: [Errno 24] Too many open files" in said
+    assert "fl_secret" not in said
+
+
+def say_what_fails(logger: Any, act: Callable[[], object]) -> None:
+    try:
+        act()
+    except OSError:
+        logger.exception("looking failed", attempt="a-1")
