@@ -71,6 +71,7 @@ class Supervisor:
         self._stopping = threading.Event()
         self._changed = threading.Condition()
         self._failure: str | None = None
+        self._is_unsaid = False
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._http = httpx.Client(timeout=2, trust_env=False)
 
@@ -118,9 +119,19 @@ class Supervisor:
     def _run(self) -> None:
         while not self._stopping.is_set():
             for child in self._children.values():
-                self._tend(child)
+                self._tend_through_outages(child)
+            if self._is_unsaid:
+                self._note_change()
             self._stopping.wait(POLL_S)
         self._await_ends()
+
+    def _tend_through_outages(self, child: Child) -> None:
+        """A full disk, say, is no reason to leave: the kernel would end all children with this thread."""
+        try:
+            self._tend(child)
+        except OSError as error:
+            with suppress(OSError):  # where the log goes may be full as well
+                logger.warning("a program could not be looked after", program=child.program.name, error=str(error))
 
     def _tend(self, child: Child) -> None:
         before = child.condition
@@ -157,7 +168,7 @@ class Supervisor:
         child.started_s = time.monotonic()
         child.num_starts += 1
         child.condition = Condition.RESTARTING if child.was_ready else Condition.STARTING
-        self._on_change()
+        self._note_change()
 
     def _note_death(self, child: Child, status: int) -> None:
         lasted_s = time.monotonic() - child.started_s
@@ -183,8 +194,15 @@ class Supervisor:
         except httpx.TransportError:
             return False
 
+    def _note_change(self) -> None:
+        """If there is no room for notes now, they are written as soon as there is."""
+        self._is_unsaid = True
+        with suppress(OSError):
+            self._on_change()
+            self._is_unsaid = False
+
     def _tell(self) -> None:
-        self._on_change()
+        self._note_change()
         with self._changed:
             self._changed.notify_all()
 

@@ -1,8 +1,10 @@
 """Programs are started when what they need is ready, started again when they die, and given up when they cannot."""
 
+import errno
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -30,8 +32,8 @@ def port(tmp_path: Path) -> Iterator[int]:
 @pytest.fixture
 def run() -> Run:
     @contextmanager
-    def running(*programs: Program) -> Iterator[Supervisor]:
-        supervisor = Supervisor(programs, python=sys.executable, parent_pid=os.getpid(), on_change=lambda: None)
+    def running(*programs: Program, on_change: Callable[[], None] = lambda: None) -> Iterator[Supervisor]:
+        supervisor = Supervisor(programs, python=sys.executable, parent_pid=os.getpid(), on_change=on_change)
         supervisor.start()
         try:
             yield supervisor
@@ -59,6 +61,27 @@ def test_a_program_waits_for_what_it_needs(tmp_path: Path, port: int, run: Run) 
         assert supervisor.wait(lambda: supervisor.conditions["server"] is Condition.STARTING, timeout_s=20)
         assert supervisor.conditions["user"] is Condition.WAITING
         assert supervisor.wait(lambda: are_ready(supervisor), timeout_s=20)
+
+
+def test_a_disk_without_room_for_notes_keeps_no_program_from_being_started(tmp_path: Path, port: int, run: Run) -> None:
+    is_full, noted = threading.Event(), threading.Event()
+    is_full.set()
+
+    def note() -> None:
+        if is_full.is_set():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        noted.set()
+
+    server = a_program(tmp_path, "server", SERVE, str(port), ready_ports=(port,))
+    with run(server, on_change=note) as supervisor:
+        assert supervisor.wait(lambda: are_ready(supervisor), timeout_s=20)
+        before = supervisor.pid_of("server")
+        os.kill(before, signal.SIGKILL)
+        assert supervisor.wait(lambda: not are_ready(supervisor), timeout_s=20)
+        assert supervisor.wait(lambda: are_ready(supervisor), timeout_s=20)
+        assert supervisor.pid_of("server") != before
+        is_full.clear()
+        assert noted.wait(20), "what changed meanwhile"
 
 
 def test_a_program_that_is_killed_comes_back(tmp_path: Path, port: int, run: Run) -> None:
