@@ -6,13 +6,13 @@ import os
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path as FilePath
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 from fastapi import APIRouter, Header, Path, Request
 from starlette.responses import FileResponse, Response
 
 from fairlead import bundle
-from fairlead.errors import BadBundle, NotFound, Problem
+from fairlead.errors import BadBundle, NotFound, Problem, Unavailable
 from fairlead.representation import BundleView, Page, WorkloadView
 from fairlead.spec import Manifest
 from fairlead.store import bundles
@@ -86,18 +86,26 @@ async def upload(
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in ZIP_TYPES:
         raise UnsupportedMediaType(f"send application/zip, not {media_type or 'a body without Content-Type'}")
-    directory = api.storage / BUNDLES
-    await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
     body = chunks(request, max_bytes=bundle.MAX_ARCHIVE_BYTES, timeout_s=UPLOAD_TIMEOUT_S)
-    scratch, sha256, size = await _save(body, directory)
     try:
-        _compare(sha256, x_content_sha256)
-        is_new = await asyncio.to_thread(_keep, api, scratch, sha256, size, caller.name)
-    finally:
-        scratch.unlink(missing_ok=True)
+        sha256, size, is_new = await _take(api, body, x_content_sha256, caller.name)
+    except OSError as error:  # full, say, or gone for now
+        raise Unavailable(f"the storage takes no bundle: {error.strerror or error}") from error
     view = BundleView(sha256=sha256, size=size, is_new=is_new)
     headers = {"Location": f"/v1/code-bundles/{sha256}"}
     return answer(view, status=201 if is_new else 200, headers=headers)
+
+
+async def _take(api: Api, body: AsyncIterator[bytes], announced: str | None, actor: str) -> tuple[str, int, bool]:
+    """Keep what arrives; its digest, its size, and whether it is new. Raises ``OSError``."""
+    directory = api.storage / BUNDLES
+    await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
+    scratch, sha256, size = await _save(body, directory)
+    try:
+        _compare(sha256, announced)
+        return sha256, size, await asyncio.to_thread(_keep, api, scratch, sha256, size, actor)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 async def _save(body: AsyncIterator[bytes], directory: FilePath) -> tuple[FilePath, str, int]:
@@ -110,15 +118,16 @@ async def _save(body: AsyncIterator[bytes], directory: FilePath) -> tuple[FilePa
                 digest.update(chunk)
                 size += len(chunk)
                 await asyncio.to_thread(file.write, chunk)
-            await asyncio.to_thread(_flush, file.fileno())
+            await asyncio.to_thread(_flush, file)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
     return path, digest.hexdigest(), size
 
 
-def _flush(descriptor: int) -> None:
-    os.fsync(descriptor)
+def _flush(file: BinaryIO) -> None:
+    file.flush()  # what Python still holds is not on its way to the disk yet
+    os.fsync(file.fileno())
 
 
 def _compare(sha256: str, announced: str | None) -> None:
