@@ -6,7 +6,7 @@ from starlette.responses import PlainTextResponse, Response
 from fairlead import __version__
 from fairlead.protocol import PROTOCOL
 from fairlead.representation import VersionView, WhoAmI
-from fairlead.store import check_revision, schema_revision
+from fairlead.store import check_revision, check_writable, schema_revision
 from fairlead_api.access import Caller
 from fairlead_api.meters import CONTENT_TYPE, Meters
 from fairlead_api.openapi import problems
@@ -25,13 +25,14 @@ def healthz() -> Response:
 @router.get(
     "/readyz",
     operation_id="isReady",
-    summary="The database answers and has this release's schema",
+    summary="The database answers, has this release's schema and takes writes",
     response_class=PlainTextResponse,
     responses=problems(503),
 )
 def readyz(api: ApiParts) -> Response:
     """503 where it does not."""
     check_revision(api.store)
+    check_writable(api.store)
     return PlainTextResponse("ready\n")
 
 

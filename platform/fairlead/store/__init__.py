@@ -3,7 +3,7 @@
 from sqlalchemy.orm import Session
 
 from fairlead.store import outbox  # whoever writes an event writes its messages: always loaded
-from fairlead.store.engine import Fence, Store, beside, open_store, ping
+from fairlead.store.engine import Fence, Store, beside, check_writable, open_store, ping
 from fairlead.store.schema import check_revision, migrate, schema_revision
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Store",
     "beside",
     "check_revision",
+    "check_writable",
     "migrate",
     "open_store",
     "outbox",

@@ -14,10 +14,16 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalErr
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
+from fairlead.clock import Clock, SystemClock
 from fairlead.errors import BadInput, Conflict, Unavailable
 
+UNWRITABLE_S = 10.0
+"""How long a database that could not keep a write counts as one that takes none."""
 _POOL_WAIT_S = 2.0
 _dumps = partial(json.dumps, allow_nan=False)  # NaN is not JSON; PostgreSQL refuses it, SQLite would not
+_UNWRITABLE_SQLITE = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY")
+_UNWRITABLE_POSTGRESQL = ("53100", "58030", "25006")
+"""SQLSTATEs: the disk is full, it fails, the server only reads."""
 _SQLITE_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON")
 
 
@@ -25,11 +31,38 @@ Fence = Callable[[Session], None]
 """Asked at the beginning of every writing transaction, inside it; raises unless its caller may write."""
 
 
+class Refusals:
+    """What a database last said instead of keeping a write, such as that its disk is full. It can still be read then.
+
+    A write that succeeds afterwards proves little: a small one often still fits. So a refusal counts for some seconds,
+    and counts anew with the next one.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._last: tuple[float, str] | None = None
+
+    def note(self, error: DBAPIError) -> None:
+        """Remember ``error`` if it says that nothing can be written."""
+        if _is_unwritable(error):
+            self._last = self._clock.monotonic_s(), _first_line(error)
+
+    @property
+    def problem(self) -> str | None:
+        """The refusal that counts now, if any."""
+        if self._last is None or self._clock.monotonic_s() - self._last[0] > UNWRITABLE_S:
+            return None
+        return self._last[1]
+
+
 class Store:
     """A database with sessions for reading and for writing."""
 
-    def __init__(self, reader: Engine, writer: Engine, *, fence: Fence | None = None) -> None:
+    def __init__(
+        self, reader: Engine, writer: Engine, *, fence: Fence | None = None, refusals: Refusals | None = None
+    ) -> None:
         self.engine = writer
+        self.refusals = refusals or Refusals(SystemClock())
         self._reader = reader
         self._fence = fence
         self._read = sessionmaker(reader, expire_on_commit=False)
@@ -53,14 +86,22 @@ class Store:
         Raises ``Unavailable`` when the database does not answer, ``Conflict`` when another transaction was first to
         insert the same row.
         """
-        with answering(), self._write.begin() as session:
+        with answering(), self._noting_refusals(), self._write.begin() as session:
             if self._fence is not None:
                 self._fence(session)
             yield session
 
+    @contextmanager
+    def _noting_refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            self.refusals.note(error)
+            raise
+
     def fenced(self, fence: Fence) -> "Store":
         """The same database over the same connections, for a writer that must prove each time that it still may."""
-        return Store(self._reader, self.engine, fence=fence)
+        return Store(self._reader, self.engine, fence=fence, refusals=self.refusals)
 
     def close(self) -> None:
         """Give all connections back."""
@@ -74,7 +115,8 @@ def answering() -> Iterator[None]:
     try:
         yield
     except (OperationalError, PoolTimeout) as error:
-        raise Unavailable(f"the database does not answer: {_first_line(error)}") from error
+        what = "takes no writes" if _is_unwritable(error) else "does not answer"
+        raise Unavailable(f"the database {what}: {_first_line(error)}") from error
     except (DataError, OverflowError) as error:
         raise BadInput(f"a value does not fit into the database: {_first_line(error)}") from error
     except IntegrityError as error:
@@ -82,7 +124,15 @@ def answering() -> Iterator[None]:
     except DBAPIError as error:
         if error.connection_invalidated:
             raise Unavailable(f"the database closed the connection: {_first_line(error)}") from error
+        if _is_unwritable(error):
+            raise Unavailable(f"the database takes no writes: {_first_line(error)}") from error
         raise
+
+
+def _is_unwritable(error: Exception) -> bool:
+    driver_error = getattr(error, "orig", None)
+    said = getattr(driver_error, "sqlite_errorname", None) or ""
+    return said.startswith(_UNWRITABLE_SQLITE) or getattr(driver_error, "sqlstate", None) in _UNWRITABLE_POSTGRESQL
 
 
 def _first_line(error: Exception) -> str:
@@ -148,6 +198,12 @@ def beside(store: Store) -> Store:
     if store.is_sqlite:
         return store
     return _open_postgresql(store.engine.url, connections=1, statement_s=2, connect_s=2)
+
+
+def check_writable(store: Store) -> None:
+    """Raise ``Unavailable`` while the database keeps no writes, as far as this process has lately heard."""
+    if (problem := store.refusals.problem) is not None:
+        raise Unavailable(f"the database takes no writes: {problem}")
 
 
 def ping(store: Store) -> None:

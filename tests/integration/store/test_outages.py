@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 
 from fairlead.errors import Conflict, Unavailable
 from fairlead.lifecycle import State
-from fairlead.store import Store, check_revision, experiments, open_store, ping
+from fairlead.store import Store, check_revision, check_writable, experiments, open_store, ping
+from fairlead.store.engine import UNWRITABLE_S, Refusals
 from fairlead.store.tables import ExperimentRow
 from fairlead.testing import FakeClock
 from fairlead.testing.postgres import PostgresServer
@@ -94,6 +95,38 @@ def test_an_exhausted_pool_is_unavailable(postgres_store: Store) -> None:
     with pytest.raises(Unavailable, match="QueuePool"):
         exhaust(20)
     ping(postgres_store)
+
+
+def forbid_writes(store: Store) -> None:
+    """A full SQLite; a PostgreSQL that only reads."""
+    with store.engine.begin() as connection:
+        if store.is_sqlite:
+            pages = connection.exec_driver_sql("pragma page_count").scalar_one()
+            connection.exec_driver_sql(f"pragma max_page_count = {pages}")
+        else:
+            name = connection.exec_driver_sql("select current_database()").scalar_one()
+            connection.exec_driver_sql(f'alter database "{name}" set default_transaction_read_only = on')
+    if not store.is_sqlite:
+        store.engine.dispose()
+
+
+def write_until_refused(store: Store) -> None:
+    for number in range(1000):
+        an_experiment(store, f"exp-{number}")
+
+
+def test_a_database_that_keeps_no_writes_is_said_for_a_while_and_can_be_read(store: Store, clock: FakeClock) -> None:
+    store.refusals = Refusals(clock)
+    check_writable(store)
+    forbid_writes(store)
+    with pytest.raises(Unavailable, match="takes no writes"):
+        write_until_refused(store)
+    ping(store)
+    clock.advance(UNWRITABLE_S)
+    with pytest.raises(Unavailable, match="takes no writes"):
+        check_writable(store)
+    clock.advance(0.1)
+    check_writable(store)
 
 
 def test_a_key_that_is_taken_is_a_conflict_not_an_outage(store: Store) -> None:
