@@ -1,5 +1,6 @@
 """Every error leaves as RFC 9457 ``application/problem+json``; only this module knows status codes."""
 
+import errno
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -47,6 +48,8 @@ _CODES = {
     413: "too_large",
     415: "unsupported_media_type",
 }
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+_NO_THREAD = "can't start new thread"
 logger = structlog.get_logger(__name__)
 
 
@@ -158,7 +161,16 @@ def on_bad_parameters(request: Request, error: Exception) -> Response:
 
 
 def on_uncaught(request: Request, error: Exception) -> Response:
-    """Our own mistake: logged with the request's id, told without a trace."""
+    """Our own mistake, logged with the request's id and told without a trace; or a machine that has nothing left."""
+    if _is_exhausted(error):
+        return on_fairlead_error(request, Unavailable(f"this server has nothing left for the request: {error}"))
     logger.error("uncaught", path=request.url.path, method=request.method, exc_info=error)
     detail = "something went wrong here; the server's log has the details under this request_id"
     return problem_response(request, status=500, code="internal_error", detail=detail)
+
+
+def _is_exhausted(error: Exception) -> bool:
+    """Out of threads, processes, descriptors or memory, for now."""
+    if isinstance(error, OSError):
+        return error.errno in _EXHAUSTED
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_THREAD in str(error))

@@ -1,3 +1,4 @@
+import errno
 import json
 from typing import Any
 
@@ -112,6 +113,21 @@ def test_our_own_mistakes_are_told_without_a_trace(small_bench: Any, monkeypatch
     assert "secret" not in answer.text
     assert problem["request_id"]
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "Too many open files"), RuntimeError("can't start new thread"), MemoryError()]
+)
+def test_a_machine_that_has_nothing_left_is_503_and_no_mistake_of_ours(
+    small_bench: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def exhausted(_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(Store, "read", exhausted)
+    answer = small_bench.user.get("/v1/whoami")
+    is_problem(answer, 503, "unavailable")
+    assert answer.headers["retry-after"] == "2"
 
 
 def test_a_database_that_does_not_answer_is_503_with_a_time(small_bench: Any) -> None:
