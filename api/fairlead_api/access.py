@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Annotated
 
 from fastapi import Depends, Request
+from starlette.concurrency import run_in_threadpool
 
 from fairlead.errors import StaleAttempt, Unauthorized
 from fairlead.store import attempts, tokens
@@ -34,11 +35,17 @@ def kind_for(path: str) -> str | None:
     return USER
 
 
-def authorize(request: Request) -> None:
-    """Find out who calls and whether the route is for them. Raises ``Unauthorized``."""
+async def authorize(request: Request) -> None:
+    """Find out who calls and whether the route is for them. Raises ``Unauthorized``.
+
+    Where nobody is asked no thread is needed either: all may be waiting for the database while ``/healthz`` answers.
+    """
     kind = kind_for(request.scope["route"].path)
-    if kind is None:
-        return
+    if kind is not None:
+        await run_in_threadpool(_authorize, request, kind)
+
+
+def _authorize(request: Request, kind: str) -> None:
     token = _bearer(request)
     api = api_of(request)
     if kind == ATTEMPT:

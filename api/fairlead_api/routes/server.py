@@ -17,8 +17,8 @@ router = APIRouter(tags=["server"])
 
 
 @router.get("/healthz", operation_id="isAlive", summary="The process answers", response_class=PlainTextResponse)
-def healthz() -> Response:
-    """Nothing is looked at."""
+async def healthz() -> Response:
+    """Nothing is looked at, and no thread is needed for it."""
     return PlainTextResponse("ok\n")
 
 

@@ -1,14 +1,19 @@
 import errno
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 
+from fairlead.errors import Unavailable
 from fairlead.store import Store
 from fairlead_api.problems import PROBLEM_TYPE
 
 KEY = {"Idempotency-Key": "k"}
 JSON = {"Content-Type": "application/json", **KEY}
+NUM_THREADS = 40  # anyio's
 
 
 def is_problem(answer: Any, status: int, code: str) -> dict[str, Any]:
@@ -128,6 +133,32 @@ def test_a_machine_that_has_nothing_left_is_503_and_no_mistake_of_ours(
     answer = small_bench.user.get("/v1/whoami")
     is_problem(answer, 503, "unavailable")
     assert answer.headers["retry-after"] == "2"
+
+
+def test_the_process_is_seen_to_live_while_all_its_threads_wait_for_the_database(
+    small_bench: Any, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting, has_waited = threading.Semaphore(0), threading.Event()
+
+    def wait(_: Any) -> Any:
+        waiting.release()
+        has_waited.wait(20)
+        raise Unavailable("it is locked")
+
+    monkeypatch.setattr(Store, "read", wait)
+    token, many = {"Authorization": small_bench.user.headers["Authorization"]}, httpx.Limits(max_connections=None)
+    with (
+        httpx.Client(base_url=serve(small_bench.app), headers=token, timeout=30, limits=many) as client,
+        ThreadPoolExecutor(NUM_THREADS + 20) as pool,
+    ):
+        asked = [pool.submit(client.get, "/v1/whoami") for _ in range(NUM_THREADS + 20)]
+        try:
+            for _ in range(NUM_THREADS):
+                assert waiting.acquire(timeout=20)
+            assert client.get("/healthz", timeout=5).status_code == 200
+        finally:
+            has_waited.set()
+        assert {one.result().status_code for one in asked} == {503}
 
 
 def test_a_database_that_does_not_answer_is_503_with_a_time(small_bench: Any) -> None:
