@@ -1,5 +1,6 @@
 """What a runner knows of its worker groups while they work. Thread-safe; knows neither Ray nor files."""
 
+import itertools
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from pathlib import Path
 from fairlead.clock import Clock
 from fairlead.protocol import StopMode
 from fairlead.run.messages import Finished, Hello, Report
+from fairlead.run.meter import MAX_KEYS, Meter
 from fairlead.run.verdict import Verdict
 
 SYSTEM_PREFIX = "system/"
@@ -47,7 +49,8 @@ class Group:
 class Progress:
     """Steps, groups, stop requests, and why the group is being ended."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, meter: Meter | None = None) -> None:
+        self.meter = meter or Meter(clock)
         self._clock = clock
         self._lock = threading.RLock()
         self._groups: list[Group] = []
@@ -56,6 +59,8 @@ class Progress:
         self.last_step: int | None = None
         self.last_values: dict[str, float] = {}
         self.num_repeated = 0
+        self.num_beyond_keys = 0
+        """Points of metrics that were left out because there were too many metrics already."""
         self.cause: Verdict | None = None
         self.stop: StopMode | None = None
         self._stop_deadline_s: float | None = None
@@ -107,14 +112,18 @@ class Progress:
     # ---- steps ----
 
     def take(self, report: Report) -> dict[str, float]:
-        """The new values of a report: none of an old group, and none that a restarted group merely repeats."""
+        """The values of a report that are to be kept: none of an old group, none that a restarted group merely repeats,
+        none of metrics beyond the first ``MAX_KEYS``, and none of a report that the meter drops. Its last values are
+        remembered all the same.
+        """
         with self._lock:
             group = self.group
             if group is None or group.generation != report.generation:
                 return {}
-            group.last_values.update(report.metrics)
-            fresh = {key: value for key, value in report.metrics.items() if report.step > group.redo_until.get(key, -1)}
-            self.num_repeated += len(report.metrics) - len(fresh)
+            known = self._known(report.metrics)
+            group.last_values.update(known)
+            fresh = {key: value for key, value in known.items() if report.step > group.redo_until.get(key, -1)}
+            self.num_repeated += len(known) - len(fresh)
             for key, value in fresh.items():
                 if report.step >= self._seen.get(key, -1):
                     self._seen[key], self.last_values[key] = report.step, value
@@ -122,7 +131,16 @@ class Progress:
                 group.last_step = report.step
                 self._last_progress_s = self._clock.monotonic_s()
             self.last_step = max(report.step, self.last_step if self.last_step is not None else report.step)
-            return fresh
+            return fresh if self.meter.admits(len(fresh)) else {}
+
+    def _known(self, metrics: Mapping[str, float]) -> Mapping[str, float]:
+        room = MAX_KEYS - len(self._seen)
+        if len(metrics) <= room or metrics.keys() <= self._seen.keys():
+            return metrics
+        new = dict.fromkeys(itertools.islice((key for key in metrics if key not in self._seen), room))
+        known = {key: value for key, value in metrics.items() if key in self._seen or key in new}
+        self.num_beyond_keys += len(metrics) - len(known)
+        return known
 
     def age_s(self) -> float | None:
         """Seconds since the last new step, or since the newest group's ranks came up; None before."""

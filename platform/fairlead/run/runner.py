@@ -32,6 +32,7 @@ from fairlead.protocol import (
 )
 from fairlead.run.census import end_actors, find_family, on_nodes, remove_groups
 from fairlead.run.messages import Failure, Finished, Hello, Orders, Report, RunnerStatus, Welcome, WrittenCheckpoint
+from fairlead.run.meter import BURST, MAX_KEYS, POINTS_PER_S
 from fairlead.run.outputs import Outputs, collect
 from fairlead.run.places import Places
 from fairlead.run.progress import SYSTEM_PREFIX, Group, Progress
@@ -330,12 +331,23 @@ class Runner:
 
     def _close_spool(self) -> None:
         places, spool = self._require_places(), self._require_spool()
-        if spool.num_dropped:
-            self._note("metrics_dropped", f"{spool.num_dropped} records did not fit into the spool")
+        self._note_dropped(spool)
         spool.close()
         for leftover in (places.bookkeeping, *unfinished_checkpoints(places.attempt)):
             shutil.rmtree(leftover, ignore_errors=True)
         forget_empty_stacks(places.attempt)
+
+    def _note_dropped(self, spool: SpoolWriter) -> None:
+        progress, too_fast = self._progress, f"points were too many: more than {BURST} and {POINTS_PER_S:g} a second"
+        counts = {
+            "beyond_keys": (progress.num_beyond_keys, f"points were of metrics beyond the first {MAX_KEYS}"),
+            "beyond_rate": (progress.meter.num_dropped, f"{too_fast}; the last values are kept"),
+            "no_room": (spool.num_dropped, "records did not fit into the spool"),
+        }
+        told = {cause: (count, why) for cause, (count, why) in counts.items() if count}
+        if told:
+            detail = "; ".join(f"{count} {why}" for count, why in told.values())
+            self._note("metrics_dropped", detail, {cause: count for cause, (count, _) in told.items()})
 
     def _encoded(self, verdict: Verdict, outputs: Outputs) -> bytes:
         """The result as JSON; where it is too long, or a name in it cannot be written so, a result that says that."""
