@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fairlead.protocol import FileEntry
+from fairlead.run.kills import KillCount
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +23,8 @@ class Hello:
     is_warm: bool = False
     """Whether its process was forked with everything imported."""
     why_cold: str = ""
+    kills: KillCount = field(default_factory=KillCount)
+    """How often the kernel has killed for memory around it, so far."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -31,6 +31,7 @@ from fairlead.protocol import (
     StopMode,
 )
 from fairlead.run.census import end_actors, find_family, on_nodes, remove_groups
+from fairlead.run.kills import has_killed_since
 from fairlead.run.messages import Failure, Finished, Hello, Orders, Report, RunnerStatus, Welcome, WrittenCheckpoint
 from fairlead.run.meter import BURST, MAX_KEYS, POINTS_PER_S
 from fairlead.run.outputs import Outputs, collect
@@ -64,6 +65,7 @@ SPOOL_FSYNC_S = 5.0
 TIMEOUT_GRACE_S = 10.0
 STACKS_WAIT_S = 3.0
 STACKS_NODE_TIMEOUT_S = 20.0
+KILLS_NODE_TIMEOUT_S = 20.0
 PEER_DEATH_WAIT_S = 8.0
 """How long a broken collective may wait for the death that explains it."""
 GROUP_END_WAIT_S = 30.0
@@ -322,12 +324,23 @@ class Runner:
             has_finished=has_finished,
             incomplete=outputs.incomplete,
             trouble=trouble,
+            was_killed_for_memory=trouble is not None and not has_finished and self._was_killed_for_memory(),
         )
         document = self._require_document()
         verdict = judge(decide(ending), document.spec.policy.rules, last_lines(self._require_places().attempt))
         if progress.stop is StopMode.CANCEL and has_finished and outputs.incomplete is None:
             self._note("completed_after_cancel", "the work was complete when the cancellation took effect")
         return verdict, outputs
+
+    def _was_killed_for_memory(self) -> bool:
+        """By the kernel, around a rank of the last group: Ray cannot tell that from a crash."""
+        group = self._progress.group
+        hellos = sorted(group.hellos.values(), key=lambda hello: -hello.kills.num_kills) if group else ()
+        before = {hello.node_id: hello.kills for hello in hellos}  # of a node's ranks, what the first one saw
+        try:
+            return any(on_nodes(before, has_killed_since, self._name(), timeout_s=KILLS_NODE_TIMEOUT_S))
+        except Unavailable:
+            return False
 
     def _close_spool(self) -> None:
         places, spool = self._require_places(), self._require_spool()

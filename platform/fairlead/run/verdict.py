@@ -62,6 +62,8 @@ class Ending:
     """Why the ranks' results do not add up to a valid one."""
     trouble: str | None
     """What Ray Train said when it gave up."""
+    was_killed_for_memory: bool = False
+    """The kernel has killed something for memory around a rank of the last group, while that group ran."""
 
 
 def decide(ending: Ending) -> Verdict:
@@ -73,16 +75,16 @@ def decide(ending: Ending) -> Verdict:
         outcome, reason = _STOPPED[ending.stop]
         return Verdict(outcome=outcome, reason=reason)
     if not ending.has_finished:
-        return _why_it_broke(ending.trouble)
+        return _why_it_broke(ending.trouble, was_killed_for_memory=ending.was_killed_for_memory)
     return ending.incomplete or Verdict(outcome=Outcome.SUCCEEDED, reason="completed")
 
 
-def _why_it_broke(trouble: str | None) -> Verdict:
+def _why_it_broke(trouble: str | None, *, was_killed_for_memory: bool) -> Verdict:
     if trouble is None:
         detail = "the worker group ended, and not every rank has returned from the workload"
         return Verdict(outcome=Outcome.USER_ERROR, reason=NO_RESULT, detail=detail)
     detail = trouble[-MAX_DETAIL:]
-    if _MEMORY.search(trouble):
+    if was_killed_for_memory or _MEMORY.search(trouble):
         return Verdict(outcome=Outcome.OOM, reason="a worker was killed for memory", detail=detail)
     reason = "start_timeout" if _START.search(trouble) else WORKER_DIED
     return Verdict(outcome=Outcome.INFRA_ERROR, reason=reason, detail=detail)

@@ -30,6 +30,7 @@ from fairlead.data.export import Origin
 from fairlead.data.torch import any_rank, share_cores
 from fairlead.errors import BadData, BadInput
 from fairlead.protocol import MODEL_DIRECTORY, LaunchDocument
+from fairlead.run.kills import count_kills
 from fairlead.run.logs import drain_output, redirect_output
 from fairlead.run.messages import Failure, Finished, Hello, Orders, Report, Welcome, WrittenCheckpoint
 from fairlead.run.reports import ReportQueue
@@ -194,6 +195,7 @@ class RunnerLine:
             pid=os.getpid(),
             is_warm=(born := birth()).is_warm,
             why_cold=born.why,
+            kills=count_kills(),
         )
         welcome: Welcome = ray.get(runner.hello.remote(hello), timeout=_LONG_CALL_TIMEOUT_S)
         if not welcome.is_current:

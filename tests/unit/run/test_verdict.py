@@ -34,6 +34,8 @@ def an_ending(**changes: object) -> Ending:
         ({"trouble": "WorkerGroupError: a worker died"}, "infra_error", "worker_died"),
         ({"trouble": "common causes: (1) killed by the OOM killer, (2) SIGSEGV"}, "infra_error", "worker_died"),
         ({"trouble": "ray.exceptions.OutOfMemoryError: Task was killed"}, "oom", "a worker was killed for memory"),
+        ({"trouble": "ActorDiedError", "was_killed_for_memory": True}, "oom", "a worker was killed for memory"),
+        ({"cause": CAUSE, "trouble": "ActorDiedError", "was_killed_for_memory": True}, "stalled", "no progress"),
         ({"trouble": "WorkerGroupStartupTimeoutError: 120 s"}, "infra_error", "start_timeout"),
         ({}, "user_error", "no_result"),
     ],
