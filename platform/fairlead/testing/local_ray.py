@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,13 +61,21 @@ class LocalRay:
 
 
 def start_local_ray(
-    *, num_cpus: int, num_gpus: int = 0, environment: dict[str, str] | None = None, is_warm: bool = True
+    *,
+    num_cpus: int,
+    num_gpus: int = 0,
+    environment: dict[str, str] | None = None,
+    is_warm: bool = True,
+    prefix: Sequence[str] = (),
+    directory: Path | None = None,
 ) -> LocalRay:
     """Start a head on loopback with token authentication. Raises ``Unavailable`` if it does not come up.
 
     ``is_warm``: its workers come from a warm server, started beside it, which is seconds for each of them.
+    ``prefix``: what its command line begins with, such as that of a control group. ``directory``: where all of it
+    lies, with a short path, Ray's own files in ``ray``; ``stop`` removes it.
     """
-    directory = _short_directory()
+    directory = directory or short_directory()
     token_file = directory / "token"
     token_file.touch(mode=0o600)
     token_file.write_text(secrets.token_hex(32))
@@ -84,7 +93,7 @@ def start_local_ray(
         WarmServer(directory / "warm").ensure()
     with open(directory / "head.log", "wb") as log:
         head = subprocess.Popen(
-            command, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            [*prefix, *command], env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
     ray = LocalRay(
         address=f"127.0.0.1:{ports[0]}",
@@ -124,7 +133,8 @@ def _command(directory: Path, *, ports: list[int], num_cpus: int, num_gpus: int)
     ]
 
 
-def _short_directory() -> Path:
+def short_directory() -> Path:
+    """A new directory whose path is short enough for the sockets that Ray has below it."""
     directory = Path(tempfile.mkdtemp(prefix="fl-ray-"))
     if len(str(directory)) > MAX_TEMP_DIRECTORY:
         directory.rmdir()

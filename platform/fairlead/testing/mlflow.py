@@ -54,6 +54,8 @@ class MlflowServer:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.allowed_hosts: tuple[str, ...] = ()
+        """Names that it answers to beside its own, such as that of a link; read by ``start``."""
         self.port = free_port()
         self.url = f"http://{HOST}:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -66,7 +68,14 @@ class MlflowServer:
         with (self.directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 server_command(host=HOST, port=self.port),
-                env=server_environment(os.environ, store=store, artifacts=artifacts, host=HOST, port=self.port),
+                env=server_environment(
+                    os.environ,
+                    store=store,
+                    artifacts=artifacts,
+                    host=HOST,
+                    port=self.port,
+                    allowed_hosts=self.allowed_hosts,
+                ),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

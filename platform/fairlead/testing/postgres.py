@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -68,6 +68,18 @@ class PostgresServer:
                 [*_tied_to_us(), *command], stdout=log, stderr=log, start_new_session=True, **_as_account()
             )
         self._wait_until_answering(self._process)
+
+    def keep_running(self) -> None:
+        """Start it again if it has ended, as its supervisor would. Raises ``RuntimeError`` if it cannot start."""
+        if self._process is not None and self._process.poll() is not None:
+            self._end(signal.SIGQUIT)
+        if self._process is None:
+            self.start()
+
+    def begin_new_log(self) -> None:
+        """Have it begin another file of its write-ahead log. Where there is no room for one, it ends itself."""
+        with suppress(psycopg.OperationalError):
+            self._run(sql.SQL("select pg_switch_wal()").format())
 
     def stop(self) -> None:
         """End it in order; sessions are cut."""
