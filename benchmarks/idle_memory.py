@@ -77,7 +77,7 @@ def measure() -> Measurement:
 def table(document: Mapping[str, Any]) -> str:
     """The section of the README: every process of ours, with and without warm servers."""
     ways = ("fairlead", "fairlead_cold")
-    sizes = {way: _by_name(document["details"][way]) for way in ways}
+    sizes = {way: _by_name(document["details"].get(way, ())) for way in ways}
     lines = ["", "| process | MB | warm start off |", "| --- | --- | --- |"]
     for name in sorted({*sizes["fairlead"], *sizes["fairlead_cold"]}, key=lambda name: -sizes["fairlead"].get(name, 0)):
         lines.append(f"| `{name}` | " + " | ".join(f"{sizes[way].get(name, 0):.0f}" for way in ways) + " |")
