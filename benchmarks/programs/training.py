@@ -117,8 +117,17 @@ def main() -> None:
 
     learn(params, rank=rank, world_size=world_size, report=report)
     if world_size > 1:
-        torch.distributed.barrier()  # gloo aborts a rank whose peer has left in the middle of its last words
-        torch.distributed.destroy_process_group()
+        leave_together(Path(params["stamp"]), rank, world_size)
+
+
+def leave_together(stamp: Path, rank: int, world_size: int) -> None:
+    """End this process once all ranks are about to: gloo aborts a rank whose peer leaves during its last words."""
+    leave(Path(f"{stamp}.leaving-{rank}"), "")
+    others = [Path(f"{stamp}.leaving-{other}") for other in range(world_size)]
+    while not all(path.exists() for path in others):
+        time.sleep(0.01)
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
