@@ -9,11 +9,10 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from benchmarks import (
     burst_of_50,
@@ -29,7 +28,6 @@ from benchmarks import (
     throughput,
     where_time_goes,
 )
-from benchmarks.chart import numbers
 from benchmarks.harness import HERE, RESULTS, as_plain, keep, processor_time, stolen_share, surroundings
 from benchmarks.table import between, drawn, kept, written
 
@@ -108,16 +106,11 @@ def run(name: str, into: Path | None = None) -> str:
     place, began = surroundings(), processor_time()
     measurement = BENCHMARKS[name].measure()
     path = keep(name, measurement, place, stolen=stolen_share(began), directory=into or RESULTS)
-    getattr(BENCHMARKS[name], "draw", draw_numbers)(json.loads(path.read_text()), path.parent)
+    if (draw := getattr(BENCHMARKS[name], "draw", None)) is not None:
+        draw(json.loads(path.read_text()), path.parent)
     if into is None:
         README.write_text(up_to_date(README.read_text()))
     return f"RESULT {json.dumps(as_plain(measurement.result))}"
-
-
-def draw_numbers(document: Mapping[str, Any], directory: Path) -> None:
-    """The chart of a benchmark that draws none: the numbers of its result."""
-    name = document["name"]
-    (directory / f"{name}.svg").write_text(numbers(name, document["result"]))
 
 
 def up_to_date(readme: str) -> str:

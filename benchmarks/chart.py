@@ -51,7 +51,7 @@ def bars(title: str, rows: Sequence[Bar]) -> str:
 
 
 def numbers(title: str, values: Mapping[str, float]) -> str:
-    """Bars of a result without a chart of its own: one for each number."""
+    """One bar for each number, measured once."""
     known = {name: max(0.0, value) for name, value in values.items()}
     return bars(title, [Bar(label=name, value=value, low=value, high=value) for name, value in known.items()])
 

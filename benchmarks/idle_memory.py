@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.chart import Bar, bars
 from benchmarks.harness import Measurement, size
 from benchmarks.memory import Footprint, footprints, process_table, total_mb
 from benchmarks.places import (
@@ -76,13 +77,29 @@ def measure() -> Measurement:
 
 def table(document: Mapping[str, Any]) -> str:
     """The section of the README: every process of ours, with and without warm servers."""
-    ways = ("fairlead", "fairlead_cold")
-    sizes = {way: _by_name(document["details"].get(way, ())) for way in ways}
+    warm, cold = (_by_name(document["details"][way]) for way in ("fairlead", "fairlead_cold"))
     lines = ["", "| process | MB | warm start off |", "| --- | --- | --- |"]
-    for name in sorted({*sizes["fairlead"], *sizes["fairlead_cold"]}, key=lambda name: -sizes["fairlead"].get(name, 0)):
-        lines.append(f"| `{name}` | " + " | ".join(f"{sizes[way].get(name, 0):.0f}" for way in ways) + " |")
-    lines.append("| together | " + " | ".join(f"{sum(sizes[way].values()):.0f}" for way in ways) + " |")
+    for name in sorted({*warm, *cold}, key=lambda name: -warm.get(name, 0)):
+        lines.append(f"| `{name}` | {_shown(warm.get(name))} | {_shown(cold.get(name))} |")
+    lines.append(f"| together | {_shown(sum(warm.values()))} | {_shown(sum(cold.values()))} |")
     return "\n".join([*lines, ""]) + "\n"
+
+
+def _shown(megabytes: float | None) -> str:
+    return "" if megabytes is None else f"{megabytes:.0f}"
+
+
+def draw(document: Mapping[str, Any], directory: Path) -> None:
+    """The chart of a kept result."""
+    result, details = document["result"], document["details"]
+    cold_mb = sum(row["pss_mb"] for row in details["fairlead_cold"])
+    sizes = {
+        "fairlead up": (result["pss_mb"], True),
+        "fairlead up, warm start off": (cold_mb, True),
+        "ray start and mlflow server": (result["ray_plus_mlflow_pss_mb"], False),
+    }
+    rows = [Bar(label=label, value=mb, low=mb, high=mb, is_ours=ours) for label, (mb, ours) in sizes.items()]
+    (directory / f"{NAME}.svg").write_text(bars("Memory of what does nothing, in MB (proportional set size)", rows))
 
 
 def _by_name(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:

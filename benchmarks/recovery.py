@@ -11,14 +11,16 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 from sqlalchemy import select
 
+from benchmarks.chart import numbers
 from benchmarks.control_plane import ControlPlane, Part, control_plane, scratch_of
 from benchmarks.harness import Measurement
 from benchmarks.places import START_S, answers, await_true, fairlead_stack, submit, warm_up
@@ -34,6 +36,12 @@ NAME = "recovery"
 OUTAGE_S = 2.0
 """How long PostgreSQL stays away."""
 RECOVERY_S = 300.0
+PARTS = {
+    "control_s": "control process, of two",
+    "agent_s": "agent",
+    "postgres_s": f"PostgreSQL, {OUTAGE_S:g} s of it away",
+    "head_s": "Ray head, graces included",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +109,12 @@ def measure() -> Measurement:
         "graces": {**graces, "retry_delay_at_most_s": 20},
     }
     return Measurement(result=result, sizes={"postgres_outage_s": OUTAGE_S}, details=details)
+
+
+def draw(document: Mapping[str, Any], directory: Path) -> None:
+    """The chart of a kept result."""
+    found = {label: document["result"][name] for name, label in PARTS.items()}
+    (directory / f"{NAME}.svg").write_text(numbers("Seconds from kill -9 to normal working", found))
 
 
 # ---- without Ray ----------------------------------------------------------------------------------------------------

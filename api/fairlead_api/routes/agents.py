@@ -43,6 +43,8 @@ from fairlead_api.routes.attempts import MAX_STEP
 from fairlead_api.views import answer
 
 router = APIRouter(prefix="/internal/v1", tags=["agents"])
+SYNC_POLL_S = 5.0
+"""Between two looks for something to do without a ring."""
 MAX_KEEPERS = 3
 """Checkpoints named beside one to be deleted: one of them must verify."""
 REOFFER_AFTER_S = 10.0
@@ -120,13 +122,12 @@ async def sync(http_request: Request, api: ApiParts, cluster: CallingCluster, bo
         while True:
             rung.clear()
             todo = await asyncio.to_thread(_todo, api, cluster, request)
+            is_late = time.monotonic() >= deadline_s or api.stopping.is_set()
             news = request.agent_epoch, todo
-            if todo == SyncAnswer() or told.get(cluster) == news:
-                await rung.wait_at_most(max(0.0, deadline_s - time.monotonic()))
-                if rung.is_set() and not api.stopping.is_set() and time.monotonic() < deadline_s:
-                    continue
-            told[cluster] = news
-            return answer(todo)
+            if is_late or (todo != SyncAnswer() and told.get(cluster) != news):
+                told[cluster] = news
+                return answer(todo)
+            await rung.wait_at_most(min(SYNC_POLL_S, max(0.0, deadline_s - time.monotonic())))
 
 
 def _take_in(api: Api, cluster: str, request: SyncRequest) -> None:

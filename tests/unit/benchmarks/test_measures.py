@@ -174,7 +174,7 @@ def test_numbers_are_shown_with_three_digits(value: float, text: str) -> None:
     assert shown(value) == text
 
 
-def test_a_result_without_a_chart_of_its_own_is_drawn_by_its_numbers() -> None:
+def test_numbers_measured_once_are_drawn_as_bars_that_never_go_left() -> None:
     drawn = numbers("burst", {"makespan_s": 12.345, "starts": 1000, "growth": -0.5})
     assert drawn.count("<rect") == 3
     assert 'width="-' not in drawn
