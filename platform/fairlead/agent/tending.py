@@ -31,6 +31,8 @@ from fairlead.run.storage import unfinished_checkpoints
 
 FORCE_AFTER_S = 30.0
 """How long after the grace of a stop the runner itself may take to end the group."""
+GLANCE_S = 0.2
+"""How often an agent that rests between two looks asks whether there is a result."""
 LAUNCH_LIMIT_S = 300.0
 _STOPPED_BEFORE_START = {
     StopMode.CANCEL: (Outcome.CANCELLED, "cancelled"),
@@ -150,9 +152,13 @@ class Tending:
             self._rest()
 
     def _rest(self) -> None:
-        """Until the next look, with a glance at every tick whether there is a result."""
-        for _ in range(self.ticks_to_rest()):
-            if self._wake.wait(self._around.tick_s) or self._stop_agent.is_set() or has_result(self._attempt):
+        """Until the next look, or until there is a result: to ask the file system for it costs less than a look."""
+        rest_s = self.ticks_to_rest() * self._around.tick_s
+        is_old = has_result(self._attempt)
+        for _ in range(math.ceil(rest_s / GLANCE_S)):
+            if self._wake.wait(min(GLANCE_S, rest_s)) or self._stop_agent.is_set():
+                break
+            if not is_old and has_result(self._attempt):
                 break
         self._wake.clear()
 
