@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, load_only
 from fairlead.errors import NotFound
 from fairlead.lifecycle import Desired, State, move
 from fairlead.spec import ExperimentSpec, PolicySpec, spec_hash
+from fairlead.store import projects
 from fairlead.store.rows import loaded, reread_if_loaded
 from fairlead.store.tables import AttemptRow, EventRow, ExperimentRow
 
@@ -42,7 +43,8 @@ class Candidate:
 def insert(
     session: Session, *, experiment_id: str, spec: ExperimentSpec, actor: str, now: datetime, total_steps: int | None
 ) -> ExperimentRow:
-    """Store a new experiment as ``accepted``, with its first event."""
+    """Store a new experiment as ``accepted``, with its first event; its project becomes one if it is none yet."""
+    projects.ensure(session, spec.project, now=now)
     row = ExperimentRow(
         id=experiment_id,
         project=spec.project,
@@ -63,6 +65,7 @@ def insert(
         workers=spec.resources.workers,
         cpus=spec.resources.cpus,
         gpus=spec.resources.gpus,
+        max_runtime_s=spec.policy.max_runtime_s,
         total_steps=total_steps,
         metrics={},
         mlflow_version=0,

@@ -14,12 +14,16 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
+    text,
 )
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 Json = JSON()  # text on every database: jsonb would turn 1e20 into a whole number and sort the keys
+_IS_OPEN = "outcome IS NULL"
+_IS_UNSETTLED = "outcome IS NOT NULL AND NOT is_settled"
 BigId = BigInteger().with_variant(Integer(), "sqlite")
 
 
@@ -67,6 +71,8 @@ class ExperimentRow(Table):
         Index("ix_experiment_state_due_at", "state", "due_at"),
         Index("ix_experiment_created_at_id", "created_at", "id"),
         Index("ix_experiment_project_created_at", "project", "created_at"),
+        Index("ix_experiment_state_created_at_id", "state", "created_at", "id"),
+        Index("ix_experiment_project_name_created_at", "project", "name", "created_at"),
     )
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -91,6 +97,16 @@ class ExperimentRow(Table):
     workers: Mapped[int]
     cpus: Mapped[float]
     gpus: Mapped[float]
+    wishes: Mapped[list[Any] | None]
+    """Labels and alternatives of ``resources``, in order; null where there is nothing but the columns before."""
+    is_preemptible: Mapped[bool] = mapped_column(server_default=false())
+    max_runtime_s: Mapped[float] = mapped_column(server_default="86400")
+    budget_cpu_hours: Mapped[float | None]
+    budget_gpu_hours: Mapped[float | None]
+    expected_s: Mapped[float | None]
+    """Run time of earlier experiments like it; for estimates only."""
+    spent_s: Mapped[float] = mapped_column(server_default="0")
+    """Run time of its attempts that have ended."""
     enqueued_at: Mapped[datetime | None]
     due_at: Mapped[datetime | None]
     released_at: Mapped[datetime | None]
@@ -117,6 +133,9 @@ class AttemptRow(Table):
     __table_args__ = (
         UniqueConstraint("experiment_id", "attempt_no"),
         Index("ix_attempt_cluster_outcome", "cluster", "outcome"),
+        Index("ix_attempt_open", "id", sqlite_where=text(_IS_OPEN), postgresql_where=text(_IS_OPEN)),
+        Index("ix_attempt_unsettled", "id", sqlite_where=text(_IS_UNSETTLED), postgresql_where=text(_IS_UNSETTLED)),
+        Index("ix_attempt_ended_at", "ended_at"),
     )
 
     id: Mapped[str] = mapped_column(String(80), primary_key=True)
@@ -149,6 +168,13 @@ class AttemptRow(Table):
     """When its agent was first asked to stop it."""
     declared_lost_by: Mapped[str | None] = mapped_column(String(100))
     """The human who says that it is dead: evidence by word instead of by sight."""
+    alternative: Mapped[int] = mapped_column(server_default="0")
+    """Which of the wishes it got."""
+    plan: Mapped[dict[str, Any] | None]
+    """Workers by node id, as placement counted on; Ray may do otherwise."""
+    stop_mode: Mapped[str | None] = mapped_column(String(16))
+    """Why the platform itself wants it stopped: ``preempt``, ``budget``."""
+    stop_reason: Mapped[str | None] = mapped_column(Text)
 
     outcome: Mapped[str | None] = mapped_column(String(16))
     reason: Mapped[str] = mapped_column(Text)
@@ -255,6 +281,38 @@ class ClusterRow(Table):
     ray_session_since: Mapped[datetime | None]
     nodes: Mapped[list[Any]]
     last_sync_at: Mapped[datetime | None]
+    labels: Mapped[dict[str, Any] | None]
+    """What operators say of it, for specs to ask for: ``{"gpu": "h100"}``."""
+
+
+class ExclusionRow(Table):
+    """A node that gets no workers: attempts failed there again and again."""
+
+    __tablename__ = "exclusion"
+
+    cluster: Mapped[str] = mapped_column(ForeignKey("cluster.name"), primary_key=True)
+    node_id: Mapped[str] = mapped_column(String(100), primary_key=True)
+    reason: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime]
+
+
+class ProjectRow(Table):
+    """Who owns experiments, what they may hold at once, and what they have used. An absent quota is no limit."""
+
+    __tablename__ = "project"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    created_at: Mapped[datetime]
+    weight: Mapped[float] = mapped_column(server_default="1")
+    """Its share of what is there, beside the others' weights."""
+    quota_workers: Mapped[int | None]
+    quota_cpus: Mapped[float | None]
+    quota_gpus: Mapped[float | None]
+    quota_experiments: Mapped[int | None]
+    """Those that hold resources at once."""
+    used: Mapped[float] = mapped_column(server_default="0")
+    """Decayed use as of ``used_at``, in seconds of one CPU; see ``fairlead.queueing``."""
+    used_at: Mapped[datetime | None]
 
 
 class TokenRow(Table):

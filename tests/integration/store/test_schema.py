@@ -16,10 +16,10 @@ from sqlalchemy.exc import StatementError
 import fairlead.store
 from fairlead.errors import Unavailable
 from fairlead.spec import spec_hash
-from fairlead.store import Store, check_revision, experiments, migrate, open_store, schema_revision
+from fairlead.store import Store, check_revision, experiments, migrate, open_store, projects, schema_revision
 from fairlead.store.schema import downgrade
 from fairlead.store.tables import ExperimentRow, Table
-from fairlead.testing.stored import an_experiment
+from fairlead.testing.stored import an_attempt, an_experiment
 
 VERSIONS = Path(fairlead.store.__file__).parent / "migrations" / "versions"
 HEAD = max(path.name for path in VERSIONS.glob("[0-9]*.py"))[:4]
@@ -58,6 +58,17 @@ def test_migrating_twice_changes_nothing_and_keeps_the_rows(store: Store) -> Non
     migrate(store)
     with store.read() as session:
         assert experiments.get(session, "exp-1").version == 1
+
+
+def test_a_database_with_rows_goes_back_to_the_release_before_and_forth(store: Store) -> None:
+    an_attempt(store, "of-default")
+    an_experiment(store, "of-other", project="other", policy={"max_runtime_s": 77})
+    downgrade(store, "0004")
+    migrate(store)
+    with store.read() as session:
+        assert experiments.get(session, "of-other").max_runtime_s == 77
+        assert [row.name for row in projects.every(session)] == ["default", "other"]
+        assert projects.held(session) == {"default": projects.Held(workers=1, cpus=1, experiments=1)}
 
 
 def test_an_empty_database_is_refused_with_the_cure(empty: Store) -> None:
