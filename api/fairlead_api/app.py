@@ -16,6 +16,7 @@ from fairlead.spec import Manifest
 from fairlead.store import Store
 from fairlead.store.bell import Bell
 from fairlead_api.access import authorize
+from fairlead_api.board import Board
 from fairlead_api.edge import Edge
 from fairlead_api.meters import Meters
 from fairlead_api.openapi import describe
@@ -30,6 +31,7 @@ from fairlead_api.routes import (
     links,
     progress,
     server,
+    turns,
     webhooks,
     workloads,
 )
@@ -56,6 +58,7 @@ def create_app(
         manifests=find_manifests() if manifests is None else manifests,
         bell=bell or Bell(),
         secret=read_secret(settings.secret_key_file),
+        board=Board(store=store, settings=settings),
     )
     app = FastAPI(
         title="Fairlead",
@@ -70,7 +73,7 @@ def create_app(
     meters = Meters(api, streams)
     app.state.api, app.state.streams, app.state.watch = api, streams, Watch(api)
     app.state.meters, app.state.told = meters, {}
-    for module in (experiments, clusters, progress, links, workloads, webhooks, server, agents, attempts, docs):
+    for module in (experiments, turns, clusters, progress, links, workloads, webhooks, server, agents, attempts, docs):
         app.include_router(module.router)
     app.add_exception_handler(FairleadError, on_fairlead_error)
     app.add_exception_handler(HTTPException, on_http_error)

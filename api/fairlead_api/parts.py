@@ -15,6 +15,7 @@ from fairlead.settings import ControlSettings
 from fairlead.spec import Manifest
 from fairlead.store import Store
 from fairlead.store.bell import Bell
+from fairlead_api.board import Board
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +29,8 @@ class Api:
     bell: Bell
     """Wakes the control loops, agents that wait for something to do, and streams."""
     secret: bytes = field(repr=False)
+    board: Board
+    """The queue, for all who ask about it."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the server is asked to end: streams and long polls let go."""
 

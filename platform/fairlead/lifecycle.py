@@ -61,6 +61,7 @@ class Outcome(StrEnum):
     PREEMPTED = "preempted"
     INFRA_ERROR = "infra_error"
     LOST = "lost"
+    OVER_BUDGET = "over_budget"
     CANCELLED = "cancelled"
 
 
@@ -174,6 +175,8 @@ def _unasked(ended: tuple[EndedAttempt, ...], retries: RetriesSpec) -> Next:
         return _after_preemption(ended)
     if last.outcome is Outcome.TIMEOUT:
         return Next(state=State.FAILED, reason=f"timeout: {last.reason}")
+    if last.outcome is Outcome.OVER_BUDGET:
+        return Next(state=State.FAILED, reason=f"over_budget: {last.reason}")
     if last.reason.startswith(RULE_FAIL):
         return Next(state=State.FAILED, reason=f"{last.outcome}: {last.reason}")
     if _is_poison(ended):

@@ -1,11 +1,25 @@
-"""Stage 3: where does all of it fit? All workers or none; the cluster is chosen, the nodes are Ray's affair."""
+"""Stage 3: where does all of it fit? All workers of one of its wishes on one cluster, or none.
+
+Two promises. *All or nothing*: the workers are packed over the nodes one by one, and either all find room or none is
+offered. *Backfill never delays the head*: who is first to wait for room on a cluster gets a *reservation* there, for
+the moment by which enough of what runs has reached its bound (``policy.max_runtime_s``, which ends it). Others go past
+it only if they are over by then, by their own bound, or if the head still fits beside them. That is EASY backfill
+(Lifka 1995); since every experiment has a bound, none is left out of it. What history says is never counted on.
+"""
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from fairlead.queueing import Account, beyond_quota, holding
+from fairlead.spec import Wish
 from fairlead.store.experiments import Candidate
+from fairlead.store.projects import Held
+
+OVERHEAD_S = 180.0
+"""What starting and stopping may add to a bound on run time."""
+_SLACK = 1e-9
 
 
 class WaitingReason(StrEnum):
@@ -15,16 +29,60 @@ class WaitingReason(StrEnum):
     CLUSTER_CLOSED = "cluster_closed"
     NO_AGENT = "no_agent"
     NO_CLUSTER_FITS = "no_cluster_fits"
+    EXCEEDS_QUOTA = "exceeds_quota"
+    QUOTA_IN_USE = "quota_in_use"
     RESOURCES_IN_USE = "resources_in_use"
     BEHIND_OTHERS = "behind_others"
+    STARTS_UNDER_WAY = "starts_under_way"
+    PREEMPTING = "preempting"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
-    """What one living node has in all."""
+    """One living node: what it has in all, and what nobody holds of it."""
 
     cpus: float
     gpus: float
+    node_id: str = ""
+    used_cpus: float = 0
+    used_gpus: float = 0
+    is_excluded: bool = False
+    """Attempts failed there again and again: it gets no workers."""
+
+    @property
+    def room(self) -> "Room":
+        """What is free; nothing of an excluded node."""
+        return (0.0, 0.0) if self.is_excluded else (self.cpus - self.used_cpus, self.gpus - self.used_gpus)
+
+    @property
+    def size(self) -> "Room":
+        """What would be free if nothing ran."""
+        return (0.0, 0.0) if self.is_excluded else (self.cpus, self.gpus)
+
+
+Room = tuple[float, float]
+"""CPUs and GPUs that are free on one node."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Running:
+    """An open attempt: what it holds where, and when that is over at the latest."""
+
+    attempt_id: str
+    experiment_id: str
+    project: str
+    priority: int
+    wish: Wish
+    counts: tuple[int, ...]
+    """Workers on each of the cluster's nodes, in their order."""
+    ends_in_s: float
+    """Its bound, from now."""
+    expected_s: float | None = None
+    """When it may be over, judged by its like; for estimates only."""
+    age_s: float = 0
+    is_preemptible: bool = False
+    preemptions: int = 0
+    is_stopping: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,21 +94,30 @@ class ClusterSnapshot:
     has_fresh_agent: bool
     why_closed: str = ""
     """Why it gets no offers, where it is not active."""
+    labels: Mapping[str, str] = field(default_factory=dict)
     nodes: tuple[Node, ...]
-    cpus_in_use: float = 0
-    gpus_in_use: float = 0
+    running: tuple[Running, ...] = ()
     launches: int = 0
     """Attempts offered or leased that have not begun."""
 
     @property
     def free_cpus(self) -> float:
-        """CPUs that no open attempt holds."""
-        return sum(node.cpus for node in self.nodes) - self.cpus_in_use
+        """CPUs that nobody holds."""
+        return sum(node.room[0] for node in self.nodes)
 
     @property
     def free_gpus(self) -> float:
-        """GPUs that no open attempt holds."""
-        return sum(node.gpus for node in self.nodes) - self.gpus_in_use
+        """GPUs that nobody holds."""
+        return sum(node.room[1] for node in self.nodes)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may get offers."""
+        return self.is_active and self.has_fresh_agent
+
+    def carries(self, wish: Wish) -> bool:
+        """Whether it has every label that the wish asks for."""
+        return all(self.labels.get(name) == value for name, value in wish.labels)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +125,12 @@ class Placement:
     """Now, on this cluster."""
 
     cluster: str
+    alternative: int = 0
+    """Which of the candidate's wishes."""
+    plan: tuple[tuple[str, int], ...] = ()
+    """Workers by node."""
+    is_backfill: bool = False
+    """It goes past somebody who waits for room."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,115 +144,413 @@ class Waiting:
         return f"{self.reason}: {self.detail}"
 
 
-def place(
-    candidate: Candidate, clusters: Iterable[ClusterSnapshot], *, avoided: frozenset[str] = frozenset()
-) -> Placement | Waiting:
-    """Choose the cluster with most room among those that can hold every worker at once, or say what is missing.
+# ---- packing --------------------------------------------------------------------------------------------------------
 
-    ``avoided``: clusters that come last, since they have not taken it before.
+
+def pack(wish: Wish, rooms: Sequence[Room]) -> tuple[int, ...] | None:
+    """Workers for each node so that all find room, or None. A worker never spans nodes; few nodes are taken, full ones.
+
+    All workers are alike, so that this finds a way wherever there is one.
     """
-    known = tuple(clusters)
-    if not known:
-        return Waiting(reason=WaitingReason.NO_CLUSTER, detail="no cluster has ever attached; start an agent")
-    if not any(cluster.is_active for cluster in known):
-        closed = "; ".join(f"{one.name} is {one.why_closed or 'not active'}" for one in known)
-        return Waiting(reason=WaitingReason.CLUSTER_CLOSED, detail=closed)
-    active = [cluster for cluster in known if cluster.is_active and cluster.has_fresh_agent]
-    if not active:
-        names = ", ".join(cluster.name for cluster in known if cluster.is_active)
-        return Waiting(reason=WaitingReason.NO_AGENT, detail=f"no agent answers for {names}; is it running?")
-    large_enough = [cluster for cluster in active if _holds(candidate, cluster)]
-    if not large_enough:
-        return Waiting(reason=WaitingReason.NO_CLUSTER_FITS, detail=_too_large(candidate, active))
-    with_room = [cluster for cluster in large_enough if _has_room(candidate, cluster)]
-    if not with_room:
-        return Waiting(reason=WaitingReason.RESOURCES_IN_USE, detail=_in_use(candidate, large_enough))
-    best = max(with_room, key=lambda one: (one.name not in avoided, one.free_gpus, one.free_cpus, one.name))
-    return Placement(cluster=best.name)
+    fits = [_workers_in(wish, room) for room in rooms]
+    if sum(fits) < wish.workers:
+        return None
+    alone = [(count, index) for index, count in enumerate(fits) if count >= wish.workers]
+    counts = [0] * len(rooms)
+    if alone:
+        counts[min(alone)[1]] = wish.workers
+        return tuple(counts)
+    left = wish.workers
+    for count, index in sorted(((count, index) for index, count in enumerate(fits)), key=lambda one: (-one[0], one[1])):
+        counts[index] = min(count, left)
+        left -= counts[index]
+    return tuple(counts)
+
+
+def _workers_in(wish: Wish, room: Room) -> int:
+    by_cpu = math.floor(room[0] / wish.cpus_per_worker + _SLACK)
+    if wish.gpus_per_worker:
+        return max(0, min(by_cpu, math.floor(room[1] / wish.gpus_per_worker + _SLACK)))
+    return max(0, by_cpu)
+
+
+def _taken(rooms: Sequence[Room], wish: Wish, counts: Iterable[int], *, sign: int = -1) -> list[Room]:
+    """The rooms with these workers in them, or, with ``sign=1``, gone from them."""
+    return [
+        (cpus + sign * count * wish.cpus_per_worker, gpus + sign * count * wish.gpus_per_worker)
+        for (cpus, gpus), count in zip(rooms, counts, strict=True)
+    ]
+
+
+def bound_s(candidate: Candidate) -> float:
+    """After this time it is over at the latest."""
+    return candidate.runtime_left_s + OVERHEAD_S
+
+
+# ---- one cluster during one round -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reservation:
+    """What is kept for who was first to wait for room on a cluster."""
+
+    experiment_id: str
+    cluster: str
+    alternative: int
+    in_s: float
+    """By then it has room at the latest."""
+
+
+@dataclass(slots=True)
+class Board:
+    """A cluster while a round fills it. Rooms change, the snapshot does not."""
+
+    snapshot: ClusterSnapshot
+    rooms: list[Room]
+    launches: int
+    reservation: Reservation | None = None
+    reserved: Wish | None = None
+    rooms_then: list[Room] = field(default_factory=list)
+    """At the time of the reservation, with what has begun since and outlasts it."""
+
+    @classmethod
+    def of(cls, snapshot: ClusterSnapshot) -> "Board":
+        """The cluster as it is now."""
+        return cls(snapshot=snapshot, rooms=[node.room for node in snapshot.nodes], launches=snapshot.launches)
+
+    def holds(self, wish: Wish) -> bool:
+        """Whether the empty cluster could."""
+        return self.snapshot.carries(wish) and pack(wish, [node.size for node in self.snapshot.nodes]) is not None
+
+    def fit(self, candidate: Candidate, wish: Wish) -> tuple[int, ...] | None:
+        """Where it fits now without delaying the reservation; None where it does not."""
+        counts = pack(wish, self.rooms)
+        if counts is None or self.reserved is None or self.reservation is None:
+            return counts
+        if bound_s(candidate) <= self.reservation.in_s:
+            return counts
+        return counts if pack(self.reserved, _taken(self.rooms_then, wish, counts)) is not None else None
+
+    def rank(self, avoided: frozenset[str], index: int) -> tuple[bool, int, float, float, str]:
+        """Higher is better: not avoided, the preferred wish, most room."""
+        gpus, cpus = sum(room[1] for room in self.rooms), sum(room[0] for room in self.rooms)
+        return self.snapshot.name not in avoided, -index, gpus, cpus, self.snapshot.name
+
+    def take(self, candidate: Candidate, wish: Wish, counts: tuple[int, ...]) -> None:
+        """It begins here."""
+        self.rooms = _taken(self.rooms, wish, counts)
+        self.launches += 1
+        if self.reservation is not None and bound_s(candidate) > self.reservation.in_s:
+            self.rooms_then = _taken(self.rooms_then, wish, counts)
+
+    def earliest_s(self, wish: Wish, begun: Iterable[Running]) -> tuple[float, list[Room]] | None:
+        """When it has room here at the latest, and the rooms then; None if never while nodes are as they are."""
+        rooms = list(self.rooms)
+        if pack(wish, rooms) is not None:
+            return 0.0, rooms
+        for running in sorted((*self.snapshot.running, *begun), key=lambda one: one.ends_in_s):
+            rooms = _taken(rooms, running.wish, running.counts, sign=1)
+            rooms = [(0.0, 0.0) if n.is_excluded else room for n, room in zip(self.snapshot.nodes, rooms, strict=True)]
+            if pack(wish, rooms) is not None:
+                return running.ends_in_s, rooms
+        return None
+
+
+# ---- one round ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Round:
-    """What one round decided: placements by experiment, and why the others wait."""
+    """What one round decided: placements in order, why the others wait, and for whom room is kept."""
 
     placed: tuple[tuple[Candidate, Placement], ...]
     waiting: Mapping[str, Waiting]
+    reservations: tuple[Reservation, ...] = ()
+
+
+def place(
+    candidate: Candidate,
+    clusters: Iterable[ClusterSnapshot],
+    *,
+    account: Account | None = None,
+    avoided: frozenset[str] = frozenset(),
+) -> Placement | Waiting:
+    """Where it would go if it were alone in the queue, or what is missing. ``avoided``: clusters that come last."""
+    decided = place_in_order(
+        [candidate],
+        clusters,
+        accounts={} if account is None else {candidate.project: account},
+        launches_per_cluster=None,
+        avoided={candidate.id: avoided},
+    )
+    return decided.placed[0][1] if decided.placed else decided.waiting[candidate.id]
 
 
 def place_in_order(
     ordered: Iterable[Candidate],
     clusters: Iterable[ClusterSnapshot],
     *,
-    launches_per_cluster: int,
+    launches_per_cluster: int | None,
+    accounts: Mapping[str, Account] | None = None,
     avoided: Mapping[str, frozenset[str]] | None = None,
+    may_backfill: bool = True,
 ) -> Round:
-    """Place as many as fit, in order. Who waits for room keeps those behind from taking it: nobody starves.
+    """Place as many as fit, in order, each whole or not at all, within its project's quota.
 
-    ``avoided``: by experiment, clusters that have not taken it before.
+    The first to wait for room on a cluster gets a reservation there, which no later one delays. Who waits for quota, or
+    fits nowhere, keeps nothing from anybody. ``avoided``: by experiment, clusters that have not taken it before.
+    ``may_backfill``: without, who waits for room blocks everybody behind; to compare with.
     """
-    here = {cluster.name: cluster for cluster in clusters}
-    placed: list[tuple[Candidate, Placement]] = []
-    waiting: dict[str, Waiting] = {}
-    blocked_by: str | None = None
+    boards = [Board.of(cluster) for cluster in clusters]
+    now = _Now(boards, dict(accounts or {}), launches_per_cluster, avoided or {}, may_backfill)
     for candidate in ordered:
-        decision = place(candidate, here.values(), avoided=(avoided or {}).get(candidate.id, frozenset()))
+        now.consider(candidate)
+    reservations = tuple(board.reservation for board in boards if board.reservation is not None)
+    return Round(placed=tuple(now.placed), waiting=now.waiting, reservations=reservations)
+
+
+class _Now:
+    """One round while it goes on. Rooms only shrink, so a shape that found none finds none later in the round."""
+
+    def __init__(
+        self,
+        boards: list[Board],
+        accounts: dict[str, Account],
+        launches: int | None,
+        avoided: Mapping[str, frozenset[str]],
+        may_backfill: bool,
+    ) -> None:
+        self.boards = boards
+        self.accounts = accounts
+        self.launches = math.inf if launches is None else launches
+        self.avoided = avoided
+        self.may_backfill = may_backfill
+        self.placed: list[tuple[Candidate, Placement]] = []
+        self.waiting: dict[str, Waiting] = {}
+        self.begun: dict[str, list[Running]] = {}
+        self._open = [board for board in boards if board.snapshot.is_open]
+        self._closed = _why_none_is_open(boards)
+        self._held: dict[tuple[Wish, ...], list[tuple[int, Board]]] = {}
+        self._failed: dict[tuple[tuple[Wish, ...], tuple[int, ...]], tuple[float, Waiting]] = {}
+        self._quota: dict[tuple[str, tuple[Wish, ...]], tuple[Held, Waiting | None, tuple[int, ...]]] = {}
+        self._blocking: str | None = None
+
+    def consider(self, candidate: Candidate) -> None:
+        """Give it a place, or the reason why not."""
+        decision = self._closed or self._decide(candidate)
         if isinstance(decision, Waiting):
-            waiting[candidate.id] = decision
-            if decision.reason is WaitingReason.RESOURCES_IN_USE:
-                blocked_by = blocked_by or candidate.id
-        elif blocked_by is not None:
-            detail = f"{blocked_by} is ahead and waits for room"
-            waiting[candidate.id] = Waiting(reason=WaitingReason.BEHIND_OTHERS, detail=detail)
-        elif here[decision.cluster].launches >= launches_per_cluster:
-            detail = f"{launches_per_cluster} attempts are being started on {decision.cluster}; the next goes after one"
-            waiting[candidate.id] = Waiting(reason=WaitingReason.BEHIND_OTHERS, detail=detail)
+            self.waiting[candidate.id] = decision
         else:
-            placed.append((candidate, decision))
-            here[decision.cluster] = _with(candidate, here[decision.cluster])
-    return Round(placed=tuple(placed), waiting=waiting)
+            self.placed.append((candidate, decision))
+
+    def _decide(self, candidate: Candidate) -> Placement | Waiting:
+        holders = self._holders(candidate.wishes)
+        if not holders:
+            return self._too_large(candidate.wishes)
+        account = self.accounts.get(candidate.project, Account())
+        beyond, within = self._within_quota(candidate, account)
+        if beyond is not None:
+            return beyond
+        failed = self._failed.get((candidate.wishes, within))
+        if failed is not None and bound_s(candidate) >= failed[0]:
+            return failed[1]
+        mine = [(index, board) for index, board in holders if index in within]
+        decision = self._try(candidate, mine, account)
+        if isinstance(decision, Waiting) and self._is_telling(decision, candidate, mine):
+            # Where several bounds failed the smallest is remembered: a smaller one may still go past.
+            self._failed[candidate.wishes, within] = bound_s(candidate), self._as_others(decision, candidate)
+        return decision
+
+    def _is_telling(self, decision: Waiting, candidate: Candidate, mine: list[tuple[int, Board]]) -> bool:
+        """Whether all later ones of this shape will fare the same."""
+        if candidate.id in self.avoided:
+            return False
+        is_full = decision.reason is not WaitingReason.STARTS_UNDER_WAY
+        return not (is_full and any(board.reservation is None for _, board in mine))
+
+    def _holders(self, wishes: tuple[Wish, ...]) -> list[tuple[int, Board]]:
+        if wishes not in self._held:
+            self._held[wishes] = [(i, b) for i, wish in enumerate(wishes) for b in self._open if b.holds(wish)]
+        return self._held[wishes]
+
+    def _within_quota(self, candidate: Candidate, account: Account) -> tuple[Waiting | None, tuple[int, ...]]:
+        """Why none of its wishes may begin, or the numbers of those that may."""
+        key = candidate.project, candidate.wishes
+        known = self._quota.get(key)
+        if known is None or known[0] is not account.held:
+            beyond, within = _judge_quota(candidate.wishes, account)
+            self._quota[key] = known = account.held, beyond, within
+        return known[1], known[2]
+
+    def _try(self, candidate: Candidate, holders: list[tuple[int, Board]], account: Account) -> Placement | Waiting:
+        if not self.may_backfill and self._blocking is not None:
+            return _behind(self._blocking)
+        avoided = self.avoided.get(candidate.id, frozenset())
+        fitting = [
+            (index, board, counts)
+            for index, board in holders
+            if (counts := board.fit(candidate, candidate.wishes[index])) is not None
+        ]
+        startable = [one for one in fitting if one[1].launches < self.launches]
+        if startable:
+            index, board, counts = max(startable, key=lambda one: one[1].rank(avoided, one[0]))
+            return self._take(candidate, board, index, counts, account)
+        if fitting:
+            names = ", ".join(sorted({board.snapshot.name for _, board, _ in fitting}))
+            detail = f"{self.launches:g} attempts are being started on {names}; the next goes after one"
+            return Waiting(reason=WaitingReason.STARTS_UNDER_WAY, detail=detail)
+        return self._blocked(candidate, holders)
+
+    def _take(
+        self, candidate: Candidate, board: Board, index: int, counts: tuple[int, ...], account: Account
+    ) -> Placement:
+        wish, nodes = candidate.wishes[index], board.snapshot.nodes
+        board.take(candidate, wish, counts)
+        self.accounts[candidate.project] = replace(account, held=holding(account.held, wish))
+        self.begun.setdefault(board.snapshot.name, []).append(_running(candidate, wish, counts))
+        return Placement(
+            cluster=board.snapshot.name,
+            alternative=index,
+            plan=tuple((node.node_id, count) for node, count in zip(nodes, counts, strict=True) if count),
+            is_backfill=self._blocking is not None,
+        )
+
+    def _blocked(self, candidate: Candidate, holders: list[tuple[int, Board]]) -> Waiting:
+        """It waits for room: the first to do so on a cluster has it kept."""
+        kept = self._reserve(candidate, [(i, board) for i, board in holders if board.reservation is None])
+        if not kept and self._blocking is not None:
+            return _behind(self._blocking)
+        self._blocking = self._blocking or candidate.id
+        return _in_use(candidate.wishes[0], [board for _, board in holders])
+
+    def _reserve(self, candidate: Candidate, holders: list[tuple[int, Board]]) -> bool:
+        found = [
+            (earliest[0], index, board, earliest[1])
+            for index, board in holders
+            if (earliest := board.earliest_s(candidate.wishes[index], self.begun.get(board.snapshot.name, ())))
+        ]
+        if not found:
+            return False
+        in_s, index, board, rooms = min(found, key=lambda one: (one[0], one[1], one[2].snapshot.name))
+        name = board.snapshot.name
+        board.reservation = Reservation(experiment_id=candidate.id, cluster=name, alternative=index, in_s=in_s)
+        board.reserved, board.rooms_then = candidate.wishes[index], rooms
+        return True
+
+    def _as_others(self, waiting: Waiting, candidate: Candidate) -> Waiting:
+        """What to say to later ones of the same shape."""
+        in_use = waiting.reason is WaitingReason.RESOURCES_IN_USE
+        return _behind(candidate.id) if in_use else waiting
+
+    def _too_large(self, wishes: tuple[Wish, ...]) -> Waiting:
+        have = "; ".join(_has(board.snapshot) for board in self._open)
+        asked = " or ".join(_needs(wish) for wish in wishes)
+        return Waiting(reason=WaitingReason.NO_CLUSTER_FITS, detail=f"{asked}; {have}")
 
 
-def _with(candidate: Candidate, cluster: ClusterSnapshot) -> ClusterSnapshot:
-    return replace(
-        cluster,
-        cpus_in_use=cluster.cpus_in_use + candidate.cpus,
-        gpus_in_use=cluster.gpus_in_use + candidate.gpus,
-        launches=cluster.launches + 1,
+def with_placed(clusters: Iterable[ClusterSnapshot], decided: Round) -> tuple[ClusterSnapshot, ...]:
+    """The clusters once what a round has placed holds its room there."""
+    here = {cluster.name: cluster for cluster in clusters}
+    for candidate, placement in decided.placed:
+        wish, plan = candidate.wishes[placement.alternative], dict(placement.plan)
+        cluster = here[placement.cluster]
+        counts = tuple(plan.get(node.node_id, 0) for node in cluster.nodes)
+        nodes = tuple(
+            replace(
+                node,
+                used_cpus=node.used_cpus + count * wish.cpus_per_worker,
+                used_gpus=node.used_gpus + count * wish.gpus_per_worker,
+            )
+            for node, count in zip(cluster.nodes, counts, strict=True)
+        )
+        running = (*cluster.running, _running(candidate, wish, counts))
+        here[cluster.name] = replace(cluster, nodes=nodes, running=running)
+    return tuple(here.values())
+
+
+def with_stopping(clusters: Iterable[ClusterSnapshot], victims: Iterable[Running]) -> tuple[ClusterSnapshot, ...]:
+    """The clusters once these have been asked to stop."""
+    ids = {one.attempt_id for one in victims}
+    return tuple(
+        replace(
+            cluster,
+            running=tuple(
+                replace(one, is_stopping=True, ends_in_s=min(one.ends_in_s, OVERHEAD_S))
+                if one.attempt_id in ids
+                else one
+                for one in cluster.running
+            ),
+        )
+        for cluster in clusters
     )
 
 
-def _workers_on(candidate: Candidate, node: Node) -> int:
-    by_cpu = math.floor(node.cpus / candidate.cpus_per_worker + 1e-9)
-    if candidate.gpus_per_worker == 0:
-        return by_cpu
-    return min(by_cpu, math.floor(node.gpus / candidate.gpus_per_worker + 1e-9))
-
-
-def _holds(candidate: Candidate, cluster: ClusterSnapshot) -> bool:
-    """Whether the empty cluster could hold all workers: a worker never spans nodes."""
-    return sum(_workers_on(candidate, node) for node in cluster.nodes) >= candidate.workers
-
-
-def _has_room(candidate: Candidate, cluster: ClusterSnapshot) -> bool:
-    slack = 1e-9
-    return cluster.free_cpus + slack >= candidate.cpus and cluster.free_gpus + slack >= candidate.gpus
-
-
-def _needs(candidate: Candidate) -> str:
-    gpus = f" and {candidate.gpus:g} GPUs" if candidate.gpus else ""
-    return f"needs {candidate.cpus:g} CPUs{gpus} for {candidate.workers} workers"
-
-
-def _too_large(candidate: Candidate, clusters: list[ClusterSnapshot]) -> str:
-    have = "; ".join(
-        f"{one.name} has {sum(n.cpus for n in one.nodes):g} CPUs and {sum(n.gpus for n in one.nodes):g} GPUs"
-        f" on {len(one.nodes)} node{'s' if len(one.nodes) != 1 else ''}"
-        for one in clusters
+def _running(candidate: Candidate, wish: Wish, counts: tuple[int, ...]) -> Running:
+    return Running(
+        attempt_id="",
+        experiment_id=candidate.id,
+        project=candidate.project,
+        priority=candidate.priority,
+        wish=wish,
+        counts=counts,
+        ends_in_s=bound_s(candidate),
+        expected_s=candidate.expected_s,
     )
-    return f"{_needs(candidate)}; {have}"
 
 
-def _in_use(candidate: Candidate, clusters: list[ClusterSnapshot]) -> str:
-    freest = max(clusters, key=lambda one: (one.free_gpus, one.free_cpus))
-    gpus = f" and {freest.free_gpus:g} GPUs" if candidate.gpus else ""
-    return f"{_needs(candidate)}; {freest.name} has {freest.free_cpus:g} CPUs{gpus} free now"
+def _judge_quota(wishes: tuple[Wish, ...], account: Account) -> tuple[Waiting | None, tuple[int, ...]]:
+    ever = [beyond_quota(wish, account.quota) for wish in wishes]
+    if all(ever):
+        return Waiting(reason=WaitingReason.EXCEEDS_QUOTA, detail=str(ever[0])), ()
+    now = [beyond_quota(wish, account.quota, account.held) for wish in wishes]
+    if all(now):
+        return Waiting(reason=WaitingReason.QUOTA_IN_USE, detail=str(now[ever.index(None)])), ()
+    return None, tuple(index for index, why in enumerate(now) if why is None)
+
+
+def _why_none_is_open(boards: list[Board]) -> Waiting | None:
+    known = [board.snapshot for board in boards]
+    if not known:
+        return Waiting(reason=WaitingReason.NO_CLUSTER, detail="no cluster has ever attached; start an agent")
+    if not any(cluster.is_active for cluster in known):
+        closed = "; ".join(f"{one.name} is {one.why_closed or 'not active'}" for one in known)
+        return Waiting(reason=WaitingReason.CLUSTER_CLOSED, detail=closed)
+    if not any(cluster.is_open for cluster in known):
+        names = ", ".join(cluster.name for cluster in known if cluster.is_active)
+        return Waiting(reason=WaitingReason.NO_AGENT, detail=f"no agent answers for {names}; is it running?")
+    return None
+
+
+def _behind(experiment_id: str) -> Waiting:
+    detail = f"{experiment_id} is ahead and waits for room; going past it would delay it"
+    return Waiting(reason=WaitingReason.BEHIND_OTHERS, detail=detail)
+
+
+def _needs(wish: Wish) -> str:
+    gpus = f" and {wish.gpus:g} GPUs" if wish.gpus else ""
+    labels = "".join(f" with {name}={value}" for name, value in wish.labels)
+    return f"needs {wish.cpus:g} CPUs{gpus} for {wish.workers} workers{labels}"
+
+
+def _has(one: ClusterSnapshot) -> str:
+    nodes = [node for node in one.nodes if not node.is_excluded]
+    excluded = f", {len(one.nodes) - len(nodes)} more excluded" if len(nodes) < len(one.nodes) else ""
+    labels = f" with {', '.join(f'{name}={value}' for name, value in one.labels.items())}" if one.labels else ""
+    return (
+        f"{one.name} has {sum(n.cpus for n in nodes):g} CPUs and {sum(n.gpus for n in nodes):g} GPUs"
+        f" on {len(nodes)} node{'s' if len(nodes) != 1 else ''}{excluded}{labels}"
+    )
+
+
+def _in_use(wish: Wish, boards: list[Board]) -> Waiting:
+    def free(board: Board) -> Room:
+        return sum(room[1] for room in board.rooms), sum(room[0] for room in board.rooms)
+
+    freest = max(boards, key=free)
+    gpus, cpus = free(freest)
+    most = max((_workers_in(wish, room) for room in freest.rooms), default=0)
+    total = sum(_workers_in(wish, room) for room in freest.rooms)
+    spread = f", room for {total} of {wish.workers} workers" if most or total else ""
+    has_gpus = f" and {gpus:g} GPUs" if wish.gpus else ""
+    detail = f"{_needs(wish)}; {freest.snapshot.name} has {cpus:g} CPUs{has_gpus} free now{spread}"
+    return Waiting(reason=WaitingReason.RESOURCES_IN_USE, detail=detail)

@@ -83,9 +83,15 @@ class StopMode(StrEnum):
     PAUSE = "pause"
     PREEMPT = "preempt"
     TIMEOUT = "timeout"
+    BUDGET = "budget"
 
 
-STOP_GRACE_S: dict[StopMode, float] = {StopMode.CANCEL: 10.0, StopMode.PAUSE: 30.0, StopMode.PREEMPT: 30.0}
+STOP_GRACE_S: dict[StopMode, float] = {
+    StopMode.CANCEL: 10.0,
+    StopMode.PAUSE: 30.0,
+    StopMode.PREEMPT: 30.0,
+    StopMode.BUDGET: 30.0,
+}
 """What a workload gets to return by itself, and to write a checkpoint."""
 
 
@@ -320,6 +326,8 @@ class LaunchDocument(Document):
     resume: tuple[CheckpointRef, ...] = ()
     """Committed checkpoints, newest first."""
     runtime_left_s: float
+    excluded_nodes: tuple[str, ...] = ()
+    """Nodes that are to get no workers."""
 
 
 class StartedReport(Document):

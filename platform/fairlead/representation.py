@@ -184,6 +184,83 @@ class MetricsView(Representation):
     series: dict[str, tuple[MetricPointView, ...]] = Field(default_factory=dict)
 
 
+class QuotaView(Representation):
+    """What a project may hold at once, what it holds, and what it has used. An absent limit is none."""
+
+    project: str
+    weight: float
+    """Its share of what is there, beside the weights of the others."""
+    workers: int | None = None
+    cpus: float | None = None
+    gpus: float | None = None
+    experiments: int | None = None
+    """Those that hold resources at once."""
+    workers_held: int = 0
+    cpus_held: float = 0
+    gpus_held: float = 0
+    experiments_held: int = 0
+    used_cpu_hours: float = 0
+    """Recent use: halved with every half-life, a GPU counting as 16 CPUs. Less use goes first."""
+
+
+class QuotaChange(Document):
+    """Limits to set; null takes one away, what is absent stays."""
+
+    weight: float | None = Field(default=None, gt=0, le=1e6)
+    workers: int | None = Field(default=None, ge=0, le=10**9)
+    cpus: float | None = Field(default=None, ge=0, le=1e9)
+    gpus: float | None = Field(default=None, ge=0, le=1e9)
+    experiments: int | None = Field(default=None, ge=0, le=10**9)
+
+
+class QueueEntryView(Representation):
+    """An experiment in the queue. ``position`` counts from 1 over all projects."""
+
+    position: int
+    id: str
+    name: str
+    project: str
+    priority: int
+    workers: int
+    cpus: float
+    gpus: float
+    enqueued_at: datetime
+    waiting: str | None = None
+    estimated_start_at: datetime | None = None
+    basis: str = ""
+    """What the estimate rests on, or why there is none."""
+
+
+class QueueView(Representation):
+    """The queue in the order in which experiments may go, as it was at ``as_of``."""
+
+    as_of: datetime
+    total: int
+    """All that wait, of all projects."""
+    items: tuple[QueueEntryView, ...]
+    next: str | None = None
+
+
+class WhyView(Representation):
+    """Why an experiment is not running, and when it might."""
+
+    id: str
+    state: State
+    desired: Desired
+    is_waiting: bool
+    reason: str
+    """Admission, queue or placement, in words and numbers."""
+    code: str
+    """The reason's name, for programs: ``quota_in_use``, ``behind_others``."""
+    position: int | None = None
+    total: int | None = None
+    ahead: tuple[str, ...] = ()
+    """The next few that go first, the nearest last."""
+    estimated_start_at: datetime | None = None
+    basis: str = ""
+    quota: QuotaView | None = None
+
+
 class PlanView(Representation):
     """What would become of a spec. Nothing is stored."""
 
@@ -195,6 +272,20 @@ class PlanView(Representation):
     """Where it would run, or what it would wait for."""
     ahead: int = 0
     """Experiments that would go first."""
+    ahead_ids: tuple[str, ...] = ()
+    """The next few of them, the nearest last."""
+    position: int | None = None
+    """Its place in the queue, from 1."""
+    code: str = ""
+    """Why it would wait, for programs: ``quota_in_use``, ``no_cluster_fits``; empty where it fits."""
+    cluster: str | None = None
+    nodes: dict[str, int] = Field(default_factory=dict)
+    """Workers by node, as placement would count on."""
+    alternative: int | None = None
+    """Which of the wishes it would get: 0 is ``resources`` itself, then ``any_of`` in order."""
+    estimated_start_at: datetime | None = None
+    basis: str = ""
+    """What the estimate rests on, or why there is none."""
     cpus: float = 0
     gpus: float = 0
     spec: ExperimentSpec | None = None

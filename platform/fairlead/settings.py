@@ -68,6 +68,12 @@ class ControlSettings(DatabaseSettings):
     control_ttl_s: float = Field(default=15, ge=1)
     """A leader of the control loops that has not renewed its lease for this long is succeeded by another process."""
     launches_per_cluster: int = 2
+    half_life_s: float = Field(default=86_400, gt=0)
+    """After so long a project's use counts half when the queue is ordered."""
+    patience_s: float = Field(default=259_200, gt=0)
+    """Who has waited longer counts as of the highest priority that waits."""
+    max_preemptions: int = Field(default=3, ge=0)
+    """How often an experiment may be stopped for a more urgent one; 0: nobody is."""
     idle_s: float = 2.0
     """How long a loop rests when a tick found nothing to do."""
     max_queued: int = Field(default=10_000, ge=1)

@@ -106,6 +106,7 @@ OUTCOMES: dict[Outcome, str] = {
 STOPPED = {
     StopMode.CANCEL: (Outcome.CANCELLED, "cancelled"),
     StopMode.PAUSE: (Outcome.PREEMPTED, "pause_requested"),
+    StopMode.PREEMPT: (Outcome.PREEMPTED, "preempted"),
 }
 
 
@@ -571,7 +572,8 @@ class Lives(RuleBasedStateMachine):
     def submit(self, number: int, infra: int, point: str | None, mode: Mode) -> None:
         """The same key always with the same body, as a client that repeats itself."""
         key, policy = f"k{number}", {"retries": {"infra": 1 if number % 2 else 5, "oom": 1}}
-        spec = a_spec(name=f"n{number}", policy=policy, resources={"workers": 1 + number % 2})
+        policy |= {"priority": 20 * number, "preemptible": number < 2}
+        spec = a_spec(name=f"n{number}", policy=policy, resources={"workers": 1 + number})
         body = json.dumps(spec.model_dump(mode="json", by_alias=True)).encode()
         caller = Principal(token_id="t", kind="user", name="me")
         with armed(point, mode), suppress(Crash, FailpointError):

@@ -32,7 +32,7 @@ from fairlead.protocol import (
     SyncAnswer,
     SyncRequest,
 )
-from fairlead.store import Session, attempts, batches, bundles, checkpoints, clusters, experiments
+from fairlead.store import Session, attempts, batches, bundles, checkpoints, clusters, exclusions, experiments
 from fairlead.store.tables import AttemptRow, ExperimentRow
 from fairlead_api.access import CallingCluster, new_attempt_token
 from fairlead_api.bodies import ReportBody, read_report
@@ -207,8 +207,8 @@ def _todo(api: Api, cluster: str, request: SyncRequest) -> SyncAnswer:
             # A leased one must be taken even if nobody wants it: only a lease lets the agent say that it never began.
             if (desired is Desired.RUN or is_leased) and _is_on_offer(api, row, known):
                 offers.append(Offer(attempt_id=row.id, runner_name=row.runner_name))
-            if desired is not Desired.RUN and is_leased:
-                stops.append(_stop(row, desired))
+            if is_leased and (stop := _stop(row, desired)) is not None:
+                stops.append(stop)
                 first_stops += [row.id] * (row.stop_since is None)
         ended = sorted(known - {row.id for row in rows})
         deletions = _deletions(session, cluster)
@@ -230,9 +230,15 @@ def _is_on_offer(api: Api, row: AttemptRow, known: set[str]) -> bool:
     return is_lost and (api.now() - row.leased_at).total_seconds() >= REOFFER_AFTER_S
 
 
-def _stop(row: AttemptRow, desired: Desired) -> StopCommand:
-    mode = _MODES[desired]
-    return StopCommand(attempt_id=row.id, mode=mode, grace_s=STOP_GRACE_S[mode], detail=f"the user asks to {desired}")
+def _stop(row: AttemptRow, desired: Desired) -> StopCommand | None:
+    """What the user wants goes before what the platform wants; None where both want it to run."""
+    if desired is not Desired.RUN:
+        mode, detail = _MODES[desired], f"the user asks to {desired}"
+    elif row.stop_mode is not None:
+        mode, detail = StopMode(row.stop_mode), row.stop_reason or ""
+    else:
+        return None
+    return StopCommand(attempt_id=row.id, mode=mode, grace_s=STOP_GRACE_S[mode], detail=detail)
 
 
 @router.post(
@@ -286,7 +292,7 @@ def _launch_document(api: Api, session: Session, row: ExperimentRow, attempt: At
         lease_epoch=attempt.lease_epoch,
         runner_name=attempt.runner_name,
         attempt_token=token,
-        spec=spec,
+        spec=spec if attempt.alternative == 0 else spec.amended(resources=spec.resources.chosen(attempt.alternative)),
         spec_hash=row.spec_hash,
         workload_module=admitted.workload_module,
         task=admitted.task,
@@ -295,4 +301,5 @@ def _launch_document(api: Api, session: Session, row: ExperimentRow, attempt: At
         storage_path=attempt.storage_path,
         resume=_refs(session, row.id),
         runtime_left_s=max(0.0, spec.policy.max_runtime_s - attempts.spent_s(session, row.id, without=attempt.id)),
+        excluded_nodes=tuple(one.node_id for one in exclusions.on(session, attempt.cluster)),
     )

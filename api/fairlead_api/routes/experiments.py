@@ -11,12 +11,12 @@ from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
 from fairlead.admission import Admitted, Rejected, admit
-from fairlead.control.dispatch import snapshots
 from fairlead.errors import BadInput, BadSpec, Conflict, Problem, StaleVersion, TooMany
 from fairlead.failpoints import failpoint
+from fairlead.forecast import TOO_FAR_BACK, forecast
 from fairlead.lifecycle import Desired, Observation, State
 from fairlead.placement import Placement, place
-from fairlead.queueing import order
+from fairlead.queueing import Account, order
 from fairlead.representation import (
     AttemptView,
     ExperimentDetail,
@@ -46,6 +46,7 @@ WAITING_STATES = (State.ACCEPTED, *experiments.WAITING_STATES)
 FILTERS = {"state": frozenset(State), "project": None, "name": None}
 _CLIENT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _TRIES = 5
+AHEAD_SHOWN = 5
 ExperimentId = Annotated[str, Path(max_length=64)]
 IfMatch = Annotated[str | None, Header(description="Act only on this version of the experiment.")]
 
@@ -67,28 +68,42 @@ def plan(api: ApiParts, body: SpecBody) -> Response:
         spec = read_document(ExperimentSpec, body)
         with api.store.read() as session:
             decision = _admit(api, session, spec)
-            candidates = experiments.candidates(session)
-            here = snapshots(session, api.settings, api.now())
     except BadSpec as error:
         given = error.problems or (Problem(pointer="", message=str(error)),)
         return answer(PlanView(is_valid=False, problems=_views(given), why=str(error)))
     if isinstance(decision, Rejected):
         return answer(PlanView(is_valid=False, problems=_views(decision.problems), why=decision.detail))
-    candidate = _as_candidate(api, spec)
-    placement = place(candidate, here)
+    return answer(_plan(api, spec, decision))
+
+
+def _plan(api: Api, spec: ExperimentSpec, decision: Admitted) -> PlanView:
+    """As if it were in the queue now: its place there, and where it would fit if nobody were ahead."""
+    queue, candidate = api.board.queue(api.now()), _as_candidate(api, spec)
+    here = queue.situation
+    ordered = order([*queue.ordered, candidate], here.accounts, now=here.now, fairness=here.fairness)
+    ahead = ordered.index(candidate)
+    placement = place(candidate, here.clusters, account=here.accounts.get(spec.project, Account()))
+    estimate = forecast(ordered, here.clusters, here.accounts).get(candidate.id, TOO_FAR_BACK)
     fits = isinstance(placement, Placement)
-    view = PlanView(
+    return PlanView(
         is_valid=True,
         warnings=decision.warnings,
         fits=fits,
         why=f"it would run on cluster {placement.cluster}" if isinstance(placement, Placement) else str(placement),
-        ahead=order([*candidates, candidate]).index(candidate),
+        code="" if isinstance(placement, Placement) else placement.reason,
+        ahead=ahead,
+        ahead_ids=tuple(one.id for one in ordered[max(0, ahead - AHEAD_SHOWN) : ahead]),
+        position=ahead + 1,
+        cluster=placement.cluster if isinstance(placement, Placement) else None,
+        nodes=dict(placement.plan) if isinstance(placement, Placement) else {},
+        alternative=placement.alternative if isinstance(placement, Placement) else None,
+        estimated_start_at=None if estimate.in_s is None else here.now + timedelta(seconds=estimate.in_s),
+        basis=estimate.basis,
         cpus=spec.resources.cpus,
         gpus=spec.resources.gpus,
         spec=spec,
         spec_hash=spec_hash(spec),
     )
-    return answer(view)
 
 
 def _views(found: tuple[Problem, ...]) -> tuple[ProblemView, ...]:
@@ -103,11 +118,8 @@ def _as_candidate(api: Api, spec: ExperimentSpec) -> Candidate:
         state=State.QUEUED,
         project=spec.project,
         priority=spec.policy.priority,
-        workers=spec.resources.workers,
-        cpus=spec.resources.cpus,
-        gpus=spec.resources.gpus,
-        cpus_per_worker=spec.resources.cpus_per_worker,
-        gpus_per_worker=spec.resources.gpus_per_worker,
+        wishes=spec.resources.wishes,
+        runtime_left_s=spec.policy.max_runtime_s,
         current_attempt_no=0,
         enqueued_at=api.now(),
         waiting=None,

@@ -39,6 +39,7 @@ _STOPPED_BEFORE_START = {
     StopMode.PAUSE: (Outcome.PREEMPTED, "pause_requested"),
     StopMode.PREEMPT: (Outcome.PREEMPTED, "preempted"),
     StopMode.TIMEOUT: (Outcome.TIMEOUT, "run time spent"),
+    StopMode.BUDGET: (Outcome.OVER_BUDGET, "budget spent"),
 }
 logger = structlog.get_logger(__name__)
 

@@ -56,6 +56,8 @@ cluster_app = typer.Typer(cls=Commands, no_args_is_help=True, help="Empty a clus
 app.add_typer(cluster_app, name="cluster", rich_help_panel="Operate")
 webhooks_app = typer.Typer(cls=Commands, help="List the addresses that hear of events, or change one.")
 app.add_typer(webhooks_app, name="webhooks", rich_help_panel="Operate")
+projects_app = typer.Typer(cls=Commands, no_args_is_help=True, help="What projects may hold at once.")
+app.add_typer(projects_app, name="projects", rich_help_panel="Operate")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The experiment's id, as submit and list print it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
@@ -219,6 +221,45 @@ def show(
     from fairlead.cli import experiments
 
     experiments.show(_where(context, as_json), experiment_id, has_events=events)
+
+
+@app.command(rich_help_panel="Look")
+def queue(
+    context: typer.Context,
+    project: Annotated[str | None, typer.Option(help="Only those of this project.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=500, help="At most so many.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Show who waits, in order: why, and when each might start."""
+    from fairlead.cli import turns
+
+    turns.queue(_where(context, as_json), project=project, limit=limit)
+
+
+@app.command(rich_help_panel="Look")
+def why(context: typer.Context, experiment_id: Id, as_json: Json = False) -> None:
+    """Say why an experiment is not running, who is ahead, and when it might start."""
+    from fairlead.cli import turns
+
+    turns.why(_where(context, as_json), experiment_id)
+
+
+@projects_app.command("quota")
+def quota(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="PROJECT", help="The project's name.")],
+    limits: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="gpus=8, cpus=64, workers=, experiments=4, weight=2; nothing after = lifts a limit."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a project may hold at once and what it holds; or set it."""
+    from fairlead.cli import turns
+
+    turns.quota(_where(context, as_json), name, limits=limits or [])
 
 
 @app.command(rich_help_panel="Run")

@@ -280,6 +280,12 @@ def _print_plan(answer: PlanView) -> None:
     fits = "[green]fits now[/]" if answer.fits else "[yellow]would wait[/]"
     console.print(f"[green]valid[/], {fits}: {escape(answer.why)}")
     console.print(f"asks for {answer.cpus:g} CPUs and {answer.gpus:g} GPUs; {answer.ahead} ahead of it")
+    if answer.ahead_ids:
+        console.print(f"behind {', '.join(reversed(answer.ahead_ids))}")
+    if answer.basis:
+        start = answer.estimated_start_at
+        when = "cannot be told" if start is None else start.astimezone().isoformat(sep=" ", timespec="seconds")
+        console.print(f"might start: {when} [dim]({escape(answer.basis)})[/]")
     for warning in answer.warnings:
         console.print(f"[yellow]note[/] {escape(warning)}")
 

@@ -20,8 +20,11 @@ from fairlead.representation import (
     ExperimentView,
     LossDeclaration,
     PlanView,
+    QueueView,
+    QuotaView,
     VersionView,
     WhoAmI,
+    WhyView,
     WorkloadView,
 )
 from fairlead.settings import ClientSettings, data_directory
@@ -90,6 +93,28 @@ class Client:
         params |= {name: f"eq:{value}" for name, value in (("state", state), ("project", project)) if value}
         views = pages(self.transport, ExperimentView, "/v1/experiments", params)
         return (Experiment(self.transport, view) for view in views)
+
+    def queue(self, *, project: str | None = None, limit: int = 50) -> QueueView:
+        """The first ``limit`` that wait, in order, with reasons and estimates. Raises ``NotFound`` for a project."""
+        path = "/v1/queue" if project is None else f"/v1/projects/{project}/queue"
+        return QueueView.model_validate_json(self.transport.request("GET", path, params={"limit": str(limit)}).content)
+
+    def why(self, experiment_id: str) -> WhyView:
+        """Why an experiment is not running: reason, position, who is ahead, an estimate. Raises ``NotFound``."""
+        return WhyView.model_validate_json(
+            self.transport.request("GET", f"/v1/experiments/{experiment_id}/why").content
+        )
+
+    def quota(self, project: str) -> QuotaView:
+        """What a project may hold at once, what it holds and what it has used. Raises ``NotFound``."""
+        return QuotaView.model_validate_json(self.transport.request("GET", f"/v1/projects/{project}/quota").content)
+
+    def set_quota(self, project: str, **limits: float | None) -> QuotaView:
+        """Set limits: ``workers``, ``cpus``, ``gpus``, ``experiments``, ``weight``; None takes one away, what is not
+        named stays. Raises ``NotFound``, ``BadSpec``.
+        """
+        answer = self.transport.request("PATCH", f"/v1/projects/{project}/quota", document=limits)
+        return QuotaView.model_validate_json(answer.content)
 
     def workloads(self) -> tuple[WorkloadView, ...]:
         """The built-in training programs and their parameters."""

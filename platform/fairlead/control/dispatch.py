@@ -2,23 +2,40 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
+from typing import Any
 
 import structlog
 
 from fairlead.admission import Rejected, admit
 from fairlead.clock import Clock
+from fairlead.control.budget import over_budget
 from fairlead.control.rows import for_each
+from fairlead.control.situation import Situation, look
 from fairlead.failpoints import failpoint
 from fairlead.lifecycle import Desired, Outcome, State
-from fairlead.placement import ClusterSnapshot, Node, Placement, Waiting, place_in_order
-from fairlead.queueing import order
+from fairlead.placement import (
+    Placement,
+    Round,
+    Running,
+    Waiting,
+    WaitingReason,
+    place_in_order,
+    with_placed,
+    with_stopping,
+)
+from fairlead.preemption import Preempt, Spare, choose
+from fairlead.protocol import StopMode
+from fairlead.queueing import beyond_quota, order
 from fairlead.settings import ControlSettings
 from fairlead.spec import Manifest
-from fairlead.store import Session, Store, attempts, bundles, clusters, experiments
+from fairlead.store import Session, Store, attempts, bundles, experiments, projects
 from fairlead.store.experiments import Candidate
-from fairlead.store.tables import AttemptRow, ClusterRow, ExperimentRow
+from fairlead.store.projects import Held, Quota
+from fairlead.store.tables import AttemptRow, ExperimentRow
 
+EXPLAINED_AT_ONCE = 500
+"""Reasons that one tick writes; the rest follow at once."""
 ACTOR = "dispatch"
 AVOIDED_FOR = timedelta(minutes=5)
 """How long a cluster that did not take an offer comes last for that experiment."""
@@ -63,7 +80,11 @@ class Dispatch:
                 reason="admitted",
                 actor=ACTOR,
                 now=now,
-                columns={"enqueued_at": now, "total_steps": decision.total_steps},
+                columns={
+                    "enqueued_at": now,
+                    "total_steps": decision.total_steps,
+                    "expected_s": experiments.usual_run_s(session, row),
+                },
             )
 
     def _revive(self) -> bool:
@@ -96,18 +117,29 @@ class Dispatch:
             candidates = experiments.candidates(session)
             if not candidates:
                 return False
-            here = snapshots(session, self.settings, now)
+            here = look(session, self.settings, now)
             avoided = attempts.not_taken_since(session, now - AVOIDED_FOR)
+        ordered = order(candidates, here.accounts, now=now, fairness=here.fairness)
         decided = place_in_order(
-            order(candidates), here, launches_per_cluster=self.settings.launches_per_cluster, avoided=avoided
+            ordered,
+            here.clusters,
+            launches_per_cluster=self.settings.launches_per_cluster,
+            accounts=here.accounts,
+            avoided=avoided,
         )
+        preempting = self._preempt(decided, ordered, here)
         placed = [self._open_attempt(candidate, placement) for candidate, placement in decided.placed]
-        self._explain(candidates, decided.waiting)
-        return any(placed)
+        is_explained = self._explain(candidates, {**decided.waiting, **preempting})
+        return any(placed) or not is_explained
+
+    # ---- one placement ----
 
     def _open_attempt(self, candidate: Candidate, placement: Placement) -> bool:
+        """The attempt's row holds room and quota from here on; both are looked at again under the project's lock."""
         now, attempt_no = self.clock.now(), candidate.current_attempt_no + 1
         with self.store.write() as session:
+            if not self._is_within_quota(session, candidate, placement):
+                return False
             moved = experiments.move_if_current(
                 session,
                 candidate,
@@ -116,57 +148,109 @@ class Dispatch:
                 actor=ACTOR,
                 now=now,
                 attempt_no=attempt_no,
+                payload=_placement_payload(placement),
                 columns={"current_attempt_no": attempt_no},
             )
             if moved:
                 failpoint("dispatch.placing")
                 row = attempts.insert(
-                    session, candidate=candidate, attempt_no=attempt_no, cluster=placement.cluster, now=now
+                    session,
+                    candidate=candidate,
+                    attempt_no=attempt_no,
+                    cluster=placement.cluster,
+                    now=now,
+                    alternative=placement.alternative,
+                    plan=dict(placement.plan),
                 )
-                self._end_without_time(session, row)
+                self._end_without_means(session, row)
         failpoint("dispatch.placed")
         return moved
 
-    def _end_without_time(self, session: Session, attempt: AttemptRow) -> None:
-        """An attempt that would have no run time is over before anyone is offered it."""
-        policy = experiments.policy_of(experiments.get(session, attempt.experiment_id))
-        spent_s = attempts.spent_s(session, attempt.experiment_id) if attempt.attempt_no > 1 else 0.0
-        if spent_s >= policy.max_runtime_s:
-            reason = f"the {policy.max_runtime_s:g} s of run time were spent by earlier attempts"
-            attempts.withdraw(session, attempt.id, outcome=Outcome.TIMEOUT, reason=reason, now=self.clock.now())
+    def _is_within_quota(self, session: Session, candidate: Candidate, placement: Placement) -> bool:
+        """Somebody may have made the quota smaller since the round began."""
+        quota = projects.quota_of(projects.locked(session, candidate.project))
+        if quota == Quota():
+            return True
+        held = projects.held(session, candidate.project).get(candidate.project, Held())
+        return beyond_quota(candidate.wishes[placement.alternative], quota, held) is None
 
-    def _explain(self, candidates: list[Candidate], waiting: Mapping[str, Waiting]) -> None:
-        """Write down why each waits, where the reason is a new one."""
-        changed = [(one.id, str(waiting[one.id])) for one in candidates if one.id in waiting]
-        known = {one.id: one.waiting for one in candidates}
-        changed = [(key, why) for key, why in changed if known[key] != why]
+    def _end_without_means(self, session: Session, attempt: AttemptRow) -> None:
+        """An attempt that would have no run time, or no budget, is over before anyone is offered it."""
+        if attempt.attempt_no == 1:
+            return
+        row = experiments.get(session, attempt.experiment_id)
+        spent_s = attempts.spent_s(session, attempt.experiment_id)
+        outcome, reason = None, ""
+        if spent_s >= row.max_runtime_s:
+            outcome = Outcome.TIMEOUT
+            reason = f"the {row.max_runtime_s:g} s of run time were spent by earlier attempts"
+        elif over := over_budget(row, attempts.of_experiment(session, row.id), self.clock.now()):
+            outcome, reason = Outcome.OVER_BUDGET, over
+        if outcome is not None:
+            attempts.withdraw(session, attempt.id, outcome=outcome, reason=reason, now=self.clock.now())
+
+    # ---- preemption ----
+
+    def _preempt(self, decided: Round, ordered: tuple[Candidate, ...], here: Situation) -> dict[str, Waiting]:
+        """Let the first that wait for room have less urgent ones stopped; who waits for such an end is told so."""
+        if self.settings.max_preemptions == 0:
+            return {}
+        clusters_then = with_placed(here.clusters, decided)
+        reserved = {one.experiment_id for one in decided.reservations}
+        waiting: dict[str, Waiting] = {}
+        for candidate in (one for one in ordered if one.id in reserved):
+            chosen = choose(candidate, clusters_then, max_preemptions=self.settings.max_preemptions)
+            if isinstance(chosen, Spare):
+                continue
+            self._stop_victims(chosen)
+            clusters_then = with_stopping(clusters_then, chosen.victims)
+            detail = f"attempts on {chosen.cluster} are being stopped to make room"
+            waiting[candidate.id] = Waiting(reason=WaitingReason.PREEMPTING, detail=detail)
+        return waiting
+
+    def _stop_victims(self, chosen: Preempt) -> None:
+        """All of them or none, in one transaction: a part would be stopped for nothing."""
+        if chosen.victims:
+            with self.store.write() as session:
+                for victim in chosen.victims:
+                    self._stop_victim(session, victim, chosen)
+
+    def _stop_victim(self, session: Session, victim: Running, chosen: Preempt) -> None:
+        now, reason = self.clock.now(), chosen.detail
+        if not attempts.ask_to_stop(session, victim.attempt_id, mode=StopMode.PREEMPT, reason=reason):
+            # nobody has taken the offer yet: it is taken back
+            attempts.withdraw(session, victim.attempt_id, outcome=Outcome.PREEMPTED, reason=reason, now=now)
+            return
+        experiments.note(
+            session,
+            victim.experiment_id,
+            kind="preempting",
+            actor=ACTOR,
+            now=now,
+            reason=f"it is stopped at a checkpoint and queued again: {reason}",
+            payload={"for": chosen.candidate.id, "times_before": victim.preemptions},
+        )
+
+    # ---- reasons ----
+
+    def _explain(self, candidates: list[Candidate], waiting: Mapping[str, Waiting]) -> bool:
+        """Write down why each waits, where the reason is a new one; whether that was all of them."""
+        texts = {one: str(one) for one in set(waiting.values())}
+        changed = [
+            (one.id, texts[waiting[one.id]])
+            for one in candidates
+            if one.id in waiting and one.waiting != texts[waiting[one.id]]
+        ]
         if changed:
             with self.store.write() as session:
-                for key, why in changed:
-                    experiments.set_columns(session, key, waiting=why)
+                experiments.explain(session, dict(changed[:EXPLAINED_AT_ONCE]))
+        return len(changed) <= EXPLAINED_AT_ONCE
 
 
-def snapshots(session: Session, settings: ControlSettings, now: datetime) -> tuple[ClusterSnapshot, ...]:
-    """Clusters as placement sees them."""
-    usage = clusters.usage(session)
-    return tuple(
-        _snapshot(row, usage.get(row.name, (0, 0, 0)), clusters.why_closed(session, row), settings, now)
-        for row in clusters.every(session)
-    )
-
-
-def _snapshot(
-    row: ClusterRow, usage: tuple[float, float, int], why_closed: str | None, settings: ControlSettings, now: datetime
-) -> ClusterSnapshot:
-    living = [node for node in row.nodes if node["is_alive"]]
-    cpus, gpus, launches = usage
-    return ClusterSnapshot(
-        name=row.name,
-        is_active=why_closed is None,
-        why_closed=why_closed or "",
-        has_fresh_agent=clusters.has_fresh_agent(row, ttl_s=settings.agent_ttl_s, now=now),
-        nodes=tuple(Node(cpus=node["cpus"], gpus=node["gpus"]) for node in living),
-        cpus_in_use=cpus,
-        gpus_in_use=gpus,
-        launches=launches,
-    )
+def _placement_payload(placement: Placement) -> dict[str, Any]:
+    return {
+        "cluster": placement.cluster,
+        "nodes": dict(placement.plan),
+        "alternative": placement.alternative,
+        "is_backfill": placement.is_backfill,
+    }

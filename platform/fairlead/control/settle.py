@@ -8,7 +8,9 @@ from datetime import timedelta
 import structlog
 
 from fairlead.clock import Clock
+from fairlead.control.budget import over_budget
 from fairlead.control.rows import for_each
+from fairlead.control.situation import used_by
 from fairlead.failpoints import failpoint
 from fairlead.lifecycle import (
     OFFER_REFUSED,
@@ -24,9 +26,10 @@ from fairlead.lifecycle import (
     retry_delay_bound_s,
 )
 from fairlead.protocol import STOP_GRACE_S, StopMode
+from fairlead.queueing import rate, use_of
 from fairlead.settings import ControlSettings
-from fairlead.store import Session, Store, attempts, checkpoints, clusters, experiments
-from fairlead.store.tables import AttemptRow, ClusterRow, ExperimentRow
+from fairlead.store import Session, Store, attempts, checkpoints, clusters, experiments, projects
+from fairlead.store.tables import AttemptRow, ClusterRow, ExperimentRow, ProjectRow
 
 ACTOR = "settle"
 CANNOT_STOP = "cannot_stop"
@@ -47,7 +50,14 @@ class Settle:
     """Draws the delay before a retry; tests fix it."""
 
     def __call__(self) -> bool:
-        steps = (self._note_starts, self._obey, self._end_open_attempts, self._hold_unstoppable, self._move_on)
+        steps = (
+            self._note_starts,
+            self._obey,
+            self._watch_budgets,
+            self._end_open_attempts,
+            self._hold_unstoppable,
+            self._move_on,
+        )
         return sum(step() for step in steps) > 0  # all of them: any() would stop at the first
 
     def _note_starts(self) -> bool:
@@ -85,6 +95,32 @@ class Settle:
                 session, row, to, reason=f"{to} by the user", actor=ACTOR, now=self.clock.now()
             )
 
+    def _watch_budgets(self) -> bool:
+        """Have those stopped, at a checkpoint, whose budget is spent."""
+        now = self.clock.now()
+        with self.store.read() as session:
+            watched = experiments.with_budget(session)
+            spent = {row.id: over_budget(row, attempts.of_experiment(session, row.id), now) for row in watched}
+        return for_each(
+            [row for row in watched if spent[row.id]], lambda row: self._stop_over(row, spent[row.id] or "")
+        )
+
+    def _stop_over(self, row: ExperimentRow, why: str) -> bool:
+        key = attempts.attempt_id(row.id, row.current_attempt_no)
+        with self.store.write() as session:
+            if not attempts.ask_to_stop(session, key, mode=StopMode.BUDGET, reason=why):
+                return False
+            experiments.note(
+                session,
+                row.id,
+                kind="over_budget",
+                actor=ACTOR,
+                now=self.clock.now(),
+                reason=f"it is stopped at its last checkpoint: {why}",
+                attempt_no=row.current_attempt_no,
+            )
+        return True
+
     def _end_open_attempts(self) -> bool:
         """Offers nobody took, attempts proven dead, attempts of a Ray session that is gone."""
         with self.store.read() as session:
@@ -102,9 +138,9 @@ class Settle:
         elif attempt.leased_at is None:
             return self._withdraw(attempt, row, cluster)
         elif attempt.death_since is not None:
-            outcome, reason = _outcome_of_death(row, attempt.death_reason or "runner_died")
+            outcome, reason = _outcome_of_death(row, attempt, attempt.death_reason or "runner_died")
         elif self._session_is_gone(attempt, cluster):
-            outcome, reason = _outcome_of_death(row, SESSION_ENDED)
+            outcome, reason = _outcome_of_death(row, attempt, SESSION_ENDED)
         else:
             return False
         with self.store.write() as session:
@@ -145,9 +181,9 @@ class Settle:
         return for_each([row for row, _ in rows if row.id in overdue], lambda row: self._hold(row, overdue[row.id]))
 
     def _defies(self, row: ExperimentRow, attempt: AttemptRow) -> bool:
-        mode = _STOP_MODES.get(Desired(row.desired))
+        mode = _STOP_MODES.get(Desired(row.desired)) or (attempt.stop_mode and StopMode(attempt.stop_mode))
         is_current = row.current_attempt_no == attempt.attempt_no and row.state in experiments.HOLDING_STATES
-        if mode is None or attempt.stop_since is None or not is_current:
+        if not mode or attempt.stop_since is None or not is_current:
             return False
         bound = timedelta(seconds=self.settings.stop_bound_s + STOP_GRACE_S[mode])
         return attempt.observation == Observation.PRESENT and self.clock.now() - attempt.stop_since > bound
@@ -170,12 +206,13 @@ class Settle:
         now = self.clock.now()
         with self.store.write() as session:
             row = experiments.get(session, attempt.experiment_id)
+            project = projects.locked(session, row.project)  # before the experiment is written, as dispatch does it
             if row.current_attempt_no != attempt.attempt_no or not _waits_for_an_end(row):
-                attempts.settle(session, attempt.id)
+                self._settle(session, attempt, project)
                 return True
             following = self._following(session, row)
             if following.state is State.HELD and row.state == State.HELD:
-                attempts.settle(session, attempt.id)
+                self._settle(session, attempt, project)
                 return True
             columns = {"due_at": self._due_at(following)} if following.state is State.RETRYING else {}
             if following.state is State.EVALUATING and row.state == State.PLACED:
@@ -196,9 +233,24 @@ class Settle:
             )
             if moved:
                 failpoint("settle.moving")
-                attempts.settle(session, attempt.id)
+                self._settle(session, attempt, project)
                 self._judge_cluster(session, attempt)
         return moved
+
+    def _settle(self, session: Session, attempt: AttemptRow, project: ProjectRow | None) -> None:
+        """Mark the attempt as settled, and charge its use to its project in the same transaction: once."""
+        now, half_life_s = self.clock.now(), self.settings.half_life_s
+        attempts.settle(session, attempt.id)
+        ran_s = attempts.ran_s(attempt)
+        if project is None or attempt.ended_at is None or ran_s <= 0:
+            return
+        ended_s = max(0.0, (now - attempt.ended_at).total_seconds())
+        held = rate(attempt.cpus, attempt.gpus)
+        use = use_of(held, began_s=ended_s + ran_s, ended_s=ended_s, half_life_s=half_life_s)
+        used = used_by(project, half_life_s=half_life_s, now=now) + use
+        projects.charge(session, project.name, used=used, now=now)
+        spent_s = attempts.spent_s(session, attempt.experiment_id)
+        experiments.set_columns(session, attempt.experiment_id, spent_s=spent_s)
 
     def _judge_cluster(self, session: Session, attempt: AttemptRow) -> None:
         """No more offers for a cluster on which one experiment after the other is lost, until a human has looked."""
@@ -252,11 +304,15 @@ def _has_begun(session: Session, row: ExperimentRow) -> bool:
     return current.started_at is not None
 
 
-def _outcome_of_death(row: ExperimentRow, reason: str) -> tuple[Outcome, str]:
+def _outcome_of_death(row: ExperimentRow, attempt: AttemptRow, reason: str) -> tuple[Outcome, str]:
     if row.desired == Desired.CANCEL:
         return Outcome.CANCELLED, "cancelled by the user"
     if row.desired == Desired.PAUSE:
         return Outcome.PREEMPTED, "pause_requested"
+    if attempt.stop_mode == StopMode.PREEMPT:
+        return Outcome.PREEMPTED, "preempted"
+    if attempt.stop_mode == StopMode.BUDGET:
+        return Outcome.OVER_BUDGET, "budget spent"
     return Outcome.INFRA_ERROR, reason
 
 
@@ -266,10 +322,16 @@ def _ended(session: Session, row: ExperimentRow, attempt: AttemptRow) -> EndedAt
     assert attempt.outcome is not None, "only ended attempts are asked"
     return EndedAttempt(
         outcome=Outcome(attempt.outcome),
-        reason=attempt.reason,
+        reason=_reason(attempt),
         made_progress=any(checkpoint.step > before for checkpoint in own),
         is_forgiven=_is_forgiven(row, attempt),
     )
+
+
+def _reason(attempt: AttemptRow) -> str:
+    """Why the platform stopped it, where that is how it ended."""
+    is_stopped = attempt.outcome in (Outcome.PREEMPTED, Outcome.OVER_BUDGET) and attempt.leased_at is not None
+    return attempt.stop_reason if is_stopped and attempt.stop_reason else attempt.reason
 
 
 def _is_forgiven(row: ExperimentRow, attempt: AttemptRow) -> bool:

@@ -26,6 +26,7 @@ _STOPPED = {
     StopMode.PAUSE: (Outcome.PREEMPTED, "pause_requested"),
     StopMode.PREEMPT: (Outcome.PREEMPTED, "preempted"),
     StopMode.TIMEOUT: (Outcome.TIMEOUT, "run time spent"),
+    StopMode.BUDGET: (Outcome.OVER_BUDGET, "budget spent"),
 }
 _RULED = frozenset({Outcome.USER_ERROR, Outcome.OOM, Outcome.STALLED, Outcome.INFRA_ERROR})
 _LAST_WORDS = {

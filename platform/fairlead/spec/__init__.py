@@ -7,6 +7,8 @@ from fairlead.spec.data import BinSpec, DataSpec, LabelNoiseSpec, SplitSpec
 from fairlead.spec.document import Document, explain, from_json, from_mapping, from_yaml
 from fairlead.spec.evaluation import EvaluationSpec, Evidence, GateSpec, Requirement
 from fairlead.spec.experiment import (
+    AlternativeSpec,
+    BudgetSpec,
     CheckpointsSpec,
     ExperimentSpec,
     PolicySpec,
@@ -14,13 +16,16 @@ from fairlead.spec.experiment import (
     ResourcesSpec,
     RetriesSpec,
     RuleSpec,
+    Wish,
     json_schema,
     spec_hash,
 )
 from fairlead.spec.manifest import Manifest, Parameter
 
 __all__ = [
+    "AlternativeSpec",
     "BinSpec",
+    "BudgetSpec",
     "CheckpointsSpec",
     "DataSpec",
     "Document",
@@ -38,6 +43,7 @@ __all__ = [
     "RetriesSpec",
     "RuleSpec",
     "SplitSpec",
+    "Wish",
     "explain",
     "from_json",
     "from_mapping",

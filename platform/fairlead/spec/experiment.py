@@ -3,6 +3,7 @@
 import hashlib
 import json
 import signal
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, StrictInt, StringConstraints, field_validator, model_validator
@@ -19,6 +20,38 @@ WorkloadName = Annotated[
 ]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wish:
+    """One way to run it, whole: all of it on one cluster that carries ``labels``."""
+
+    workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    labels: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def cpus(self) -> float:
+        """All CPUs together."""
+        return self.workers * self.cpus_per_worker
+
+    @property
+    def gpus(self) -> float:
+        """All GPUs together."""
+        return self.workers * self.gpus_per_worker
+
+
+Label = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+
+
+class AlternativeSpec(Document):
+    """Another way to run it; what is absent is as in ``resources``."""
+
+    workers: int | None = Field(default=None, ge=1, le=4096)
+    cpus_per_worker: float | None = Field(default=None, gt=0, le=1024)
+    gpus_per_worker: float | None = Field(default=None, ge=0, le=64)
+    labels: dict[Name, Label] | None = Field(default=None, max_length=10)
+
+
 class ResourcesSpec(Document):
     """How many workers train one model, and what each of them holds."""
 
@@ -27,6 +60,35 @@ class ResourcesSpec(Document):
     cpus_per_worker: float = Field(default=1, gt=0, le=1024)
     gpus_per_worker: float = Field(default=0, ge=0, le=64)
     strategy: Literal["ddp"] = "ddp"
+    labels: dict[Name, Label] = Field(default_factory=dict, max_length=10)
+    """What the cluster must carry; its operator says what it does: ``{gpu: h100}``."""
+    any_of: tuple[AlternativeSpec, ...] = Field(default=(), max_length=8)
+    """Other ways that will do as well, tried in this order where the first is not free."""
+
+    @property
+    def wishes(self) -> tuple[Wish, ...]:
+        """All ways that will do, the preferred one first."""
+        return (self._wish(AlternativeSpec()), *(self._wish(other) for other in self.any_of))
+
+    def _wish(self, other: AlternativeSpec) -> Wish:
+        labels = self.labels if other.labels is None else other.labels
+        return Wish(
+            workers=self.workers if other.workers is None else other.workers,
+            cpus_per_worker=self.cpus_per_worker if other.cpus_per_worker is None else other.cpus_per_worker,
+            gpus_per_worker=self.gpus_per_worker if other.gpus_per_worker is None else other.gpus_per_worker,
+            labels=tuple(sorted(labels.items())),
+        )
+
+    def chosen(self, index: int) -> "ResourcesSpec":
+        """These resources with the wish of that number in the place of the first."""
+        wish = self.wishes[index]
+        return self.amended(
+            workers=wish.workers,
+            cpus_per_worker=wish.cpus_per_worker,
+            gpus_per_worker=wish.gpus_per_worker,
+            labels=dict(wish.labels),
+            any_of=(),
+        )
 
     @property
     def cpus(self) -> float:
@@ -109,6 +171,8 @@ class PolicySpec(Document):
 
     priority: int = Field(default=50, ge=0, le=100)
     """Higher goes first."""
+    preemptible: bool = False
+    """Whether it may be stopped for one of higher priority: at its last checkpoint, and back to its old place."""
     max_runtime_s: float = Field(default=86_400, gt=0)
     """Run time over all attempts together."""
     stall_timeout_s: float = Field(default=600, gt=0)
@@ -119,6 +183,13 @@ class PolicySpec(Document):
     checkpoints: CheckpointsSpec = CheckpointsSpec()
     keep_alive_s: float = Field(default=0, ge=0, le=3600)
     """After an error, a stall or a lack of memory, how long the processes stay for a look; a cancel ends them."""
+
+
+class BudgetSpec(Document):
+    """What it may use up over all attempts; it is then stopped at its last checkpoint and fails as ``over_budget``."""
+
+    cpu_hours: float | None = Field(default=None, gt=0, le=1e9)
+    gpu_hours: float | None = Field(default=None, gt=0, le=1e9)
 
 
 class RegisterSpec(Document):
@@ -146,6 +217,7 @@ class ExperimentSpec(Document):
     gates: tuple[GateSpec, ...] = Field(default=(), max_length=100)
     register_as: RegisterSpec | None = Field(default=None, alias="register")
     policy: PolicySpec = PolicySpec()
+    budget: BudgetSpec = BudgetSpec()
     seed: int = Field(default=0, ge=0, lt=2**32)
     labels: dict[Name, Annotated[str, StringConstraints(max_length=200)]] = Field(default_factory=dict)
     """Free words for finding it again; they become tags."""

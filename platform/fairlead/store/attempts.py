@@ -2,15 +2,17 @@
 
 import hashlib
 import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.orm import Session, aliased
 
 from fairlead.errors import NotFound, StaleAttempt, Unauthorized
-from fairlead.lifecycle import OFFER_REFUSED, OFFER_WITHDRAWN, Observation, Outcome
-from fairlead.protocol import attempt_path, runner_name
+from fairlead.lifecycle import OFFER_REFUSED, OFFER_WITHDRAWN, Desired, Observation, Outcome
+from fairlead.protocol import StopMode, attempt_path, runner_name
 from fairlead.store.experiments import Candidate
 from fairlead.store.rows import reread_if_loaded
 from fairlead.store.tables import AttemptRow, ExperimentRow
@@ -21,8 +23,21 @@ def attempt_id(experiment_id: str, attempt_no: int) -> str:
     return f"{experiment_id}-a{attempt_no}"
 
 
-def insert(session: Session, *, candidate: Candidate, attempt_no: int, cluster: str, now: datetime) -> AttemptRow:
-    """Offer a new attempt of a placed experiment to ``cluster``."""
+def insert(
+    session: Session,
+    *,
+    candidate: Candidate,
+    attempt_no: int,
+    cluster: str,
+    now: datetime,
+    alternative: int = 0,
+    plan: Mapping[str, int] | None = None,
+) -> AttemptRow:
+    """Offer a new attempt of a placed experiment to ``cluster``. Its row holds the resources, and the quota, at once.
+
+    ``alternative``: which of the candidate's wishes; ``plan``: workers by node id, as placement counts on.
+    """
+    wish = candidate.wishes[alternative]
     row = AttemptRow(
         id=attempt_id(candidate.id, attempt_no),
         experiment_id=candidate.id,
@@ -30,9 +45,11 @@ def insert(session: Session, *, candidate: Candidate, attempt_no: int, cluster: 
         cluster=cluster,
         runner_name=runner_name(candidate.id, attempt_no),
         storage_path=str(attempt_path(candidate.project, candidate.id, attempt_no)),
-        workers=candidate.workers,
-        cpus=candidate.cpus,
-        gpus=candidate.gpus,
+        workers=wish.workers,
+        cpus=wish.cpus,
+        gpus=wish.gpus,
+        alternative=alternative,
+        plan=dict(plan) if plan is not None else None,
         created_at=now,
         lease_epoch=0,
         observation=Observation.ABSENT,
@@ -72,6 +89,64 @@ def open_everywhere(session: Session) -> list[AttemptRow]:
     return list(session.scalars(select(AttemptRow).where(AttemptRow.outcome.is_(None))))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Occupant:
+    """An open attempt with the columns that scheduling looks at."""
+
+    attempt_id: str
+    experiment_id: str
+    cluster: str
+    project: str
+    priority: int
+    is_preemptible: bool
+    workers: int
+    cpus: float
+    gpus: float
+    plan: dict[str, Any] | None
+    started_at: datetime | None
+    max_runtime_s: float
+    spent_s: float
+    expected_s: float | None
+    is_stopping: bool
+    preemptions: int
+    """How often its experiment was stopped for a more urgent one."""
+
+
+def occupants(session: Session) -> list[Occupant]:
+    """All that hold resources, oldest first."""
+    preempted = aliased(AttemptRow)
+    times = (
+        select(func.count())
+        .where(preempted.experiment_id == AttemptRow.experiment_id, preempted.stop_mode == StopMode.PREEMPT)
+        .scalar_subquery()
+    )
+    query = (
+        select(
+            AttemptRow.id,
+            AttemptRow.experiment_id,
+            AttemptRow.cluster,
+            ExperimentRow.project,
+            ExperimentRow.priority,
+            ExperimentRow.is_preemptible,
+            AttemptRow.workers,
+            AttemptRow.cpus,
+            AttemptRow.gpus,
+            AttemptRow.plan,
+            AttemptRow.started_at,
+            ExperimentRow.max_runtime_s,
+            ExperimentRow.spent_s,
+            ExperimentRow.expected_s,
+            or_(AttemptRow.stop_mode.is_not(None), ExperimentRow.desired != Desired.RUN),
+            times,
+        )
+        .join(ExperimentRow, ExperimentRow.id == AttemptRow.experiment_id)
+        .where(AttemptRow.outcome.is_(None))
+        .order_by(AttemptRow.created_at, AttemptRow.id)
+    )
+    names = [one.name for one in fields(Occupant)]
+    return [Occupant(**dict(zip(names, row, strict=True))) for row in session.execute(query)]
+
+
 def unsettled(session: Session, *, limit: int = 200) -> list[AttemptRow]:
     """Attempts that ended and whose experiment has not moved on yet."""
     query = select(AttemptRow).where(AttemptRow.outcome.is_not(None), AttemptRow.is_settled.is_(False))
@@ -108,11 +183,14 @@ def not_taken_since(session: Session, since: datetime) -> dict[str, frozenset[st
 
 def spent_s(session: Session, experiment_id: str, *, without: str | None = None) -> float:
     """Run time of an experiment's attempts that have ended, but for ``without``."""
-    return sum(_ran_s(one) for one in of_experiment(session, experiment_id) if one.id != without)
+    return sum(ran_s(one) for one in of_experiment(session, experiment_id) if one.id != without)
 
 
-def _ran_s(one: AttemptRow) -> float:
-    """A lost attempt ran until it was last seen: the hours until its death was proven are not its own."""
+def ran_s(one: AttemptRow) -> float:
+    """Run time of one that has ended.
+
+    A lost attempt ran until it was last seen: the hours until its death was proven are not its own.
+    """
     if one.started_at is None or one.ended_at is None:
         return 0.0
     last_seen = one.ended_at if one.result is not None else one.observed_at or one.started_at
@@ -201,6 +279,25 @@ def end(
     """Write how the attempt ended, once; False if it had already."""
     columns = {"outcome": outcome, "reason": reason, "detail": detail, "ended_at": now}
     return write_if_open(session, key, **columns, result=result, result_sha256=result_sha256)
+
+
+def ask_to_stop(session: Session, key: str, *, mode: StopMode, reason: str) -> bool:
+    """Let the platform want a leased attempt stopped; its agent is told with every sync. False if it was asked before,
+    has ended, or was never taken.
+    """
+    changed = session.execute(
+        update(AttemptRow)
+        .where(
+            AttemptRow.id == key,
+            AttemptRow.outcome.is_(None),
+            AttemptRow.stop_mode.is_(None),
+            AttemptRow.leased_at.is_not(None),
+        )
+        .values(stop_mode=mode, stop_reason=reason)
+        .execution_options(synchronize_session=False)
+    )
+    reread_if_loaded(session, AttemptRow, key)
+    return bool(changed.rowcount)  # type: ignore[attr-defined]  # an UPDATE's result has it
 
 
 def withdraw(session: Session, key: str, *, outcome: Outcome, reason: str, now: datetime) -> bool:

@@ -1,17 +1,20 @@
 """Questions about experiments, and the one way their state changes: compare-and-set with an event, together."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import lru_cache
+from statistics import median
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Select, and_, exists, func, or_, select, update
-from sqlalchemy.orm import Session, load_only
+from sqlalchemy import Select, and_, bindparam, exists, func, or_, select, update
+from sqlalchemy import Table as CoreTable
+from sqlalchemy.orm import Session
 
 from fairlead.errors import NotFound
 from fairlead.lifecycle import Desired, State, move
-from fairlead.spec import ExperimentSpec, PolicySpec, spec_hash
+from fairlead.spec import ExperimentSpec, PolicySpec, Wish, spec_hash
 from fairlead.store import projects
 from fairlead.store.rows import loaded, reread_if_loaded
 from fairlead.store.tables import AttemptRow, EventRow, ExperimentRow
@@ -30,11 +33,12 @@ class Candidate:
     state: State
     project: str
     priority: int
-    workers: int
-    cpus: float
-    gpus: float
-    cpus_per_worker: float
-    gpus_per_worker: float
+    wishes: tuple[Wish, ...]
+    """Ways to run it, the preferred one first."""
+    runtime_left_s: float
+    """Of ``max_runtime_s``, which ends it: the bound that backfill may count on."""
+    expected_s: float | None = None
+    """How long experiments like it ran; for estimates only."""
     current_attempt_no: int
     enqueued_at: datetime
     waiting: str | None
@@ -65,7 +69,11 @@ def insert(
         workers=spec.resources.workers,
         cpus=spec.resources.cpus,
         gpus=spec.resources.gpus,
+        wishes=_wishes_column(spec),
+        is_preemptible=spec.policy.preemptible,
         max_runtime_s=spec.policy.max_runtime_s,
+        budget_cpu_hours=spec.budget.cpu_hours,
+        budget_gpu_hours=spec.budget.gpu_hours,
         total_steps=total_steps,
         metrics={},
         mlflow_version=0,
@@ -149,6 +157,15 @@ def due_retries(session: Session, now: datetime) -> list[ExperimentRow]:
     return list(session.scalars(query.limit(500)))
 
 
+def with_budget(session: Session) -> list[ExperimentRow]:
+    """Experiments that hold resources and have a budget."""
+    query = select(ExperimentRow).where(
+        ExperimentRow.state.in_(HOLDING_STATES),
+        or_(ExperimentRow.budget_cpu_hours.is_not(None), ExperimentRow.budget_gpu_hours.is_not(None)),
+    )
+    return list(session.scalars(query))
+
+
 def released(session: Session) -> list[ExperimentRow]:
     """Held experiments that a human has let go on since, and of which nothing runs any more."""
     of_row = EventRow.experiment_id == ExperimentRow.id
@@ -185,42 +202,108 @@ def release_if_current(
 
 
 def candidates(session: Session, *, limit: int = 10_000) -> list[Candidate]:
-    """All that are queued, by the columns that decide; specs are not parsed."""
-    columns = load_only(
-        ExperimentRow.id,
-        ExperimentRow.version,
-        ExperimentRow.state,
-        ExperimentRow.project,
-        ExperimentRow.priority,
-        ExperimentRow.workers,
-        ExperimentRow.cpus,
-        ExperimentRow.gpus,
-        ExperimentRow.current_attempt_no,
-        ExperimentRow.enqueued_at,
-        ExperimentRow.waiting,
-    )
-    query = select(ExperimentRow).where(ExperimentRow.state == State.QUEUED, ExperimentRow.desired == Desired.RUN)
-    query = query.options(columns).order_by(ExperimentRow.enqueued_at, ExperimentRow.id).limit(limit)
-    return [_candidate(row) for row in session.scalars(query)]
+    """All that are queued, by the columns that decide; specs are not read."""
+    query = select(*_DECIDING).where(ExperimentRow.state == State.QUEUED, ExperimentRow.desired == Desired.RUN)
+    query = query.order_by(ExperimentRow.enqueued_at, ExperimentRow.id).limit(limit)
+    return [_candidate(*row) for row in session.execute(query)]
 
 
-def _candidate(row: ExperimentRow) -> Candidate:
-    assert row.enqueued_at is not None, "queued rows have a place in the queue"
+_DECIDING = (
+    ExperimentRow.id,
+    ExperimentRow.version,
+    ExperimentRow.project,
+    ExperimentRow.priority,
+    ExperimentRow.workers,
+    ExperimentRow.cpus,
+    ExperimentRow.gpus,
+    ExperimentRow.wishes,
+    ExperimentRow.max_runtime_s,
+    ExperimentRow.spent_s,
+    ExperimentRow.expected_s,
+    ExperimentRow.current_attempt_no,
+    ExperimentRow.enqueued_at,
+    ExperimentRow.waiting,
+)
+
+
+def _candidate(
+    key: str,
+    version: int,
+    project: str,
+    priority: int,
+    workers: int,
+    cpus: float,
+    gpus: float,
+    wishes: list[Any] | None,
+    max_runtime_s: float,
+    spent_s: float,
+    expected_s: float | None,
+    current_attempt_no: int,
+    enqueued_at: datetime | None,
+    waiting: str | None,
+) -> Candidate:
+    assert enqueued_at is not None, "queued rows have a place in the queue"
     return Candidate(
-        id=row.id,
-        version=row.version,
-        state=State(row.state),
-        project=row.project,
-        priority=row.priority,
-        workers=row.workers,
-        cpus=row.cpus,
-        gpus=row.gpus,
-        cpus_per_worker=row.cpus / row.workers,
-        gpus_per_worker=row.gpus / row.workers,
-        current_attempt_no=row.current_attempt_no,
-        enqueued_at=row.enqueued_at,
-        waiting=row.waiting,
+        id=key,
+        version=version,
+        state=State.QUEUED,
+        project=project,
+        priority=priority,
+        wishes=_plain_wish(workers, cpus, gpus) if wishes is None else tuple(_wish(one) for one in wishes),
+        runtime_left_s=max(0.0, max_runtime_s - spent_s),
+        expected_s=expected_s,
+        current_attempt_no=current_attempt_no,
+        enqueued_at=enqueued_at,
+        waiting=waiting,
     )
+
+
+@lru_cache(maxsize=4096)
+def _plain_wish(workers: int, cpus: float, gpus: float) -> tuple[Wish, ...]:
+    return (Wish(workers=workers, cpus_per_worker=cpus / workers, gpus_per_worker=gpus / workers),)
+
+
+def _wish(stored: dict[str, Any]) -> Wish:
+    labels = tuple((name, value) for name, value in stored["labels"].items())
+    return Wish(**{**stored, "labels": labels})
+
+
+def _wishes_column(spec: ExperimentSpec) -> list[Any] | None:
+    """None for the usual spec, whose one wish the columns beside tell."""
+    wishes = spec.resources.wishes
+    if len(wishes) == 1 and not wishes[0].labels:
+        return None
+    return [{**asdict(wish), "labels": dict(wish.labels)} for wish in wishes]
+
+
+def names_and_reasons(session: Session, ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:
+    """Name, and why it waits, of those of ``ids`` that are queued."""
+    query = select(ExperimentRow.id, ExperimentRow.name, ExperimentRow.waiting).where(
+        ExperimentRow.id.in_(ids), ExperimentRow.state == State.QUEUED
+    )
+    return {key: (name, waiting) for key, name, waiting in session.execute(query)}
+
+
+def usual_run_s(session: Session, row: ExperimentRow) -> float | None:
+    """The median run time of the last ten like it (project, name and workload) that succeeded, if any."""
+    like = (ExperimentRow.project == row.project, ExperimentRow.name == row.name)
+    query = select(ExperimentRow.spent_s).where(
+        *like,
+        ExperimentRow.workload == row.workload,
+        ExperimentRow.state == State.SUCCEEDED,
+        ExperimentRow.spent_s > 0,
+    )
+    known = list(session.scalars(query.order_by(ExperimentRow.created_at.desc()).limit(10)))
+    return median(known) if known else None
+
+
+def explain(session: Session, waiting: Mapping[str, str]) -> None:
+    """Write down why some wait. No event, no new version; only while they are queued."""
+    table = ExperimentRow.__table__
+    assert isinstance(table, CoreTable), "rows are mapped to tables"
+    changed = update(table).where(table.c.id == bindparam("key"), table.c.state == State.QUEUED)
+    found = [{"key": key, "why": why} for key, why in waiting.items()]
+    session.connection().execute(changed.values(waiting=bindparam("why")), found)
 
 
 def without_run(session: Session, *, without: Collection[str] = (), limit: int = 20) -> list[ExperimentRow]:

@@ -66,6 +66,17 @@ def quota_of(row: ProjectRow | None) -> Quota:
     return Quota(workers=row.quota_workers, cpus=row.quota_cpus, gpus=row.quota_gpus, experiments=row.quota_experiments)
 
 
+def charge(session: Session, name: str, *, used: float, now: datetime) -> None:
+    """Write a project's use as of ``now``. The caller holds the row: see ``locked``."""
+    session.execute(
+        update(ProjectRow)
+        .where(ProjectRow.name == name)
+        .values(used=used, used_at=now)
+        .execution_options(synchronize_session=False)
+    )
+    reread_if_loaded(session, ProjectRow, name)
+
+
 def amend(session: Session, name: str, *, quota: Quota, weight: float) -> None:
     """Write quota and weight. What runs beyond a smaller quota goes on; nothing new begins."""
     columns = {

@@ -9,7 +9,7 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -31,10 +31,14 @@ from fairlead.representation import (
     MetricsView,
     PlanView,
     ProblemView,
+    QueueEntryView,
+    QueueView,
+    QuotaView,
     RegistrationView,
     Representation,
     VersionView,
     WhoAmI,
+    WhyView,
     WorkloadView,
 )
 from fairlead.spec import ExperimentSpec, Manifest, Parameter, from_json, spec_hash
@@ -53,6 +57,34 @@ WORKLOAD = WorkloadView(
         steps="epochs",
         parameters={"epochs": Parameter(type="int", default=20, minimum=1, help="passes over the rows")},
     ),
+)
+
+
+ENTRY = QueueEntryView(
+    position=1,
+    id="exp0001",
+    name="risk",
+    project="default",
+    priority=50,
+    workers=2,
+    cpus=2,
+    gpus=1,
+    enqueued_at=AT - timedelta(minutes=5),
+    waiting="resources_in_use: needs 2 CPUs",
+    estimated_start_at=AT + timedelta(minutes=10),
+    basis="those ahead run as long as their like did before",
+)
+WHY = WhyView(
+    id="exp0001",
+    state=State.QUEUED,
+    desired=Desired.RUN,
+    is_waiting=True,
+    reason="behind_others: exp0000 is ahead",
+    code="behind_others",
+    position=3,
+    total=9,
+    ahead=("exp0002", "exp0000"),
+    basis="too far off to tell",
 )
 
 
@@ -293,6 +325,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._handle()
 
+    def do_PATCH(self) -> None:
+        self._handle()
+
     def do_POST(self) -> None:
         self._handle()
 
@@ -396,6 +431,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _experiment(self, entry: Entry, rest: list[str], body: bytes) -> Answer:
         match self.command, rest:
+            case "GET", ["why"]:
+                return Answer.of(WHY)
             case "GET", []:
                 return Answer.of(entry.view, headers={"ETag": f'"{entry.view.version}"'})
             case "POST", ["cancel"] if entry.view.state.is_final and entry.view.state is not State.CANCELLED:
@@ -488,6 +525,12 @@ def _fixed(path: str) -> Answer | None:
     match path:
         case "workloads":
             return Answer.json({"items": [WORKLOAD.model_dump(mode="json")]})
+        case "queue":
+            return Answer.of(QueueView(as_of=AT, total=2, items=(ENTRY,), next="/v1/queue?start=2"))
+        case "projects/empty/queue":
+            return Answer.of(QueueView(as_of=AT, total=0, items=()))
+        case "projects/default/quota":
+            return Answer.of(QuotaView(project="default", weight=2, gpus=8, gpus_held=3, used_cpu_hours=1.5))
         case "workloads/tabular_mlp":
             return Answer.of(WORKLOAD)
         case "version":

@@ -12,6 +12,7 @@ from fairlead.store import Store, attempts, clusters, experiments
 from fairlead.store.experiments import Candidate
 from fairlead.store.tables import ExperimentRow
 from fairlead.testing import FakeClock, a_spec
+from fairlead.testing.scheduling import a_wish
 
 KEY = attempts.attempt_id("e1", 1)
 BOUND_S = 60
@@ -53,11 +54,8 @@ def candidate_of(row: ExperimentRow) -> Candidate:
         state=State(row.state),
         project=row.project,
         priority=row.priority,
-        workers=1,
-        cpus=1,
-        gpus=0,
-        cpus_per_worker=1,
-        gpus_per_worker=0,
+        wishes=(a_wish(),),
+        runtime_left_s=86_400,
         current_attempt_no=0,
         enqueued_at=row.created_at,
         waiting=None,

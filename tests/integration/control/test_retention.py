@@ -12,6 +12,7 @@ from fairlead.settings import ControlSettings
 from fairlead.store import Session, Store, attempts, checkpoints, clusters, experiments
 from fairlead.store.experiments import Candidate
 from fairlead.testing import FakeClock, a_spec
+from fairlead.testing.scheduling import a_wish
 
 POLICY = {"checkpoints": {"keep_last": 2, "keep_best": 1, "metric": "validation/loss"}}
 
@@ -42,11 +43,8 @@ def open_attempt(session: Session, attempt_no: int, now: datetime) -> None:
         state=State.QUEUED,
         project="default",
         priority=50,
-        workers=1,
-        cpus=1,
-        gpus=0,
-        cpus_per_worker=1,
-        gpus_per_worker=0,
+        wishes=(a_wish(),),
+        runtime_left_s=86_400,
         current_attempt_no=attempt_no - 1,
         enqueued_at=now,
         waiting=None,

@@ -306,7 +306,8 @@ def test_candidates_are_the_queued_that_should_run_in_the_order_they_came(store:
         assert [row.id for row in experiments.wanting(session, (Desired.PAUSE,), (State.QUEUED,))] == ["unwanted"]
         assert experiments.count_in(session, (State.QUEUED, State.RUNNING)) == 3
     assert [candidate.id for candidate in waiting] == ["early", "late"]
-    assert (waiting[0].cpus, waiting[0].cpus_per_worker, waiting[0].workers) == (3.0, 1.5, 2)
+    (wish,) = waiting[0].wishes
+    assert (wish.cpus, wish.cpus_per_worker, wish.workers) == (3.0, 1.5, 2)
 
 
 @pytest.mark.parametrize(("waited_s", "is_due"), [(9, False), (10, True), (11, True)])

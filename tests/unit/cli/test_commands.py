@@ -309,3 +309,37 @@ def test_a_cluster_is_drained_opened_and_given_up(run: Run, api: FakeApi) -> Non
     assert (refused.exit_code, "2 open attempts" in refused.stderr) == (1, True)
     assert "now retired" in run("cluster", "retire", "local", "--reason", "sold", "--force").stdout
     assert run("cluster", "drain", "nowhere").exit_code == 1
+
+
+# ---- the queue ------------------------------------------------------------------------------------------------------
+
+
+def test_the_queue_is_a_table_with_places_reasons_and_estimates(run: Run) -> None:
+    result = run("queue")
+    assert result.exit_code == 0
+    for part in ("1", "exp0001", "risk", "2 CPUs, 1 GPUs", "5 min", "in 10 min", "resources_in_use: needs 2 CPUs"):
+        assert part in result.stdout
+    assert "2 wait in all" in result.stderr
+    assert run("queue", "--project", "empty").stderr == "Nobody waits.\n"
+    assert json.loads(run("queue", "--json").stdout)["items"][0]["position"] == 1
+
+
+def test_why_says_who_is_ahead_the_nearest_first(run: Run, spec: str) -> None:
+    run("submit", spec)
+    result = run("why", "exp0001")
+    assert result.stdout.splitlines() == [
+        "exp0001: queued: behind_others: exp0000 is ahead",
+        "place 3 of 9, behind exp0000, exp0002",
+        "might start: – (too far off to tell)",
+    ]
+    assert json.loads(run("why", "exp0001", "--json").stdout)["code"] == "behind_others"
+
+
+def test_a_quota_is_shown_and_a_bad_limit_is_refused_before_it_is_sent(run: Run, api: FakeApi) -> None:
+    result = run("projects", "quota", "default")
+    assert "weight 2; recent use 1.5 CPU hours" in result.stdout
+    assert json.loads(run("projects", "quota", "default", "--json").stdout)["gpus"] == 8
+    assert run("projects", "quota", "default", "--set", "gpus=4", "--set", "cpus=").exit_code == 0
+    assert json.loads(api.requests[-1].body) == {"gpus": 4.0, "cpus": None}
+    for bad in ("gpu=4", "gpus", "gpus=many"):
+        assert run("projects", "quota", "default", "--set", bad).exit_code == 2

@@ -1,0 +1,28 @@
+"""What an experiment has used of its budget: the resources of its attempts times their run time."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from fairlead.store import attempts
+from fairlead.store.tables import AttemptRow, ExperimentRow
+
+
+def over_budget(row: ExperimentRow, tries: Iterable[AttemptRow], now: datetime) -> str | None:
+    """Which budget is spent, in hours; None while none is. ``tries``: all its attempts, an open one counting up to
+    ``now``.
+    """
+    limits = (("CPU", row.budget_cpu_hours), ("GPU", row.budget_gpu_hours))
+    if all(limit is None for _, limit in limits):
+        return None
+    spent = [(one, _ran_s(one, now) / 3600) for one in tries]
+    used = (sum(one.cpus * hours for one, hours in spent), sum(one.gpus * hours for one, hours in spent))
+    for (what, limit), hours in zip(limits, used, strict=True):
+        if limit is not None and hours >= limit:
+            return f"{hours:.3g} of {limit:g} {what} hours are spent"
+    return None
+
+
+def _ran_s(one: AttemptRow, now: datetime) -> float:
+    if one.outcome is None:
+        return 0.0 if one.started_at is None else max(0.0, (now - one.started_at).total_seconds())
+    return attempts.ran_s(one)

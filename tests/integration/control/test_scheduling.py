@@ -1,0 +1,279 @@
+"""Quota, shares, preemption and budgets on both databases, ticked by hand; agents write as the api writes for them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fairlead.control.dispatch import Dispatch
+from fairlead.control.settle import Settle
+from fairlead.control.situation import look
+from fairlead.data import find_manifests
+from fairlead.lifecycle import Outcome, State
+from fairlead.protocol import StopMode
+from fairlead.settings import ControlSettings
+from fairlead.store import Store, attempts, clusters, events, exclusions, experiments, projects
+from fairlead.store.projects import Held, Quota
+from fairlead.store.tables import AttemptRow, ExperimentRow
+from fairlead.testing import FakeClock, a_spec
+from fairlead.testing.failpoints import Crash, armed
+from fairlead.testing.stored import a_node, an_attach_request
+
+MANIFESTS = find_manifests()
+
+
+@dataclass
+class Plane:
+    """Dispatch and settle, whose time and ticks are the test's."""
+
+    store: Store
+    clock: FakeClock
+    settings: ControlSettings
+
+    def __post_init__(self) -> None:
+        common: dict[str, Any] = {"store": self.store, "clock": self.clock, "settings": self.settings}
+        self.dispatch = Dispatch(**common, manifests=MANIFESTS)
+        self.settle = Settle(**common, uniform=lambda low, high: high)
+
+    def submit(self, key: str, **changes: Any) -> None:
+        with self.store.write() as session:
+            experiments.insert(
+                session, experiment_id=key, spec=a_spec(**changes), actor="u", now=self.clock.now(), total_steps=None
+            )
+        self.clock.advance(1)
+
+    def attach(self, *cpus: float, name: str = "local", labels: dict[str, str] | None = None) -> None:
+        nodes = [a_node(f"{name}-{i}", cpus=each) for i, each in enumerate(cpus)]
+        with self.store.write() as session:
+            clusters.attach(session, name, an_attach_request(nodes=nodes), now=self.clock.now())
+            clusters.get(session, name).labels = labels
+
+    def begin(self, key: str, attempt_no: int = 1) -> None:
+        """The agent takes it, and its runner begins."""
+        with self.store.write() as session:
+            row = attempts.get(session, attempts.attempt_id(key, attempt_no))
+            attempts.lease(session, row.id, cluster=row.cluster, token="fl_x_y", now=self.clock.now())
+            attempts.write_if_open(session, row.id, started_at=self.clock.now(), ray_session="session-1")
+        self.settle()
+
+    def end(self, key: str, outcome: Outcome, *, attempt_no: int = 1, reason: str = "because") -> None:
+        with self.store.write() as session:
+            attempt_id = attempts.attempt_id(key, attempt_no)
+            attempts.end(session, attempt_id, outcome=outcome, reason=reason, now=self.clock.now(), result={})
+        self.settle()
+
+    def quota(self, project: str, **limits: Any) -> None:
+        with self.store.write() as session:
+            projects.ensure(session, project, now=self.clock.now())
+            projects.amend(session, project, quota=Quota(**limits), weight=1)
+
+    def row(self, key: str) -> ExperimentRow:
+        with self.store.read() as session:
+            return experiments.get(session, key)
+
+    def attempt(self, key: str, attempt_no: int = 1) -> AttemptRow:
+        with self.store.read() as session:
+            return attempts.get(session, attempts.attempt_id(key, attempt_no))
+
+    def held(self, project: str) -> Held:
+        with self.store.read() as session:
+            return projects.held(session).get(project, Held())
+
+    def used(self, project: str) -> float:
+        with self.store.read() as session:
+            return look(session, self.settings, self.clock.now()).accounts[project].used
+
+    def states(self, *keys: str) -> list[str]:
+        return [self.row(key).state for key in keys]
+
+
+@pytest.fixture
+def plane(store: Store, clock: FakeClock, tmp_path: Path) -> Plane:
+    key = tmp_path / "secret.key"
+    key.write_bytes(b"k" * 32)
+    settings = ControlSettings(
+        database_url="sqlite://",
+        storage=tmp_path / "storage",
+        mlflow_url="http://127.0.0.1:1",
+        secret_key_file=key,
+        launches_per_cluster=100,
+        agent_ttl_s=1e9,
+    )
+    return Plane(store, clock, settings)
+
+
+def test_a_quota_holds_whatever_crashes_and_frees_with_the_attempt(plane: Plane) -> None:
+    plane.attach(8)
+    plane.quota("p", cpus=2)
+    for i in range(3):
+        plane.submit(f"e{i}", project="p")
+    with armed("dispatch.placed", "crash"), pytest.raises(Crash):
+        plane.dispatch()
+    assert plane.held("p") == Held(workers=1, cpus=1, experiments=1)
+    plane.dispatch()
+    assert plane.states("e0", "e1", "e2") == ["placed", "placed", "queued"]
+    assert plane.row("e2").waiting == "quota_in_use: needs 1 CPUs; the project may hold 2, 2 of which are in use"
+    plane.begin("e0")
+    plane.end("e0", Outcome.USER_ERROR)
+    plane.dispatch()
+    assert plane.row("e2").state == State.PLACED
+    assert plane.held("p").cpus == 2
+
+
+def test_a_quota_made_smaller_during_a_round_is_kept(plane: Plane) -> None:
+    """The round has decided already: the placement itself looks again."""
+    plane.attach(8)
+    plane.submit("e", project="p")
+    plane.dispatch()
+    plane.submit("f", project="p")
+    plane.dispatch._admit_accepted()
+    with plane.store.read() as session:
+        (candidate,) = experiments.candidates(session)
+        here = look(session, plane.settings, plane.clock.now())
+    from fairlead.placement import place_in_order
+
+    decided = place_in_order([candidate], here.clusters, launches_per_cluster=None, accounts=here.accounts)
+    plane.quota("p", experiments=1)
+    assert not plane.dispatch._open_attempt(*decided.placed[0])
+    assert plane.row("f").state == State.QUEUED
+
+
+def test_use_is_charged_once_and_decides_who_is_next(plane: Plane) -> None:
+    plane.attach(1)
+    plane.submit("p1", project="p")
+    plane.dispatch()
+    plane.begin("p1")
+    plane.clock.advance(1000)
+    assert plane.used("p") == pytest.approx(1000, rel=0.01)
+    plane.end("p1", Outcome.USER_ERROR)
+    plane.settle()
+    assert plane.used("p") == pytest.approx(1000, rel=0.01)
+    assert plane.row("p1").spent_s == pytest.approx(1000, rel=0.01)
+    plane.submit("p2", project="p")
+    plane.submit("q1", project="q")
+    plane.dispatch()
+    assert plane.states("p2", "q1") == ["queued", "placed"]
+    plane.clock.advance(plane.settings.half_life_s)
+    assert plane.used("p") == pytest.approx(500, rel=0.01)
+
+
+def test_a_more_urgent_one_has_a_preemptible_one_stopped_which_keeps_its_place(plane: Plane) -> None:
+    plane.attach(2)
+    plane.submit("low", resources={"workers": 2}, policy={"priority": 10, "preemptible": True})
+    plane.dispatch()
+    plane.begin("low")
+    place_before = plane.row("low").enqueued_at
+    plane.submit("high", resources={"workers": 1}, policy={"priority": 90})
+    plane.dispatch()
+    assert plane.attempt("low").stop_mode == StopMode.PREEMPT
+    assert str(plane.row("high").waiting).startswith("preempting: attempts on local are being stopped")
+    plane.dispatch()
+    with plane.store.read() as session:
+        assert len(events.of_kind(session, "low", "preempting")) == 1
+    plane.end("low", Outcome.PREEMPTED, reason="preempted")
+    assert plane.row("low").state == State.QUEUED
+    assert plane.row("low").reason == "preempted: room for priority 90, experiment high"
+    assert plane.row("low").enqueued_at == place_before
+    plane.dispatch()
+    assert plane.states("high", "low") == ["placed", "queued"]
+
+
+def test_nobody_is_preempted_more_often_than_the_bound(plane: Plane) -> None:
+    plane.attach(1)
+    plane.submit("low", policy={"priority": 10, "preemptible": True})
+    for number in range(1, plane.settings.max_preemptions + 2):
+        plane.dispatch()
+        plane.begin("low", number)
+        plane.submit(f"high{number}", policy={"priority": 90})
+        plane.dispatch()
+        is_last = number > plane.settings.max_preemptions
+        assert (plane.attempt("low", number).stop_mode is None) is is_last
+        if is_last:
+            assert str(plane.row(f"high{number}").waiting).startswith("resources_in_use")
+            return
+        plane.end("low", Outcome.PREEMPTED, attempt_no=number, reason="preempted")
+        plane.dispatch()
+        plane.begin(f"high{number}")
+        plane.end(f"high{number}", Outcome.USER_ERROR)
+
+
+def test_an_offer_nobody_has_taken_is_taken_back_for_a_more_urgent_one(plane: Plane) -> None:
+    plane.attach(1)
+    plane.submit("low", policy={"priority": 10, "preemptible": True})
+    plane.dispatch()
+    plane.submit("high", policy={"priority": 90})
+    plane.dispatch()
+    plane.settle()
+    assert plane.row("low").state == State.QUEUED
+    plane.dispatch()
+    assert plane.states("high", "low") == ["placed", "queued"]
+
+
+def test_a_spent_budget_stops_it_and_nothing_begins_again(plane: Plane) -> None:
+    plane.attach(2)
+    plane.submit("e", resources={"workers": 2}, budget={"cpu_hours": 1})
+    plane.dispatch()
+    plane.begin("e")
+    plane.clock.advance(1790)
+    plane.settle()
+    assert plane.attempt("e").stop_mode is None
+    plane.clock.advance(20)
+    plane.settle()
+    assert plane.attempt("e").stop_mode == StopMode.BUDGET
+    plane.end("e", Outcome.OVER_BUDGET, reason="budget spent")
+    assert plane.row("e").state == State.FAILED
+    assert plane.row("e").reason == "over_budget: 1.01 of 1 CPU hours are spent"
+
+
+def test_a_retry_without_any_budget_left_is_over_before_it_is_offered(plane: Plane) -> None:
+    plane.attach(1)
+    plane.submit("e", budget={"cpu_hours": 0.1})
+    plane.dispatch()
+    plane.begin("e")
+    plane.clock.advance(400)
+    plane.end("e", Outcome.INFRA_ERROR, reason="node_lost")
+    plane.clock.advance(600)
+    plane.dispatch()
+    plane.settle()
+    assert plane.attempt("e", 2).outcome == Outcome.OVER_BUDGET
+    assert plane.row("e").state == State.FAILED
+
+
+def test_labels_and_alternatives_choose_cluster_and_size(plane: Plane) -> None:
+    plane.attach(8, name="a", labels={"kind": "old"})
+    plane.attach(1, name="b", labels={"kind": "new"})
+    wish = {"workers": 2, "labels": {"kind": "new"}, "any_of": [{"workers": 3, "labels": {"kind": "old"}}]}
+    plane.submit("e", resources=wish)
+    plane.submit("only-new", resources={"workers": 2, "labels": {"kind": "new"}})
+    plane.dispatch()
+    attempt = plane.attempt("e")
+    assert (attempt.cluster, attempt.workers, attempt.alternative, attempt.plan) == ("a", 3, 1, {"a-0": 3})
+    assert "with kind=new; a has 8 CPUs" in str(plane.row("only-new").waiting)
+
+
+def test_an_excluded_node_gets_nothing(plane: Plane) -> None:
+    plane.attach(2, 2)
+    with plane.store.write() as session:
+        exclusions.exclude(session, "local", "local-0", reason="three infra errors", now=plane.clock.now())
+    plane.submit("e", resources={"workers": 2})
+    plane.submit("f", resources={"workers": 3})
+    plane.dispatch()
+    assert plane.attempt("e").plan == {"local-1": 2}
+    assert "1 more excluded" in str(plane.row("f").waiting)
+
+
+def test_reasons_are_written_when_they_change_and_only_then(plane: Plane) -> None:
+    plane.submit("e", resources={"workers": 4})
+    plane.dispatch()
+    assert str(plane.row("e").waiting).startswith("no_cluster:")
+    plane.attach(2)
+    plane.dispatch()
+    assert str(plane.row("e").waiting).startswith("no_cluster_fits:")
+    before = plane.row("e")
+    plane.clock.advance(60)
+    plane.dispatch()
+    assert (plane.row("e").version, plane.row("e").updated_at) == (before.version, before.updated_at)
+    plane.attach(4)
+    plane.dispatch()
+    assert plane.row("e").waiting is None
