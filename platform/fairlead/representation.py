@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from fairlead.lifecycle import Desired, Observation, Outcome, State
 from fairlead.protocol import Number
-from fairlead.spec import Document, ExperimentSpec, Manifest
+from fairlead.spec import Document, ExperimentSpec, Label, Manifest, Name
 
 T = TypeVar("T")
 
@@ -104,6 +104,14 @@ class ClusterView(Representation):
     open_attempts: int = 0
     agent_version: str = ""
     ray_version: str = ""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """What operators say of it, for specs to ask for: ``{"gpu": "h100"}``."""
+
+
+class ClusterChange(Document):
+    """Labels to set; null takes one away, what is absent stays."""
+
+    labels: dict[Name, Label | None] = Field(max_length=20)
 
 
 class ExperimentView(Representation):

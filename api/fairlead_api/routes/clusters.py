@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path
 from starlette.responses import Response
 
 from fairlead.errors import Conflict
-from fairlead.representation import ClusterView, LossDeclaration, Page
+from fairlead.representation import ClusterChange, ClusterView, LossDeclaration, Page
 from fairlead.store import Session, attempts, clusters
 from fairlead.store.clusters import ClusterState
 from fairlead.store.tables import ClusterRow
@@ -45,6 +45,25 @@ def show(api: ApiParts, name: Name) -> Response:
         return answer(_view(api, session, clusters.get(session, name)))
 
 
+@router.patch(
+    "/clusters/{name}",
+    operation_id="labelCluster",
+    summary="Say what a cluster is, for specs to ask for",
+    response_model=ClusterView,
+    responses=problems(404, 413, 415, 422),
+    openapi_extra=takes(ClusterChange, {"labels": {"gpu": "h100"}}),
+)
+def label(api: ApiParts, caller: Caller, name: Name, body: SpecBody) -> Response:
+    """Experiments whose ``resources.labels`` it carries may be placed there from now on; what runs there goes on."""
+    change = read_document(ClusterChange, body)
+    with api.store.write() as session:
+        clusters.set_labels(session, name, change.labels)
+        view = _view(api, session, clusters.get(session, name))
+    logger.info("a cluster is labelled", cluster=name, labels=view.labels, actor=caller.name)
+    api.hint()
+    return answer(view)
+
+
 def _view(api: Api, session: Session, row: ClusterRow) -> ClusterView:
     living = [node for node in row.nodes if node["is_alive"]]
     cpus, gpus, _ = clusters.usage(session).get(row.name, (0, 0, 0))
@@ -62,6 +81,7 @@ def _view(api: Api, session: Session, row: ClusterRow) -> ClusterView:
         open_attempts=len(attempts.open_on(session, row.name)),
         agent_version=row.agent_version,
         ray_version=row.ray_version,
+        labels=row.labels or {},
     )
 
 

@@ -338,6 +338,21 @@ def activate(context: typer.Context, name: ClusterName, as_json: Json = False) -
 
 
 @cluster_app.command()
+def label(
+    context: typer.Context,
+    name: ClusterName,
+    labels: Annotated[
+        list[str], typer.Argument(metavar="NAME=VALUE...", help="gpu=h100 zone=a; nothing after = takes one away.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Say what it is, for 'resources.labels' of specs to ask for."""
+    from fairlead.cli import clusters as commands
+
+    commands.label(_where(context, as_json), name, labels=labels)
+
+
+@cluster_app.command()
 def retire(
     context: typer.Context,
     name: ClusterName,

@@ -136,6 +136,14 @@ class Client:
         """Work for a cluster again, after it was drained, suspected or retired. Raises ``NotFound``."""
         return self._change_cluster(cluster, "activate")
 
+    def label(self, cluster: str, **labels: str | None) -> ClusterView:
+        """Say what a cluster is, for ``resources.labels`` to ask for; None takes a label away, others stay.
+
+        Raises ``NotFound``, ``BadSpec``.
+        """
+        answer = self.transport.request("PATCH", f"/v1/clusters/{cluster}", document={"labels": labels})
+        return ClusterView.model_validate_json(answer.content)
+
     def retire(self, cluster: str, *, reason: str, force: bool = False) -> ClusterView:
         """Vouch for a cluster's end: its open attempts are declared lost.
 

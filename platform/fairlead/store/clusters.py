@@ -1,5 +1,6 @@
 """Questions about clusters and the epochs of their agents."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -110,6 +111,14 @@ def change_state(session: Session, name: str, to: ClusterState, *, sources: tupl
     )
     reread_if_loaded(session, ClusterRow, name)
     return bool(changed.rowcount)  # type: ignore[attr-defined]  # an UPDATE's result has it
+
+
+def set_labels(session: Session, name: str, changes: Mapping[str, str | None]) -> None:
+    """Change what operators say of a cluster; None takes a label away. Raises ``NotFound``."""
+    query = select(ClusterRow).where(ClusterRow.name == name).with_for_update(key_share=True)
+    row = session.scalar(query.execution_options(populate_existing=True)) or get(session, name)
+    row.labels = {key: value for key, value in {**(row.labels or {}), **changes}.items() if value is not None}
+    session.flush()
 
 
 def blamed_for(session: Session, name: str) -> str | None:

@@ -21,6 +21,7 @@ from fairlead.errors import BadBundle, BadInput, BadSpec, Problem
 from fairlead.lifecycle import Desired, Observation, State
 from fairlead.representation import (
     BundleView,
+    ClusterChange,
     ClusterView,
     EventView,
     ExperimentDetail,
@@ -380,6 +381,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._experiment(self.api.experiments[identity], rest, body)
             case "GET", ["clusters"]:
                 return Answer.json({"items": [view.model_dump(mode="json") for view in self.api.clusters.values()]})
+            case "PATCH", ["clusters", name] if name in self.api.clusters:
+                return self._label_cluster(self.api.clusters[name], body)
             case "POST", ["clusters", name, verb] if name in self.api.clusters:
                 return self._change_cluster(self.api.clusters[name], verb, body)
             case "POST", ["code-bundles"]:
@@ -421,6 +424,12 @@ class _Handler(BaseHTTPRequestHandler):
             return Answer.problem(409, "conflict", "its agent sees it at work")
         lost = found.model_copy(update={"declared_lost_by": "local", "detail": given.reason})
         return Answer.of(lost, status=202)
+
+    def _label_cluster(self, view: ClusterView, body: bytes) -> Answer:
+        changed = {**view.labels, **from_json(ClusterChange, body).labels}
+        labels = {name: value for name, value in changed.items() if value is not None}
+        self.api.clusters[view.name] = view.model_copy(update={"labels": labels})
+        return Answer.of(self.api.clusters[view.name])
 
     def _change_cluster(self, view: ClusterView, verb: str, body: bytes) -> Answer:
         states = {"drain": "draining", "activate": "active", "retire": "retired"}

@@ -311,6 +311,15 @@ def test_a_cluster_is_drained_opened_and_given_up(run: Run, api: FakeApi) -> Non
     assert run("cluster", "drain", "nowhere").exit_code == 1
 
 
+def test_a_cluster_gets_labels_and_loses_them(run: Run) -> None:
+    assert run("cluster", "label", "local", "gpu=h100", "zone=a").stdout == "local: gpu=h100, zone=a\n"
+    assert "gpu=h100" in run("clusters").stdout
+    assert json.loads(run("cluster", "label", "local", "gpu=", "--json").stdout)["labels"] == {"zone": "a"}
+    assert run("cluster", "label", "local", "zone=").stdout == "local: no labels\n"
+    assert run("cluster", "label", "local", "gpu").exit_code == 2
+    assert run("cluster", "label", "nowhere", "gpu=h100").exit_code == 1
+
+
 # ---- the queue ------------------------------------------------------------------------------------------------------
 
 
