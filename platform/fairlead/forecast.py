@@ -4,7 +4,7 @@ An estimate, never a promise: nothing new is submitted, nothing is stopped, and 
 ran before (the median of the last ten), or, where there is no history, to its bound. The *basis* says which it was.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fairlead.placement import ClusterSnapshot, Running, Waiting, WaitingReason, place_in_order, with_placed
@@ -15,8 +15,9 @@ from fairlead.store.projects import Held
 
 LOOKED_AT = 100
 """Candidates from the front of the queue that are played forward."""
-MAX_ENDS = 200
+MAX_STEPS = 200
 """Ends of attempts after which a forecast gives up."""
+SOON_S, ROUGHLY = 10.0, 0.1
 HOPELESS = frozenset({WaitingReason.NO_CLUSTER_FITS, WaitingReason.EXCEEDS_QUOTA})
 
 
@@ -40,9 +41,8 @@ def forecast(
     known = {one.id: one.expected_s for one in left}
     found: dict[str, Estimate] = {}
     has_guessed = any(one.expected_s is None for cluster in here.values() for one in cluster.running)
-    now_s = 0.0
-    ends = {name: {id(one): now_s + _lasts_s(one) for one in cluster.running} for name, cluster in here.items()}
-    for _ in range(MAX_ENDS):
+    now_s, ends = 0.0, dict[str, float]()
+    for _ in range(MAX_STEPS):
         decided = place_in_order(left, here.values(), launches_per_cluster=None, accounts=held)
         for candidate, placement in decided.placed:
             found[candidate.id] = Estimate(in_s=now_s, basis=_basis(now_s, has_guessed=has_guessed))
@@ -51,14 +51,15 @@ def forecast(
                 held.get(candidate.project, Account()), candidate.wishes[placement.alternative], 1
             )
         here = {cluster.name: cluster for cluster in with_placed(here.values(), decided)}
-        for name, cluster in here.items():
-            ends[name] |= {id(one): now_s + _lasts_s(one) for one in cluster.running if id(one) not in ends[name]}
+        for one in (one for cluster in here.values() for one in cluster.running):
+            ends.setdefault(one.experiment_id, now_s + _lasts_s(one))
         left = [one for one in left if one.id not in found]
-        next_s = min((at_s for each in ends.values() for at_s in each.values()), default=None)
-        if not left or next_s is None:
+        if not left or not ends:
             break
-        now_s = max(now_s, next_s)
-        here, held = _after(here, held, ends, now_s)
+        before_s, now_s = now_s, _next_s(ends)
+        over = {key for key, at_s in ends.items() if at_s <= now_s}
+        ends = {key: at_s for key, at_s in ends.items() if key not in over}
+        here, held = _after(here, held, over, passed_s=now_s - before_s)
     return found | {one.id: _nothing_to_say(decided.waiting[one.id]) for one in left}
 
 
@@ -66,6 +67,13 @@ def _lasts_s(one: Running) -> float:
     if one.is_stopping:
         return min(one.ends_in_s, 60.0)
     return one.ends_in_s if one.expected_s is None else min(one.ends_in_s, one.expected_s)
+
+
+def _next_s(ends: Mapping[str, float]) -> float:
+    """The next end. Those that come soon after it, next to how far off it is, are taken together, as of the last."""
+    first_s = min(ends.values())
+    limit_s = first_s + max(SOON_S, ROUGHLY * first_s)
+    return max(at_s for at_s in ends.values() if at_s <= limit_s)
 
 
 def _basis(now_s: float, *, has_guessed: bool) -> str:
@@ -96,27 +104,19 @@ def _changed(account: Account, wish: Wish, sign: int) -> Account:
 
 
 def _after(
-    here: Mapping[str, ClusterSnapshot],
-    held: Mapping[str, Account],
-    ends: dict[str, dict[int, float]],
-    now_s: float,
+    here: Mapping[str, ClusterSnapshot], held: Mapping[str, Account], over: Container[str], *, passed_s: float
 ) -> tuple[dict[str, ClusterSnapshot], dict[str, Account]]:
-    """Clusters and accounts once all that is over by ``now_s`` has gone."""
+    """Clusters and accounts so much later, when those experiments are over."""
     clusters, accounts = dict(here), dict(held)
     for name, cluster in here.items():
-        gone = [one for one in cluster.running if ends[name][id(one)] <= now_s]
+        gone = [one for one in cluster.running if one.experiment_id in over]
         for one in gone:
-            del ends[name][id(one)]
             accounts[one.project] = _changed(accounts.get(one.project, Account()), one.wish, -1)
-        clusters[name] = without(cluster, gone)
+        clusters[name] = _later(cluster, gone, passed_s)
     return clusters, accounts
 
 
-def without(cluster: ClusterSnapshot, gone: Sequence[Running]) -> ClusterSnapshot:
-    """The cluster once these have ended."""
-    if not gone:
-        return cluster
-    ids = {id(one) for one in gone}
+def _later(cluster: ClusterSnapshot, gone: Sequence[Running], passed_s: float) -> ClusterSnapshot:
     nodes = tuple(
         replace(
             node,
@@ -125,4 +125,7 @@ def without(cluster: ClusterSnapshot, gone: Sequence[Running]) -> ClusterSnapsho
         )
         for index, node in enumerate(cluster.nodes)
     )
-    return replace(cluster, nodes=nodes, running=tuple(one for one in cluster.running if id(one) not in ids))
+    running = tuple(
+        replace(one, ends_in_s=max(0.0, one.ends_in_s - passed_s)) for one in cluster.running if one not in gone
+    )
+    return replace(cluster, nodes=nodes, running=running)

@@ -152,7 +152,7 @@ def pack(wish: Wish, rooms: Sequence[Room]) -> tuple[int, ...] | None:
 
     All workers are alike, so that this finds a way wherever there is one.
     """
-    fits = [_workers_in(wish, room) for room in rooms]
+    fits = _fits(wish, rooms)
     if sum(fits) < wish.workers:
         return None
     alone = [(count, index) for index, count in enumerate(fits) if count >= wish.workers]
@@ -167,19 +167,21 @@ def pack(wish: Wish, rooms: Sequence[Room]) -> tuple[int, ...] | None:
     return tuple(counts)
 
 
-def _workers_in(wish: Wish, room: Room) -> int:
-    by_cpu = math.floor(room[0] / wish.cpus_per_worker + _SLACK)
-    if wish.gpus_per_worker:
-        return max(0, min(by_cpu, math.floor(room[1] / wish.gpus_per_worker + _SLACK)))
-    return max(0, by_cpu)
+def _fits(wish: Wish, rooms: Sequence[Room]) -> list[int]:
+    """How many of its workers each room could hold. Most of a round is spent here, so it is one loop."""
+    cpus, gpus = wish.cpus_per_worker, wish.gpus_per_worker
+    if gpus:
+        return [max(0, min(int(room[0] / cpus + _SLACK), int(room[1] / gpus + _SLACK))) for room in rooms]
+    return [max(0, int(room[0] / cpus + _SLACK)) for room in rooms]
 
 
-def _taken(rooms: Sequence[Room], wish: Wish, counts: Iterable[int], *, sign: int = -1) -> list[Room]:
-    """The rooms with these workers in them, or, with ``sign=1``, gone from them."""
-    return [
-        (cpus + sign * count * wish.cpus_per_worker, gpus + sign * count * wish.gpus_per_worker)
-        for (cpus, gpus), count in zip(rooms, counts, strict=True)
-    ]
+def _taken(rooms: Sequence[Room], wish: Wish, counts: Iterable[int]) -> list[Room]:
+    """The rooms with these workers in them."""
+    return [_freed(room, wish, -count) if count else room for room, count in zip(rooms, counts, strict=True)]
+
+
+def _freed(room: Room, wish: Wish, count: int) -> Room:
+    return room[0] + count * wish.cpus_per_worker, room[1] + count * wish.gpus_per_worker
 
 
 def bound_s(candidate: Candidate) -> float:
@@ -246,12 +248,18 @@ class Board:
     def earliest_s(self, wish: Wish, begun: Iterable[Running]) -> tuple[float, list[Room]] | None:
         """When it has room here at the latest, and the rooms then; None if never while nodes are as they are."""
         rooms = list(self.rooms)
-        if pack(wish, rooms) is not None:
+        fits = _fits(wish, rooms)
+        total = sum(fits)
+        if total >= wish.workers:
             return 0.0, rooms
         for running in sorted((*self.snapshot.running, *begun), key=lambda one: one.ends_in_s):
-            rooms = _taken(rooms, running.wish, running.counts, sign=1)
-            rooms = [(0.0, 0.0) if n.is_excluded else room for n, room in zip(self.snapshot.nodes, rooms, strict=True)]
-            if pack(wish, rooms) is not None:
+            for index, count in enumerate(running.counts):
+                if count and not self.snapshot.nodes[index].is_excluded:
+                    rooms[index] = _freed(rooms[index], running.wish, count)
+                    total -= fits[index]
+                    (fits[index],) = _fits(wish, rooms[index : index + 1])
+                    total += fits[index]
+            if total >= wish.workers:
                 return running.ends_in_s, rooms
         return None
 
@@ -330,10 +338,12 @@ class _Now:
         self.begun: dict[str, list[Running]] = {}
         self._open = [board for board in boards if board.snapshot.is_open]
         self._closed = _why_none_is_open(boards)
-        self._held: dict[tuple[Wish, ...], list[tuple[int, Board]]] = {}
-        self._failed: dict[tuple[tuple[Wish, ...], tuple[int, ...]], tuple[float, Waiting]] = {}
-        self._quota: dict[tuple[str, tuple[Wish, ...]], tuple[Held, Waiting | None, tuple[int, ...]]] = {}
-        self._blocking: str | None = None
+        self._shapes: dict[tuple[Wish, ...], int] = {}
+        self._shape_of: dict[int, tuple[int, tuple[Wish, ...]]] = {}
+        self._held: dict[int, list[tuple[int, Board]]] = {}
+        self._failed: dict[tuple[int, tuple[int, ...]], tuple[float, Waiting]] = {}
+        self._quota: dict[tuple[str, int], tuple[Held, Waiting | None, tuple[int, ...]]] = {}
+        self._has_waiter = False
 
     def consider(self, candidate: Candidate) -> None:
         """Give it a place, or the reason why not."""
@@ -344,21 +354,23 @@ class _Now:
             self.placed.append((candidate, decision))
 
     def _decide(self, candidate: Candidate) -> Placement | Waiting:
-        holders = self._holders(candidate.wishes)
+        shape = self._shape(candidate.wishes)
+        holders = self._holders(shape, candidate.wishes)
         if not holders:
             return self._too_large(candidate.wishes)
         account = self.accounts.get(candidate.project, Account())
-        beyond, within = self._within_quota(candidate, account)
+        beyond, within = self._within_quota(candidate, shape, account)
         if beyond is not None:
             return beyond
-        failed = self._failed.get((candidate.wishes, within))
+        failed = self._failed.get((shape, within))
         if failed is not None and bound_s(candidate) >= failed[0]:
             return failed[1]
         mine = [(index, board) for index, board in holders if index in within]
         decision = self._try(candidate, mine, account)
         if isinstance(decision, Waiting) and self._is_telling(decision, candidate, mine):
             # Where several bounds failed the smallest is remembered: a smaller one may still go past.
-            self._failed[candidate.wishes, within] = bound_s(candidate), self._as_others(decision, candidate)
+            in_use = decision.reason is WaitingReason.RESOURCES_IN_USE
+            self._failed[shape, within] = bound_s(candidate), _BEHIND if in_use else decision
         return decision
 
     def _is_telling(self, decision: Waiting, candidate: Candidate, mine: list[tuple[int, Board]]) -> bool:
@@ -368,14 +380,24 @@ class _Now:
         is_full = decision.reason is not WaitingReason.STARTS_UNDER_WAY
         return not (is_full and any(board.reservation is None for _, board in mine))
 
-    def _holders(self, wishes: tuple[Wish, ...]) -> list[tuple[int, Board]]:
-        if wishes not in self._held:
-            self._held[wishes] = [(i, b) for i, wish in enumerate(wishes) for b in self._open if b.holds(wish)]
-        return self._held[wishes]
+    def _shape(self, wishes: tuple[Wish, ...]) -> int:
+        """The same number for equal wishes. Most are the same object, which spares comparing ten thousand of them."""
+        found = self._shape_of.get(id(wishes))
+        if found is None:
+            number = self._shapes.setdefault(wishes, len(self._shapes))
+            found = self._shape_of[id(wishes)] = number, wishes  # kept, so that nothing else gets its id
+        return found[0]
 
-    def _within_quota(self, candidate: Candidate, account: Account) -> tuple[Waiting | None, tuple[int, ...]]:
+    def _holders(self, shape: int, wishes: tuple[Wish, ...]) -> list[tuple[int, Board]]:
+        if shape not in self._held:
+            self._held[shape] = [(i, b) for i, wish in enumerate(wishes) for b in self._open if b.holds(wish)]
+        return self._held[shape]
+
+    def _within_quota(
+        self, candidate: Candidate, shape: int, account: Account
+    ) -> tuple[Waiting | None, tuple[int, ...]]:
         """Why none of its wishes may begin, or the numbers of those that may."""
-        key = candidate.project, candidate.wishes
+        key = candidate.project, shape
         known = self._quota.get(key)
         if known is None or known[0] is not account.held:
             beyond, within = _judge_quota(candidate.wishes, account)
@@ -383,8 +405,8 @@ class _Now:
         return known[1], known[2]
 
     def _try(self, candidate: Candidate, holders: list[tuple[int, Board]], account: Account) -> Placement | Waiting:
-        if not self.may_backfill and self._blocking is not None:
-            return _behind(self._blocking)
+        if not self.may_backfill and self._has_waiter:
+            return _BEHIND
         avoided = self.avoided.get(candidate.id, frozenset())
         fitting = [
             (index, board, counts)
@@ -412,15 +434,15 @@ class _Now:
             cluster=board.snapshot.name,
             alternative=index,
             plan=tuple((node.node_id, count) for node, count in zip(nodes, counts, strict=True) if count),
-            is_backfill=self._blocking is not None,
+            is_backfill=self._has_waiter,
         )
 
     def _blocked(self, candidate: Candidate, holders: list[tuple[int, Board]]) -> Waiting:
         """It waits for room: the first to do so on a cluster has it kept."""
         kept = self._reserve(candidate, [(i, board) for i, board in holders if board.reservation is None])
-        if not kept and self._blocking is not None:
-            return _behind(self._blocking)
-        self._blocking = self._blocking or candidate.id
+        if not kept and self._has_waiter:
+            return _BEHIND
+        self._has_waiter = True
         return _in_use(candidate.wishes[0], [board for _, board in holders])
 
     def _reserve(self, candidate: Candidate, holders: list[tuple[int, Board]]) -> bool:
@@ -436,11 +458,6 @@ class _Now:
         board.reservation = Reservation(experiment_id=candidate.id, cluster=name, alternative=index, in_s=in_s)
         board.reserved, board.rooms_then = candidate.wishes[index], rooms
         return True
-
-    def _as_others(self, waiting: Waiting, candidate: Candidate) -> Waiting:
-        """What to say to later ones of the same shape."""
-        in_use = waiting.reason is WaitingReason.RESOURCES_IN_USE
-        return _behind(candidate.id) if in_use else waiting
 
     def _too_large(self, wishes: tuple[Wish, ...]) -> Waiting:
         have = "; ".join(_has(board.snapshot) for board in self._open)
@@ -521,9 +538,11 @@ def _why_none_is_open(boards: list[Board]) -> Waiting | None:
     return None
 
 
-def _behind(experiment_id: str) -> Waiting:
-    detail = f"{experiment_id} is ahead and waits for room; going past it would delay it"
-    return Waiting(reason=WaitingReason.BEHIND_OTHERS, detail=detail)
+# It names nobody: else ten thousand rows would be written anew whenever the first in the queue is another one.
+_BEHIND = Waiting(
+    reason=WaitingReason.BEHIND_OTHERS,
+    detail="others ahead of it wait for room; going past them would delay them",
+)
 
 
 def _needs(wish: Wish) -> str:
@@ -548,9 +567,8 @@ def _in_use(wish: Wish, boards: list[Board]) -> Waiting:
 
     freest = max(boards, key=free)
     gpus, cpus = free(freest)
-    most = max((_workers_in(wish, room) for room in freest.rooms), default=0)
-    total = sum(_workers_in(wish, room) for room in freest.rooms)
-    spread = f", room for {total} of {wish.workers} workers" if most or total else ""
+    total = sum(_fits(wish, freest.rooms))
+    spread = f", room for {total} of {wish.workers} workers" if total else ""
     has_gpus = f" and {gpus:g} GPUs" if wish.gpus else ""
     detail = f"{_needs(wish)}; {freest.snapshot.name} has {cpus:g} CPUs{has_gpus} free now{spread}"
     return Waiting(reason=WaitingReason.RESOURCES_IN_USE, detail=detail)

@@ -2,12 +2,25 @@
 
 It stops attempts whose spec says ``preemptible``, of a priority strictly below the candidate's own, which have been
 stopped so fewer than ``max_preemptions`` times. So nobody is stopped for ever, and two never stop each other in turn.
+Who is to make room is decided before others go past: a short one that went past now would only be stopped next.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
-from fairlead.placement import ClusterSnapshot, Room, Running, pack
+from fairlead.placement import (
+    ClusterSnapshot,
+    Placement,
+    Room,
+    Round,
+    Running,
+    pack,
+    place_in_order,
+    with_placed,
+    with_stopping,
+)
+from fairlead.queueing import Account, beyond_quota, holding
 from fairlead.spec import Wish
 from fairlead.store.experiments import Candidate
 
@@ -31,6 +44,70 @@ class Spare:
     """Nobody is to be stopped for it."""
 
     detail: str
+
+
+def place_or_preempt(
+    ordered: Sequence[Candidate],
+    clusters: Iterable[ClusterSnapshot],
+    *,
+    max_preemptions: int,
+    launches_per_cluster: int | None,
+    accounts: Mapping[str, Account] | None = None,
+    avoided: Mapping[str, frozenset[str]] | None = None,
+) -> tuple[Round, tuple[Preempt, ...]]:
+    """One round, and whom to stop for those to whom it gave a reservation; arguments as of ``place_in_order``."""
+    here = tuple(clusters)
+    placing = partial(
+        place_in_order, ordered, launches_per_cluster=launches_per_cluster, accounts=accounts, avoided=avoided
+    )
+    decided = placing(here)
+    if max_preemptions == 0 or not decided.reservations:
+        return decided, ()
+    chosen = _for_reservations(decided, ordered, here, accounts or {}, max_preemptions)
+    victims = [victim for one in chosen for victim in one.victims]
+    # Where some are to stop, room comes much sooner than the first look had it, so that fewer may go past.
+    return (placing(with_stopping(here, victims)) if victims else decided), chosen
+
+
+def _for_reservations(
+    decided: Round,
+    ordered: Sequence[Candidate],
+    clusters: tuple[ClusterSnapshot, ...],
+    accounts: Mapping[str, Account],
+    max_preemptions: int,
+) -> tuple[Preempt, ...]:
+    """In order, and each as if nobody behind it had been placed."""
+    kept_for = {one.experiment_id: one.cluster for one in decided.reservations}
+    placements = {candidate.id: (candidate, placement) for candidate, placement in decided.placed}
+    ahead: list[tuple[Candidate, Placement]] = []
+    left_alone: set[str] = set()
+    found: list[Preempt] = []
+    for candidate in ordered:
+        if candidate.id in placements:
+            ahead.append(placements[candidate.id])
+        if candidate.id in kept_for:
+            here = with_placed(clusters, replace(decided, placed=tuple(ahead)))
+            account = _account_with(accounts.get(candidate.project, Account()), candidate.project, ahead)
+            open_to_it = [cluster for cluster in here if cluster.name not in left_alone]
+            chosen = choose(_within_quota(candidate, account), open_to_it, max_preemptions=max_preemptions)
+            if isinstance(chosen, Preempt):
+                found.append(chosen)
+            left_alone.add(chosen.cluster if isinstance(chosen, Preempt) else kept_for[candidate.id])
+    return tuple(found)
+
+
+def _account_with(account: Account, project: str, ahead: Iterable[tuple[Candidate, Placement]]) -> Account:
+    held = account.held
+    for candidate, placement in ahead:
+        if candidate.project == project:
+            held = holding(held, candidate.wishes[placement.alternative])
+    return replace(account, held=held)
+
+
+def _within_quota(candidate: Candidate, account: Account) -> Candidate:
+    """With those of its wishes only that its project may have now."""
+    wishes = tuple(wish for wish in candidate.wishes if beyond_quota(wish, account.quota, account.held) is None)
+    return replace(candidate, wishes=wishes)
 
 
 def choose(candidate: Candidate, clusters: Iterable[ClusterSnapshot], *, max_preemptions: int) -> Preempt | Spare:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
+from operator import itemgetter
 
 from fairlead.spec import Wish
 from fairlead.store.experiments import Candidate
@@ -71,6 +72,10 @@ class Fairness:
     patience_s: float = 259_200.0
     """Who has waited longer counts as of the highest priority that waits: low priority is no sentence for life."""
 
+    def is_patient(self, enqueued_at: datetime, *, ran_s: float, now: datetime) -> bool:
+        """Whether it has waited that long. ``ran_s``: what it has run since ``enqueued_at``, which is no waiting."""
+        return (now - enqueued_at).total_seconds() - ran_s > self.patience_s
+
 
 USUAL = Fairness()
 
@@ -98,29 +103,25 @@ def order(
     known, found = tuple(candidates), accounts or {}
     if not known:
         return ()
-    level = _levels(known, now, fairness)
-    ordered = sorted(known, key=lambda one: (-level(one), one.enqueued_at, one.id))
+    level = _Level(now, fairness, max(one.priority for one in known))
+    ordered = sorted((-level(one), one.enqueued_at, one.id, one) for one in known)
     shares = {name: account.share for name, account in found.items()}
     weights = {name: account.weight for name, account in found.items()}
     return tuple(
         one
-        for _, equals in groupby(ordered, key=level)
-        for one in _alternating(list(equals), shares, weights, fairness.half_life_s)
+        for _, equals in groupby(ordered, key=itemgetter(0))
+        for one in _alternating([each[-1] for each in equals], shares, weights, fairness.half_life_s)
     )
-
-
-def _levels(known: tuple[Candidate, ...], now: datetime | None, fairness: Fairness) -> "_Level":
-    return _Level(now, fairness.patience_s, max(one.priority for one in known))
 
 
 @dataclass(frozen=True, slots=True)
 class _Level:
     now: datetime | None
-    patience_s: float
+    fairness: Fairness
     highest: int
 
     def __call__(self, one: Candidate) -> int:
-        if self.now is not None and (self.now - one.enqueued_at).total_seconds() > self.patience_s:
+        if self.now is not None and self.fairness.is_patient(one.enqueued_at, ran_s=one.ran_s, now=self.now):
             return self.highest
         return one.priority
 

@@ -6,13 +6,13 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
-from fairlead.control.situation import look
+from fairlead.control.situation import Situation, look
 from fairlead.errors import BadInput
 from fairlead.forecast import Estimate
 from fairlead.lifecycle import Desired, State
 from fairlead.queueing import Account
 from fairlead.representation import QueueEntryView, QueueView, QuotaChange, QuotaView, WhyView
-from fairlead.store import Session, experiments, projects
+from fairlead.store import experiments, projects
 from fairlead.store.experiments import Candidate
 from fairlead.store.projects import Quota
 from fairlead.store.tables import ExperimentRow
@@ -105,7 +105,6 @@ def why(api: ApiParts, experiment_id: Annotated[str, Path(max_length=64)]) -> Re
     """Admission, queue or placement: the reason in words and numbers, its position, who is ahead, an estimate."""
     with api.store.read() as session:
         row = experiments.get(session, experiment_id)
-        quota = _quota_view(api, session, row.project)
     queue = api.board.queue(api.now())
     position = queue.places.get(row.id) if row.state == State.QUEUED else None
     estimate = queue.estimate(row.id) if position is not None else None
@@ -123,7 +122,7 @@ def why(api: ApiParts, experiment_id: Annotated[str, Path(max_length=64)]) -> Re
             ahead=ahead_of(queue, position) if position is not None else (),
             estimated_start_at=starts_at(queue, estimate) if estimate is not None else None,
             basis=estimate.basis if estimate is not None else "",
-            quota=quota,
+            quota=_quota_view(row.project, queue.situation),
         )
     )
 
@@ -153,7 +152,7 @@ def show_quota(api: ApiParts, name: Project) -> Response:
     """Limits beside what is in use, and the recent use that decides whose turn it is."""
     with api.store.read() as session:
         projects.get(session, name)
-        return answer(_quota_view(api, session, name))
+        return answer(_quota_view(name, look(session, api.settings, api.now())))
 
 
 @router.patch(
@@ -176,13 +175,13 @@ def set_quota(api: ApiParts, caller: Caller, name: Project, body: SpecBody) -> R
         limits = {key: getattr(row, f"quota_{key}") for key in ("workers", "cpus", "gpus", "experiments")}
         weight = given.pop("weight", row.weight)
         projects.amend(session, name, quota=Quota(**{**limits, **given}), weight=weight)
-        view = _quota_view(api, session, name)
+        view = _quota_view(name, look(session, api.settings, api.now()))
     api.hint()
     return answer(view)
 
 
-def _quota_view(api: Api, session: Session, name: str) -> QuotaView:
-    account = look(session, api.settings, api.now()).accounts.get(name, Account())
+def _quota_view(name: str, situation: Situation) -> QuotaView:
+    account = situation.accounts.get(name, Account())
     held, quota = account.held, account.quota
     return QuotaView(
         project=name,

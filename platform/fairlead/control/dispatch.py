@@ -1,7 +1,7 @@
 """From accepted to placed: admit, order, place. Load, decide, apply: no connection is held while deciding."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -10,21 +10,13 @@ import structlog
 from fairlead.admission import Rejected, admit
 from fairlead.clock import Clock
 from fairlead.control.budget import over_budget
+from fairlead.control.leader import Term
 from fairlead.control.rows import for_each
-from fairlead.control.situation import Situation, look
+from fairlead.control.situation import look
 from fairlead.failpoints import failpoint
 from fairlead.lifecycle import Desired, Outcome, State
-from fairlead.placement import (
-    Placement,
-    Round,
-    Running,
-    Waiting,
-    WaitingReason,
-    place_in_order,
-    with_placed,
-    with_stopping,
-)
-from fairlead.preemption import Preempt, Spare, choose
+from fairlead.placement import Placement, Running, Waiting, WaitingReason
+from fairlead.preemption import Preempt, place_or_preempt
 from fairlead.protocol import StopMode
 from fairlead.queueing import beyond_quota, order
 from fairlead.settings import ControlSettings
@@ -42,6 +34,29 @@ AVOIDED_FOR = timedelta(minutes=5)
 logger = structlog.get_logger(__name__)
 
 
+@dataclass(slots=True)
+class Seen:
+    """The queue as the last round saw it, so that the next reads only what is new."""
+
+    candidates: dict[str, Candidate] = field(default_factory=dict)
+    epoch: int | None = None
+
+    def of(self, epoch: int | None) -> Mapping[str, Candidate]:
+        """What is still known under ``epoch``; nothing of another one."""
+        if epoch != self.epoch:
+            self.candidates, self.epoch = {}, epoch
+        return self.candidates
+
+    def keep(self, candidates: Iterable[Candidate]) -> None:
+        """All that wait now."""
+        self.candidates = {one.id: one for one in candidates}
+
+    def told(self, reasons: Mapping[str, str]) -> None:
+        """What has been written as their reasons."""
+        for key, why in reasons.items():
+            self.candidates[key] = replace(self.candidates[key], waiting=why)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dispatch:
     """One tick admits, revives and places; it answers whether anything moved."""
@@ -50,6 +65,9 @@ class Dispatch:
     clock: Clock
     settings: ControlSettings
     manifests: Mapping[str, Manifest]
+    term: Term | None = None
+    """Whose reasons are remembered: another leader may have written others."""
+    _seen: Seen = field(default_factory=Seen)
 
     def __call__(self) -> bool:
         admitted = self._admit_accepted()
@@ -114,22 +132,26 @@ class Dispatch:
     def _place(self) -> bool:
         now = self.clock.now()
         with self.store.read() as session:
-            candidates = experiments.candidates(session)
+            candidates = experiments.candidates(session, known=self._seen.of(self.term.epoch if self.term else None))
+            self._seen.keep(candidates)
             if not candidates:
                 return False
             here = look(session, self.settings, now)
             avoided = attempts.not_taken_since(session, now - AVOIDED_FOR)
         ordered = order(candidates, here.accounts, now=now, fairness=here.fairness)
-        decided = place_in_order(
+        decided, preempting = place_or_preempt(
             ordered,
             here.clusters,
+            max_preemptions=self.settings.max_preemptions,
             launches_per_cluster=self.settings.launches_per_cluster,
             accounts=here.accounts,
             avoided=avoided,
         )
-        preempting = self._preempt(decided, ordered, here)
         placed = [self._open_attempt(candidate, placement) for candidate, placement in decided.placed]
-        is_explained = self._explain(candidates, {**decided.waiting, **preempting})
+        for one in preempting:
+            self._stop_victims(one)
+        reasons = {one.candidate.id: _makes_room(one) for one in preempting}
+        is_explained = self._explain(candidates, {**decided.waiting, **reasons})
         return any(placed) or not is_explained
 
     # ---- one placement ----
@@ -191,23 +213,6 @@ class Dispatch:
 
     # ---- preemption ----
 
-    def _preempt(self, decided: Round, ordered: tuple[Candidate, ...], here: Situation) -> dict[str, Waiting]:
-        """Let the first that wait for room have less urgent ones stopped; who waits for such an end is told so."""
-        if self.settings.max_preemptions == 0:
-            return {}
-        clusters_then = with_placed(here.clusters, decided)
-        reserved = {one.experiment_id for one in decided.reservations}
-        waiting: dict[str, Waiting] = {}
-        for candidate in (one for one in ordered if one.id in reserved):
-            chosen = choose(candidate, clusters_then, max_preemptions=self.settings.max_preemptions)
-            if isinstance(chosen, Spare):
-                continue
-            self._stop_victims(chosen)
-            clusters_then = with_stopping(clusters_then, chosen.victims)
-            detail = f"attempts on {chosen.cluster} are being stopped to make room"
-            waiting[candidate.id] = Waiting(reason=WaitingReason.PREEMPTING, detail=detail)
-        return waiting
-
     def _stop_victims(self, chosen: Preempt) -> None:
         """All of them or none, in one transaction: a part would be stopped for nothing."""
         if chosen.victims:
@@ -235,16 +240,20 @@ class Dispatch:
 
     def _explain(self, candidates: list[Candidate], waiting: Mapping[str, Waiting]) -> bool:
         """Write down why each waits, where the reason is a new one; whether that was all of them."""
-        texts = {one: str(one) for one in set(waiting.values())}
-        changed = [
-            (one.id, texts[waiting[one.id]])
-            for one in candidates
-            if one.id in waiting and one.waiting != texts[waiting[one.id]]
-        ]
+        kinds = {id(one): one for one in waiting.values()}  # few: those who wait for the same thing share one
+        texts = {key: str(one) for key, one in kinds.items()}
+        told = [(one, texts[id(waiting[one.id])]) for one in candidates if one.id in waiting]
+        changed = [(one.id, text) for one, text in told if one.waiting != text]
         if changed:
             with self.store.write() as session:
                 experiments.explain(session, dict(changed[:EXPLAINED_AT_ONCE]))
+            self._seen.told(dict(changed[:EXPLAINED_AT_ONCE]))
         return len(changed) <= EXPLAINED_AT_ONCE
+
+
+def _makes_room(chosen: Preempt) -> Waiting:
+    detail = f"attempts on {chosen.cluster} are being stopped to make room"
+    return Waiting(reason=WaitingReason.PREEMPTING, detail=detail)
 
 
 def _placement_payload(placement: Placement) -> dict[str, Any]:

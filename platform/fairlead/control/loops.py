@@ -117,7 +117,7 @@ def _loops(
     """How each loop is made: over a store of its own, which lets it write during its term only."""
     common: dict[str, Any] = {"clock": clock, "settings": settings}
     return {
-        "dispatch": lambda store, _: Dispatch(store=store, manifests=manifests, **common),
+        "dispatch": lambda store, term: Dispatch(store=store, manifests=manifests, term=term, **common),
         "settle": lambda store, _: Settle(store=store, **common),
         "evaluate": lambda store, _: Evaluate(store=store, **common),
         "record": lambda store, term: Record(store=store, require_lead=term.require, **common),

@@ -43,6 +43,7 @@ def look(session: Session, settings: ControlSettings, now: datetime) -> Situatio
             why_closed=clusters.why_closed(session, row),
             excluded=excluded.get(row.name, frozenset()),
             settings=settings,
+            fairness=fairness,
             now=now,
         )
         for row in clusters.every(session)
@@ -99,10 +100,11 @@ def _snapshot(
     why_closed: str | None,
     excluded: frozenset[str],
     settings: ControlSettings,
+    fairness: Fairness,
     now: datetime,
 ) -> ClusterSnapshot:
     living = [node for node in row.nodes if node["is_alive"]]
-    running = tuple(_running(one, living, now) for one in occupants)
+    running = tuple(_running(one, living, fairness, now) for one in occupants)
     rooms = _rooms(living, running, occupants, now)
     return ClusterSnapshot(
         name=row.name,
@@ -126,10 +128,12 @@ def _snapshot(
     )
 
 
-def _running(one: Occupant, living: Sequence[Mapping[str, Any]], now: datetime) -> Running:
+def _running(one: Occupant, living: Sequence[Mapping[str, Any]], fairness: Fairness, now: datetime) -> Running:
     wish = Wish(workers=one.workers, cpus_per_worker=one.cpus / one.workers, gpus_per_worker=one.gpus / one.workers)
     age_s = 0.0 if one.started_at is None else max(0.0, (now - one.started_at).total_seconds())
     left_s = max(0.0, one.max_runtime_s - one.spent_s - age_s)
+    # Stopped, it would be the first to begin again: it went before the more urgent one, and would once more.
+    has_waited = fairness.is_patient(one.enqueued_at or now, ran_s=one.spent_s + age_s, now=now)
     return Running(
         attempt_id=one.attempt_id,
         experiment_id=one.experiment_id,
@@ -140,7 +144,7 @@ def _running(one: Occupant, living: Sequence[Mapping[str, Any]], now: datetime) 
         ends_in_s=OVERHEAD_S if one.is_stopping else left_s + OVERHEAD_S,
         expected_s=None if one.expected_s is None else max(0.0, one.expected_s - age_s),
         age_s=age_s,
-        is_preemptible=one.is_preemptible,
+        is_preemptible=one.is_preemptible and not has_waited,
         preemptions=one.preemptions,
         is_stopping=one.is_stopping,
     )

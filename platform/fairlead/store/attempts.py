@@ -99,6 +99,7 @@ class Occupant:
     project: str
     priority: int
     is_preemptible: bool
+    enqueued_at: datetime | None
     workers: int
     cpus: float
     gpus: float
@@ -128,6 +129,7 @@ def occupants(session: Session) -> list[Occupant]:
             ExperimentRow.project,
             ExperimentRow.priority,
             ExperimentRow.is_preemptible,
+            ExperimentRow.enqueued_at,
             AttemptRow.workers,
             AttemptRow.cpus,
             AttemptRow.gpus,

@@ -4,11 +4,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import lru_cache
+from itertools import product
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
-from sqlalchemy import Select, and_, bindparam, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, exists, func, or_, select, true, union_all, update
 from sqlalchemy import Table as CoreTable
 from sqlalchemy.orm import Session
 
@@ -19,9 +20,17 @@ from fairlead.store import projects
 from fairlead.store.rows import loaded, reread_if_loaded
 from fairlead.store.tables import AttemptRow, EventRow, ExperimentRow
 
+_TABLE = cast("CoreTable", ExperimentRow.__table__)
+"""Without the mapping, for ten thousand rows at a time."""
 WAITING_STATES = (State.QUEUED, State.RETRYING)
 HOLDING_STATES = (State.PLACED, State.RUNNING)
 RELEASED_KIND = "released"
+
+
+READ_AT_ONCE = 500
+"""Rows that one statement asks for by id."""
+MAX_WAYS = 40
+"""Combinations of filters that a page is put together from, one by one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +46,8 @@ class Candidate:
     """Ways to run it, the preferred one first."""
     runtime_left_s: float
     """Of ``max_runtime_s``, which ends it: the bound that backfill may count on."""
+    ran_s: float = 0
+    """Run time of its attempts that have ended: so long it did not wait."""
     expected_s: float | None = None
     """How long experiments like it ran; for estimates only."""
     current_attempt_no: int
@@ -122,19 +133,35 @@ def page(
     names: tuple[str, ...] = (),
 ) -> list[ExperimentRow]:
     """Newest first, starting below ``after`` (created_at, id)."""
-    query: Select[tuple[ExperimentRow]] = select(ExperimentRow)
-    if states:
-        query = query.where(ExperimentRow.state.in_(states))
-    if projects:
-        query = query.where(ExperimentRow.project.in_(projects))
-    if names:
-        query = query.where(ExperimentRow.name.in_(names))
-    if after is not None:
-        created, last_id = after
-        older = ExperimentRow.created_at < created
-        query = query.where(or_(older, and_(ExperimentRow.created_at == created, ExperimentRow.id < last_id)))
-    query = query.order_by(ExperimentRow.created_at.desc(), ExperimentRow.id.desc()).limit(limit)
-    return list(session.scalars(query))
+    ways = [*product(states or (None,), projects or (None,), names or (None,))]
+    newest = (ExperimentRow.created_at.desc(), ExperimentRow.id.desc())
+    if len(ways) <= MAX_WAYS:
+        # A walk along an index for each, all cut short: asked for several at once a database may sort a million rows.
+        pages = [_ids_of(*way, after=after).order_by(*newest).limit(limit).subquery() for way in ways]
+        found = union_all(*(select(each.c.id) for each in pages)).subquery()
+        query = select(ExperimentRow).join(found, found.c.id == ExperimentRow.id)
+    else:
+        wanted = ((ExperimentRow.state, states), (ExperimentRow.project, projects), (ExperimentRow.name, names))
+        query = select(ExperimentRow).where(*(column.in_(values) for column, values in wanted if values), _below(after))
+    return list(session.scalars(query.order_by(*newest).limit(limit)))
+
+
+def _ids_of(
+    state: str | None, project: str | None, name: str | None, *, after: tuple[datetime, str] | None
+) -> Select[str]:
+    wanted = ((ExperimentRow.state, state), (ExperimentRow.project, project), (ExperimentRow.name, name))
+    equal = [column == value for column, value in wanted if value is not None]
+    return select(ExperimentRow.id).where(*equal, _below(after))
+
+
+def _below(after: tuple[datetime, str] | None) -> ColumnElement[bool]:
+    if after is None:
+        return true()
+    created, last_id = after
+    # The second half says it all; the first lets an index be entered at the right place.
+    return and_(
+        ExperimentRow.created_at <= created, or_(ExperimentRow.created_at < created, ExperimentRow.id < last_id)
+    )
 
 
 def in_states(session: Session, states: tuple[State, ...], *, limit: int = 500) -> list[ExperimentRow]:
@@ -201,28 +228,49 @@ def release_if_current(
     return _write_if_current(session, row, columns, kind=RELEASED_KIND, actor=actor, now=now, reason=reason)
 
 
-def candidates(session: Session, *, limit: int = 10_000) -> list[Candidate]:
-    """All that are queued, by the columns that decide; specs are not read."""
-    query = select(*_DECIDING).where(ExperimentRow.state == State.QUEUED, ExperimentRow.desired == Desired.RUN)
-    query = query.order_by(ExperimentRow.enqueued_at, ExperimentRow.id).limit(limit)
-    return [_candidate(*row) for row in session.execute(query)]
+def candidates(
+    session: Session, *, known: Mapping[str, Candidate] | None = None, limit: int = 10_000
+) -> list[Candidate]:
+    """All that are queued, oldest first, by the columns that decide; specs are not read.
+
+    ``known``: candidates of an earlier call. Of those whose version is still the same only the version is read, from an
+    index. ``waiting`` has no version: it is as the caller last saw it, or wrote it.
+    """
+    found = known or {}
+    query = select(_TABLE.c.id, _TABLE.c.version)
+    query = query.where(_TABLE.c.state == State.QUEUED, _TABLE.c.desired == Desired.RUN)
+    query = query.order_by(_TABLE.c.enqueued_at, _TABLE.c.id).limit(limit)
+    queued = session.connection().execute(query).all()
+    new = [key for key, version in queued if key not in found or found[key].version != version]
+    read = _read_candidates(session, new)
+    return [read.get(key) or found[key] for key, _ in queued if key in read or key in found]
+
+
+def _read_candidates(session: Session, ids: Sequence[str]) -> dict[str, Candidate]:
+    connection, found = session.connection(), dict[str, Candidate]()
+    for start in range(0, len(ids), READ_AT_ONCE):
+        chunk = ids[start : start + READ_AT_ONCE]
+        query = select(*(_TABLE.c[name] for name in _DECIDING)).where(_TABLE.c.id.in_(chunk))
+        for row in connection.execute(query):
+            found[row.id] = _candidate(*row)
+    return found
 
 
 _DECIDING = (
-    ExperimentRow.id,
-    ExperimentRow.version,
-    ExperimentRow.project,
-    ExperimentRow.priority,
-    ExperimentRow.workers,
-    ExperimentRow.cpus,
-    ExperimentRow.gpus,
-    ExperimentRow.wishes,
-    ExperimentRow.max_runtime_s,
-    ExperimentRow.spent_s,
-    ExperimentRow.expected_s,
-    ExperimentRow.current_attempt_no,
-    ExperimentRow.enqueued_at,
-    ExperimentRow.waiting,
+    "id",
+    "version",
+    "project",
+    "priority",
+    "workers",
+    "cpus",
+    "gpus",
+    "wishes",
+    "max_runtime_s",
+    "spent_s",
+    "expected_s",
+    "current_attempt_no",
+    "enqueued_at",
+    "waiting",
 )
 
 
@@ -251,6 +299,7 @@ def _candidate(
         priority=priority,
         wishes=_plain_wish(workers, cpus, gpus) if wishes is None else tuple(_wish(one) for one in wishes),
         runtime_left_s=max(0.0, max_runtime_s - spent_s),
+        ran_s=spent_s,
         expected_s=expected_s,
         current_attempt_no=current_attempt_no,
         enqueued_at=enqueued_at,
@@ -285,23 +334,20 @@ def names_and_reasons(session: Session, ids: Sequence[str]) -> dict[str, tuple[s
 
 
 def usual_run_s(session: Session, row: ExperimentRow) -> float | None:
-    """The median run time of the last ten like it (project, name and workload) that succeeded, if any."""
-    like = (ExperimentRow.project == row.project, ExperimentRow.name == row.name)
-    query = select(ExperimentRow.spent_s).where(
-        *like,
-        ExperimentRow.workload == row.workload,
-        ExperimentRow.state == State.SUCCEEDED,
-        ExperimentRow.spent_s > 0,
-    )
-    known = list(session.scalars(query.order_by(ExperimentRow.created_at.desc()).limit(10)))
-    return median(known) if known else None
+    """The median run time of the last ten like it that succeeded, if any of the last hundred did.
+
+    Like it are those of the same project, name and workload. A hundred: however many there are, admission looks at few.
+    """
+    columns = (ExperimentRow.workload, ExperimentRow.state, ExperimentRow.spent_s)
+    like = select(*columns).where(ExperimentRow.project == row.project, ExperimentRow.name == row.name)
+    found = session.execute(like.order_by(ExperimentRow.created_at.desc()).limit(100))
+    known = [ran_s for *what, ran_s in found if what == [row.workload, State.SUCCEEDED] and ran_s > 0]
+    return median(known[:10]) if known else None
 
 
 def explain(session: Session, waiting: Mapping[str, str]) -> None:
     """Write down why some wait. No event, no new version; only while they are queued."""
-    table = ExperimentRow.__table__
-    assert isinstance(table, CoreTable), "rows are mapped to tables"
-    changed = update(table).where(table.c.id == bindparam("key"), table.c.state == State.QUEUED)
+    changed = update(_TABLE).where(_TABLE.c.id == bindparam("key"), _TABLE.c.state == State.QUEUED)
     found = [{"key": key, "why": why} for key, why in waiting.items()]
     session.connection().execute(changed.values(waiting=bindparam("why")), found)
 

@@ -73,6 +73,9 @@ class ExperimentRow(Table):
         Index("ix_experiment_project_created_at", "project", "created_at"),
         Index("ix_experiment_state_created_at_id", "state", "created_at", "id"),
         Index("ix_experiment_project_name_created_at", "project", "name", "created_at"),
+        Index("ix_experiment_project_state_created_at_id", "project", "state", "created_at", "id"),
+        Index("ix_experiment_name_created_at_id", "name", "created_at", "id"),
+        Index("ix_experiment_queue", "state", "desired", "enqueued_at", "id", "version"),
     )
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)

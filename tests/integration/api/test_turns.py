@@ -13,7 +13,7 @@ from fairlead.testing.stored import a_node
 @pytest.fixture
 def busy(bench: Any) -> Any:
     """Two CPUs, both held by a first experiment; dispatch as ``bench.dispatch``."""
-    bench.app.state.api.board.max_age_s = 0
+    bench.app.state.api.board.usable_s = 0
     attach(bench, cpus=2)
     bench.dispatch = Dispatch(store=bench.store, clock=bench.clock, settings=bench.settings, manifests=find_manifests())
     return bench
@@ -60,13 +60,26 @@ def test_the_queue_has_places_reasons_and_estimates(busy: Any, spec: dict[str, A
     view = get(busy, "/v1/queue")
     assert [(one["position"], one["id"]) for one in view["items"]] == [(1, head), (2, behind)]
     assert view["items"][0]["waiting"].startswith("resources_in_use: needs 2 CPUs for 2 workers; local has 1 CPUs")
-    assert view["items"][1]["waiting"].startswith(f"behind_others: {head} is ahead")
+    assert view["items"][1]["waiting"].startswith("behind_others: others ahead of it wait for room")
     assert view["items"][0]["estimated_start_at"] > view["as_of"]
     assert "max_runtime_s" in view["items"][0]["basis"]
     assert get(busy, "/v1/projects/default/queue")["items"] == view["items"]
     first = get(busy, "/v1/queue?limit=1")
     assert [one["id"] for one in get(busy, first["next"])["items"]] == [behind]
     assert busy.user.get("/v1/projects/nobody/queue").status_code == 404
+
+
+def test_who_asks_gets_the_look_before_while_a_new_one_is_made(busy: Any, spec: dict[str, Any]) -> None:
+    board = busy.app.state.api.board
+    board.fresh_s, board.usable_s = 0, 3600
+    assert get(busy, "/v1/queue")["total"] == 0
+    waits = busy.submit(a(spec, workers=9))["id"]
+    busy.dispatch()
+    assert get(busy, "/v1/queue")["total"] == 0
+    board.fresh_s = 3600
+    with board._looking:  # held until the new look is made
+        pass
+    assert [one["id"] for one in get(busy, "/v1/queue")["items"]] == [waits]
 
 
 def test_why_says_what_is_missing_and_changes_when_the_cause_does(busy: Any, spec: dict[str, Any]) -> None:
@@ -109,6 +122,21 @@ def test_a_quota_is_set_in_part_and_lifted_with_null(busy: Any, spec: dict[str, 
         answer = busy.user.patch(path, json=bad)
         assert answer.status_code == 422, bad
         assert answer.headers["content-type"].startswith("application/problem+json")
+
+
+def test_a_label_lets_a_cluster_take_what_asks_for_it(busy: Any, spec: dict[str, Any]) -> None:
+    asks = busy.submit({**spec, "resources": {"labels": {"gpu": "h100"}}})["id"]
+    busy.dispatch()
+    assert get(busy, f"/v1/experiments/{asks}/why")["code"] == "no_cluster_fits"
+    path = "/v1/clusters/local"
+    assert busy.user.patch(path, json={"labels": {"gpu": "h100", "zone": "a"}}).json()["labels"]["gpu"] == "h100"
+    assert busy.user.patch(path, json={"labels": {"zone": None}}).json()["labels"] == {"gpu": "h100"}
+    busy.dispatch()
+    assert get(busy, f"/v1/experiments/{asks}")["state"] == "placed"
+    assert get(busy, path)["labels"] == {"gpu": "h100"}
+    assert busy.user.patch("/v1/clusters/nowhere", json={"labels": {}}).status_code == 404
+    for bad in ({}, {"labels": {"GPU": "h100"}}, {"labels": {"gpu": ""}}, {"labels": {"gpu": 1}}, {"label": {}}):
+        assert busy.user.patch(path, json=bad).status_code == 422, bad
 
 
 def test_a_preempted_attempt_is_told_to_stop_and_the_user_goes_first(busy: Any, spec: dict[str, Any]) -> None:

@@ -1,16 +1,18 @@
 """Quota, shares, preemption and budgets on both databases, ticked by hand; agents write as the api writes for them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fairlead.control.dispatch import Dispatch
+from fairlead.control.leader import Leadership, Term
 from fairlead.control.settle import Settle
 from fairlead.control.situation import look
 from fairlead.data import find_manifests
 from fairlead.lifecycle import Outcome, State
+from fairlead.placement import place_in_order
 from fairlead.protocol import StopMode
 from fairlead.settings import ControlSettings
 from fairlead.store import Store, attempts, clusters, events, exclusions, experiments, projects
@@ -43,8 +45,8 @@ class Plane:
             )
         self.clock.advance(1)
 
-    def attach(self, *cpus: float, name: str = "local", labels: dict[str, str] | None = None) -> None:
-        nodes = [a_node(f"{name}-{i}", cpus=each) for i, each in enumerate(cpus)]
+    def attach(self, *cpus: float, name: str = "local", labels: dict[str, str] | None = None, gpus: float = 0) -> None:
+        nodes = [a_node(f"{name}-{i}", cpus=each, gpus=gpus) for i, each in enumerate(cpus)]
         with self.store.write() as session:
             clusters.attach(session, name, an_attach_request(nodes=nodes), now=self.clock.now())
             clusters.get(session, name).labels = labels
@@ -131,8 +133,6 @@ def test_a_quota_made_smaller_during_a_round_is_kept(plane: Plane) -> None:
     with plane.store.read() as session:
         (candidate,) = experiments.candidates(session)
         here = look(session, plane.settings, plane.clock.now())
-    from fairlead.placement import place_in_order
-
     decided = place_in_order([candidate], here.clusters, launches_per_cluster=None, accounts=here.accounts)
     plane.quota("p", experiments=1)
     assert not plane.dispatch._open_attempt(*decided.placed[0])
@@ -226,6 +226,24 @@ def test_a_spent_budget_stops_it_and_nothing_begins_again(plane: Plane) -> None:
     assert plane.row("e").reason == "over_budget: 1.01 of 1 CPU hours are spent"
 
 
+def test_gpu_hours_are_counted_over_all_attempts(plane: Plane) -> None:
+    plane.attach(4, gpus=4)
+    plane.submit("e", resources={"workers": 2, "gpus_per_worker": 2}, budget={"gpu_hours": 4})
+    plane.dispatch()
+    plane.begin("e")
+    plane.clock.advance(1800)
+    plane.end("e", Outcome.PREEMPTED, reason="preempted")
+    plane.dispatch()
+    plane.begin("e", 2)
+    plane.clock.advance(1700)
+    plane.settle()
+    assert plane.attempt("e", 2).stop_mode is None
+    plane.clock.advance(200)
+    plane.settle()
+    assert plane.attempt("e", 2).stop_mode == StopMode.BUDGET
+    assert plane.attempt("e", 2).stop_reason == "4.11 of 4 GPU hours are spent"
+
+
 def test_a_retry_without_any_budget_left_is_over_before_it_is_offered(plane: Plane) -> None:
     plane.attach(1)
     plane.submit("e", budget={"cpu_hours": 0.1})
@@ -261,6 +279,23 @@ def test_an_excluded_node_gets_nothing(plane: Plane) -> None:
     plane.dispatch()
     assert plane.attempt("e").plan == {"local-1": 2}
     assert "1 more excluded" in str(plane.row("f").waiting)
+
+
+def test_a_new_term_forgets_the_reasons_of_the_one_before(plane: Plane) -> None:
+    """Another leader wrote others meanwhile, and a reason has no version."""
+    plane.attach(2)
+    plane.submit("e", resources={"workers": 4})
+    term = Term(leadership=Leadership(store=plane.store, clock=plane.clock, is_sole=True, ttl_s=15), epoch=1)
+    dispatch = replace(plane.dispatch, term=term)
+    dispatch()
+    reason = plane.row("e").waiting
+    with plane.store.write() as session:
+        experiments.explain(session, {"e": "what another leader saw"})
+    dispatch()
+    assert plane.row("e").waiting == "what another leader saw", "it is not read again: nobody else writes it"
+    term.epoch = 3
+    dispatch()
+    assert plane.row("e").waiting == reason
 
 
 def test_reasons_are_written_when_they_change_and_only_then(plane: Plane) -> None:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from threading import Barrier, Thread
@@ -16,6 +17,7 @@ from sqlalchemy.orm import Session
 from fairlead.errors import IllegalMove, NotFound
 from fairlead.lifecycle import MOVES, Desired, State
 from fairlead.store import Store, events, experiments
+from fairlead.store.experiments import MAX_WAYS
 from fairlead.store.tables import ExperimentRow
 from fairlead.testing import FakeClock, a_spec
 from fairlead.testing.stored import an_experiment, replayed_state
@@ -273,6 +275,8 @@ def test_a_new_experiment_does_not_shift_the_pages_behind_it(store: Store, clock
         ({"names": ("demo", "second")}, ["c", "b", "a"]),
         ({"names": ("second",)}, ["c"]),
         ({"states": ("accepted",), "projects": ("default",)}, ["a"]),
+        ({"states": ("accepted", "queued"), "projects": ("default", "none"), "names": ("demo",)}, ["b", "a"]),
+        ({"projects": ("default", *(f"p{number}" for number in range(MAX_WAYS)))}, ["b", "a"]),
         ({"names": ("de%",)}, []),  # text, never a pattern
         ({"names": ("x' or 'a'='a",)}, []),
     ],
@@ -308,6 +312,27 @@ def test_candidates_are_the_queued_that_should_run_in_the_order_they_came(store:
     assert [candidate.id for candidate in waiting] == ["early", "late"]
     (wish,) = waiting[0].wishes
     assert (wish.cpus, wish.cpus_per_worker, wish.workers) == (3.0, 1.5, 2)
+
+
+def test_candidates_that_are_known_are_read_again_only_when_they_changed(store: Store, clock: FakeClock) -> None:
+    for key in ("same", "moved", "gone"):
+        an_experiment(store, key, state=State.QUEUED, clock=clock)
+    with store.read() as session:
+        known = {one.id: replace(one, waiting="as told") for one in experiments.candidates(session)}
+    with store.write() as session:
+        experiments.explain(session, {"same": "as somebody else has it"})
+        for key in ("moved", "gone"):
+            row = experiments.get(session, key)
+            experiments.want_if_current(session, row, Desired.PAUSE, actor="a", now=clock.now())
+        row = experiments.get(session, "moved")
+        experiments.want_if_current(session, row, Desired.RUN, actor="a", now=clock.now())
+    an_experiment(store, "new", state=State.QUEUED, clock=clock)
+    with store.read() as session:
+        found = {one.id: one for one in experiments.candidates(session, known=known)}
+        assert {*found} == {"same", "moved", "new"}
+        assert found["same"] is known["same"]
+        assert found["moved"].version == known["moved"].version + 2
+        assert found["new"] == next(one for one in experiments.candidates(session) if one.id == "new")
 
 
 @pytest.mark.parametrize(("waited_s", "is_due"), [(9, False), (10, True), (11, True)])

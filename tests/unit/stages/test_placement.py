@@ -66,7 +66,7 @@ def test_one_that_fits_nowhere_blocks_nobody_but_one_that_waits_for_room_does() 
     assert decided.waiting["impossible"].reason is WaitingReason.NO_CLUSTER_FITS
     assert decided.waiting["large"].reason is WaitingReason.RESOURCES_IN_USE
     assert decided.waiting["small"].reason is WaitingReason.BEHIND_OTHERS
-    assert "large" in decided.waiting["small"].detail
+    assert "others ahead of it" in decided.waiting["small"].detail
 
 
 def test_launches_at_once_are_bounded() -> None:

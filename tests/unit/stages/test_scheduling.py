@@ -1,8 +1,11 @@
 """What the queue promises: shares, quotas, backfill that delays nobody, bounded preemption, nobody forgotten."""
 
 import math
-from dataclasses import replace
-from datetime import timedelta
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,8 +25,9 @@ from fairlead.placement import (
     place_in_order,
     with_placed,
 )
-from fairlead.preemption import Preempt, Spare, choose
+from fairlead.preemption import Preempt, Spare, choose, place_or_preempt
 from fairlead.queueing import Account, Fairness, beyond_quota, decayed, order, rate, use_of
+from fairlead.spec import Wish
 from fairlead.store.experiments import Candidate
 from fairlead.store.projects import Held, Quota
 from fairlead.testing.scheduling import START, a_candidate, a_cluster, a_wish, running
@@ -186,7 +190,7 @@ def test_a_short_one_goes_past_the_head_and_a_long_one_does_not() -> None:
     decided = decide([head, long, short], cluster)
     assert [(one.id, placement.is_backfill) for one, placement in decided.placed] == [("short", True)]
     assert decided.waiting["long"].reason is WaitingReason.BEHIND_OTHERS
-    assert "head is ahead" in decided.waiting["long"].detail
+    assert "others ahead of it wait for room" in decided.waiting["long"].detail
     assert [(one.experiment_id, one.in_s) for one in decided.reservations] == [("head", 1000)]
 
 
@@ -194,6 +198,14 @@ def test_a_long_one_goes_past_where_the_head_will_fit_beside_it() -> None:
     cluster = running(a_cluster(nodes=((4, 0),)), 3, ends_in_s=1000)
     decided = decide([a_candidate("head", workers=3), a_candidate("long", bound_s=9999)], cluster)
     assert [one.id for one, _ in decided.placed] == ["long"]
+
+
+def test_of_two_long_ones_only_the_first_goes_past_where_the_head_will_fit_beside_one() -> None:
+    cluster = running(a_cluster(nodes=((4, 0),)), 2, ends_in_s=1000)
+    long, longer = a_candidate("long", bound_s=9999), a_candidate("longer", wishes=(a_wish(1, cpus=0.9),), bound_s=9999)
+    decided = decide([a_candidate("head", workers=3), long, longer], cluster)
+    assert [one.id for one, _ in decided.placed] == ["long"]
+    assert decided.waiting["longer"].reason is WaitingReason.BEHIND_OTHERS
 
 
 def test_each_cluster_keeps_room_for_one() -> None:
@@ -254,53 +266,313 @@ def test_no_round_exceeds_a_node_or_a_quota_and_every_one_has_a_place_or_a_reaso
         assert sum(count for _, count in placement.plan) == one.wishes[0].workers
 
 
-# ---- nobody is forgotten --------------------------------------------------------------------------------------------
+# ---- round after round ----------------------------------------------------------------------------------------------
+
+Order = Callable[[list[Candidate], dict[str, Account], datetime], Sequence[Candidate]]
+STOP_S = 60.0
+MAX_PREEMPTIONS = 2
 
 
-def run_dry(candidates: list[Candidate], cluster: ClusterSnapshot, *, rounds: int) -> list[str]:
-    """Let everything run to its bound, with ten small newcomers of the highest priority in every round at first."""
-    done: list[str] = []
-    now, waiting, here = START, list(candidates), cluster
-    for number in range(rounds):
-        if number < 20:
-            waiting += [a_candidate(f"new{number}-{i}", priority=99, bound_s=300, enqueued_at=now) for i in range(2)]
-        ordered = order(waiting, now=now, fairness=Fairness(patience_s=2000))
-        decided = place_in_order(ordered, [here], launches_per_cluster=None)
-        (here,) = with_placed([here], decided)
-        begun = {one.id for one, _ in decided.placed}
-        waiting = [one for one in waiting if one.id not in begun]
-        step_s = min((one.ends_in_s for one in here.running), default=60)
-        now += timedelta(seconds=step_s)
-        done += [one.experiment_id for one in here.running if one.ends_in_s <= step_s]
-        here = _later(here, step_s)
-    return done
+@dataclass
+class World:
+    """Clusters while rounds go by. Everyone runs a part of its bound; who is stopped begins again from nothing."""
+
+    clusters: list[ClusterSnapshot]
+    waiting: list[Candidate]
+    order: Order
+    quotas: dict[str, Quota] = field(default_factory=dict)
+    fairness: Fairness = field(default_factory=Fairness)
+    parts: dict[str, float] = field(default_factory=dict)
+    preemptible: set[str] = field(default_factory=set)
+    now: datetime = START
+    used: dict[str, float] = field(default_factory=dict)
+    running: dict[str, "Life"] = field(default_factory=dict)
+    stops: Counter[str] = field(default_factory=Counter)
+    pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Who was stopped for whom."""
+    done: set[str] = field(default_factory=set)
+
+    def round(self) -> Round:
+        """Decide, check what must always hold, begin and stop, and go on to the next end."""
+        clusters, accounts = self.snapshots(), self.accounts()
+        ordered = self.order(self.waiting, accounts, self.now)
+        decided, preempting = place_or_preempt(
+            ordered, clusters, max_preemptions=MAX_PREEMPTIONS, launches_per_cluster=None, accounts=accounts
+        )
+        for one, placement in decided.placed:
+            self.begin(one, placement)
+        for chosen in preempting:
+            for victim in chosen.victims:
+                self.running[victim.experiment_id].stop(self.now)
+                self.pairs[chosen.candidate.id, victim.experiment_id] += 1
+        self.check()
+        self.advance()
+        return decided
+
+    def begin(self, one: Candidate, placement: Placement) -> None:
+        nodes = next(cluster for cluster in self.clusters if cluster.name == placement.cluster).nodes
+        counts = tuple(dict(placement.plan).get(node.node_id, 0) for node in nodes)
+        assert sum(counts) == one.wishes[placement.alternative].workers
+        self.waiting = [other for other in self.waiting if other is not one]
+        ends_at = self.now + timedelta(seconds=bound_s(one) * self.parts.get(one.id, 1.0))
+        self.running[one.id] = Life(one, placement.cluster, placement.alternative, counts, self.now, ends_at)
+
+    def check(self) -> None:
+        for cluster in self.snapshots():
+            assert all(node.used_cpus <= node.cpus and node.used_gpus <= node.gpus for node in cluster.nodes)
+        for project, quota in self.quotas.items():
+            held = self.held(project)
+            assert quota.cpus is None or held.cpus <= quota.cpus
+            assert quota.experiments is None or held.experiments <= quota.experiments
+        assert all(count <= MAX_PREEMPTIONS for count in self.stops.values())
+
+    def advance(self) -> None:
+        """To the next end, or a minute on."""
+        before = self.now
+        self.now = min((life.ends_at for life in self.running.values()), default=self.now + timedelta(minutes=1))
+        left = decayed(1.0, for_s=(self.now - before).total_seconds(), half_life_s=self.fairness.half_life_s)
+        self.used = {project: used * left for project, used in self.used.items()}
+        for key, life in [*self.running.items()]:
+            project = life.one.project
+            held_s = (self.now - max(before, life.began_at)).total_seconds()
+            self.used[project] = self.used.get(project, 0.0) + rate(life.wish.cpus, life.wish.gpus) * held_s
+            if life.ends_at <= self.now:
+                del self.running[key]
+                self.end(life)
+
+    def end(self, life: "Life") -> None:
+        if not life.is_stopping:
+            self.done.add(life.one.id)
+            return
+        self.stops[life.one.id] += 1
+        self.waiting.append(replace(life.one, ran_s=life.one.ran_s + life.age_s(self.now)))
+
+    def held(self, project: str) -> Held:
+        lives = [life for life in self.running.values() if life.one.project == project]
+        return Held(
+            workers=sum(life.wish.workers for life in lives),
+            cpus=sum(life.wish.cpus for life in lives),
+            gpus=sum(life.wish.gpus for life in lives),
+            experiments=len(lives),
+        )
+
+    def accounts(self) -> dict[str, Account]:
+        projects = {one.project for one in self.waiting} | {life.one.project for life in self.running.values()}
+        return {
+            name: Account(used=self.used.get(name, 0.0), quota=self.quotas.get(name, Quota()), held=self.held(name))
+            for name in projects
+        }
+
+    def snapshots(self) -> list[ClusterSnapshot]:
+        found = []
+        for cluster in self.clusters:
+            here = cluster
+            for life in self.running.values():
+                if life.cluster == cluster.name:
+                    here = running(here, 1, counts=life.counts, key=life.one.id, **self.as_seen(life))
+            found.append(here)
+        return found
+
+    def as_seen(self, life: "Life") -> dict[str, Any]:
+        one, age_s = life.one, life.age_s(self.now)
+        has_waited = self.fairness.is_patient(one.enqueued_at, ran_s=one.ran_s + age_s, now=self.now)
+        return {
+            "wish": life.wish,
+            "gpus": life.wish.gpus_per_worker,
+            "project": one.project,
+            "priority": one.priority,
+            "ends_in_s": OVERHEAD_S if life.is_stopping else bound_s(one) - age_s,
+            "age_s": age_s,
+            "is_preemptible": one.id in self.preemptible and not has_waited,
+            "preemptions": self.stops[one.id],
+            "is_stopping": life.is_stopping,
+        }
 
 
-def _later(cluster: ClusterSnapshot, step_s: float) -> ClusterSnapshot:
-    empty = replace(cluster, nodes=tuple(replace(n, used_cpus=0, used_gpus=0) for n in cluster.nodes), running=())
-    for one in cluster.running:
-        if one.ends_in_s > step_s:
-            nodes = tuple(
-                replace(
-                    node,
-                    used_cpus=node.used_cpus + count * one.wish.cpus_per_worker,
-                    used_gpus=node.used_gpus + count * one.wish.gpus_per_worker,
-                )
-                for node, count in zip(empty.nodes, one.counts, strict=True)
+@dataclass
+class Life:
+    """One that runs."""
+
+    one: Candidate
+    cluster: str
+    alternative: int
+    counts: tuple[int, ...]
+    began_at: datetime
+    ends_at: datetime
+    is_stopping: bool = False
+
+    @property
+    def wish(self) -> Wish:
+        return self.one.wishes[self.alternative]
+
+    def age_s(self, now: datetime) -> float:
+        return (now - self.began_at).total_seconds()
+
+    def stop(self, now: datetime) -> None:
+        self.is_stopping, self.ends_at = True, min(self.ends_at, now + timedelta(seconds=STOP_S))
+
+
+def first_come(waiting: list[Candidate], _: dict[str, Account], __: datetime) -> Sequence[Candidate]:
+    return sorted(waiting, key=lambda one: (one.enqueued_at, one.id))
+
+
+def by_priority(waiting: list[Candidate], _: dict[str, Account], __: datetime) -> Sequence[Candidate]:
+    return sorted(waiting, key=lambda one: (-one.priority, one.enqueued_at, one.id))
+
+
+def fairly(fairness: Fairness) -> Order:
+    return lambda waiting, accounts, now: order(waiting, accounts, now=now, fairness=fairness)
+
+
+DRAWN = st.lists(
+    st.tuples(
+        st.integers(1, 4),  # workers
+        st.sampled_from([60, 600, 6000]),  # bound
+        st.sampled_from([0.1, 0.5, 1.0]),  # the part of it that it runs
+        st.integers(0, 2),  # project
+        st.sampled_from([10, 50, 90]),  # priority
+        st.booleans(),  # may be stopped
+        st.sampled_from([None, 1, 2]),  # workers of an alternative
+    ),
+    max_size=12,
+)
+TWO = st.sampled_from([((2, 0), (2, 0)), ((4, 0),), ((1, 0), (1, 0), (2, 0))])
+"""Nodes of four CPUs in all."""
+
+
+def a_world(found: list[Any], nodes: tuple[tuple[float, float], ...], ordering: Order, **more: Any) -> World:
+    waiting, parts, preemptible = [], {}, set()
+    for i, (workers, bound, part, project, priority, may_be_stopped, other) in enumerate(found):
+        key = f"e{i:02}"
+        wishes = (a_wish(workers), *((a_wish(other),) if other else ()))
+        waiting.append(
+            a_candidate(
+                key, wishes=wishes, bound_s=bound, project=f"p{project}", priority=priority, age_s=len(found) - i
             )
-            left = replace(one, ends_in_s=one.ends_in_s - step_s)
-            empty = replace(empty, nodes=nodes, running=(*empty.running, left))
-    return empty
+        )
+        parts[key] = part
+        preemptible |= {key} if may_be_stopped else set()
+    clusters = [a_cluster("a", nodes=nodes), a_cluster("b", nodes=((1, 0),))]
+    return World(clusters, waiting, ordering, parts=parts, preemptible=preemptible, **more)
 
 
-@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 99), st.sampled_from([60, 6000])), max_size=10))
-def test_everyone_that_fits_gets_its_turn_whatever_comes_in_between(found: list[tuple[int, int, int]]) -> None:
-    candidates = [
-        a_candidate(f"e{i}", workers=workers, priority=priority, bound_s=bound)
-        for i, (workers, priority, bound) in enumerate(found)
+@given(DRAWN, TWO, st.sampled_from([2, 3, 4]), st.sampled_from([1, 2]))
+def test_no_quota_and_no_node_is_ever_exceeded_and_all_that_may_run_ends(
+    found: list[Any], nodes: tuple[tuple[float, float], ...], cpus: int, at_once: int
+) -> None:
+    """Through preemptions, alternatives and early ends; ``World.check`` looks after every round."""
+    quotas = {"p0": Quota(cpus=cpus), "p1": Quota(experiments=at_once)}
+    world = a_world(found, nodes, fairly(Fairness()), quotas=quotas)
+    may_run = {
+        one.id
+        for one in world.waiting
+        if any(beyond_quota(wish, quotas.get(one.project, Quota())) is None for wish in one.wishes)
+    }
+    for _ in range(300):
+        world.round()
+    assert world.done == may_run
+    assert not world.running
+
+
+@given(DRAWN, TWO)
+def test_a_reservation_is_kept_whoever_goes_past(found: list[Any], nodes: tuple[tuple[float, float], ...]) -> None:
+    """In every later round it is at the same time or sooner, until its holder begins: in order of arrival."""
+    world = a_world(found[:6], nodes, first_come)
+    world.preemptible = set()
+    late = [replace(one, id=f"z{i}") for i, one in enumerate(a_world(found[6:], nodes, first_come).waiting)]
+    promised: dict[str, datetime] = {}
+    for _ in range(200):
+        if late:
+            world.waiting.append(replace(late.pop(0), enqueued_at=world.now + timedelta(seconds=1)))
+        began = world.now
+        decided = world.round()
+        waiting = {one.id for one in world.waiting}
+        for key, by in promised.items():
+            assert key not in waiting or began < by, f"{key} should have begun at {by}"
+        for kept in decided.reservations:
+            by = began + timedelta(seconds=kept.in_s)
+            assert by <= promised.get(kept.experiment_id, by)
+            promised[kept.experiment_id] = by
+
+
+@given(DRAWN, TWO, st.integers(1, 3))
+def test_nobody_starves_under_a_flood_of_the_highest_priority(
+    found: list[Any], nodes: tuple[tuple[float, float], ...], crowds: int
+) -> None:
+    """There is always more of it than fits, from other projects than theirs, and it never ends."""
+    fairness = Fairness(half_life_s=3600, patience_s=2000)
+    world = a_world(found[:6], nodes, fairly(fairness), fairness=fairness)
+    mine = {one.id for one in world.waiting}
+    for number in range(1500):
+        if mine <= world.done:
+            return
+        flood = sum(one.priority == 100 for one in world.waiting)
+        world.waiting += [
+            a_candidate(f"f{number:04}-{i}", project=f"q{i % crowds}", priority=100, bound_s=300, enqueued_at=world.now)
+            for i in range(6 - flood)
+        ]
+        world.round()
+    pytest.fail(f"{mine - world.done} never ran")
+
+
+@given(DRAWN, TWO)
+def test_nobody_is_stopped_twice_for_the_same_one(found: list[Any], nodes: tuple[tuple[float, float], ...]) -> None:
+    """No loops: who was stopped does not take the room that it made."""
+    world = a_world([(*one[:6], None) for one in found], nodes, by_priority)
+    late = [replace(one, id=f"z{i}") for i, one in enumerate(world.waiting[4:])]
+    world.waiting, world.clusters = world.waiting[:4], world.clusters[:1]
+    for _ in range(200):
+        world.waiting += [replace(late.pop(0), enqueued_at=world.now)] if late else []
+        world.round()
+    assert all(count == 1 for count in world.pairs.values())
+
+
+def test_who_has_waited_too_long_is_stopped_for_nobody() -> None:
+    """It would be the first to begin again, and be stopped again."""
+    fairness = Fairness(patience_s=100)
+    low = a_candidate("low", workers=4, priority=10, age_s=200)
+    world = World([a_cluster(nodes=((4, 0),))], [low], fairly(fairness), fairness=fairness, preemptible={"low"})
+    world.round()
+    assert world.done == {"low"}
+    world.waiting = [low]
+    world.begin(low, Placement(cluster="local", plan=(("local-0", 4),)))
+    (seen,) = world.snapshots()[0].running
+    assert not seen.is_preemptible
+
+
+def test_who_makes_room_is_decided_before_others_go_past() -> None:
+    """The short one would only be stopped in the next round: the head has room in a minute, not in an hour."""
+    cluster = running(a_cluster(nodes=((4, 0),)), 3, priority=10, is_preemptible=True, ends_in_s=3600)
+    head, short = a_candidate("head", workers=4, priority=90), a_candidate("short", bound_s=600)
+    decided, (chosen,) = place_or_preempt([head, short], [cluster], max_preemptions=3, launches_per_cluster=None)
+    assert decided.placed == ()
+    assert [victim.experiment_id for victim in chosen.victims] == ["r"]
+    assert [(one.experiment_id, one.in_s) for one in decided.reservations] == [("head", OVERHEAD_S)]
+    unasked, nobody = place_or_preempt([head, short], [cluster], max_preemptions=0, launches_per_cluster=None)
+    assert [one.id for one, _ in unasked.placed] == ["short"]
+    assert nobody == ()
+
+
+def test_nobody_is_stopped_for_a_wish_beyond_the_quota() -> None:
+    cluster = running(a_cluster(nodes=((4, 0),)), 4, priority=10, is_preemptible=True, project="q")
+    head = a_candidate("head", wishes=(a_wish(4), a_wish(1, cpus=4)), priority=90, project="p")
+    for workers, victims in ((4, 1), (1, 1), (0, 0)):
+        quota = Quota(workers=workers)
+        _, chosen = place_or_preempt(
+            [head], [cluster], max_preemptions=3, launches_per_cluster=None, accounts={"p": Account(quota=quota)}
+        )
+        assert len(chosen) == victims
+
+
+def test_a_cluster_where_room_is_made_is_left_to_the_first() -> None:
+    """Two that are urgent, two clusters: each has one stopped, and neither both."""
+    busy = [
+        running(a_cluster(name, nodes=((2, 0),)), 2, key=name, priority=10, is_preemptible=True, age_s=age_s)
+        for name, age_s in (("a", 10), ("b", 20))
     ]
-    done = run_dry(candidates, a_cluster(nodes=((2, 0), (2, 0))), rounds=120)
-    assert {one.id for one in candidates} <= set(done)
+    urgent = [a_candidate(key, workers=2, priority=90) for key in ("x", "y")]
+    _, chosen = place_or_preempt(urgent, busy, max_preemptions=3, launches_per_cluster=None)
+    assert [(one.candidate.id, one.cluster) for one in chosen] == [("x", "a"), ("y", "b")]
 
 
 # ---- preemption -----------------------------------------------------------------------------------------------------

@@ -16,6 +16,13 @@ depends_on = None
 
 _IS_OPEN = sa.text("outcome IS NULL")
 _IS_UNSETTLED = sa.text("outcome IS NOT NULL AND NOT is_settled")
+_EXPERIMENT_INDEXES = {
+    "ix_experiment_state_created_at_id": ["state", "created_at", "id"],
+    "ix_experiment_project_name_created_at": ["project", "name", "created_at"],
+    "ix_experiment_project_state_created_at_id": ["project", "state", "created_at", "id"],
+    "ix_experiment_name_created_at_id": ["name", "created_at", "id"],
+    "ix_experiment_queue": ["state", "desired", "enqueued_at", "id", "version"],
+}
 
 
 def upgrade() -> None:
@@ -52,8 +59,8 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("budget_gpu_hours", sa.Double(), nullable=True))
         batch_op.add_column(sa.Column("expected_s", sa.Double(), nullable=True))
         batch_op.add_column(sa.Column("spent_s", sa.Double(), server_default="0", nullable=False))
-        batch_op.create_index("ix_experiment_state_created_at_id", ["state", "created_at", "id"], unique=False)
-        batch_op.create_index("ix_experiment_project_name_created_at", ["project", "name", "created_at"], unique=False)
+        for name, columns in _EXPERIMENT_INDEXES.items():
+            batch_op.create_index(name, columns, unique=False)
 
     with op.batch_alter_table("attempt", recreate="never") as batch_op:
         batch_op.add_column(sa.Column("alternative", sa.Integer(), server_default="0", nullable=False))
@@ -103,8 +110,8 @@ def downgrade() -> None:
             batch_op.drop_column(name)
 
     with op.batch_alter_table("experiment", recreate="never") as batch_op:
-        batch_op.drop_index("ix_experiment_project_name_created_at")
-        batch_op.drop_index("ix_experiment_state_created_at_id")
+        for name in _EXPERIMENT_INDEXES:
+            batch_op.drop_index(name)
         for name in ("spent_s", "expected_s", "budget_gpu_hours", "budget_cpu_hours", "max_runtime_s"):
             batch_op.drop_column(name)
         for name in ("is_preemptible", "wishes"):
