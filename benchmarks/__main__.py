@@ -24,6 +24,8 @@ from benchmarks import (
     interval_coverage,
     metric_ingest,
     recovery,
+    simulated_month,
+    store_million,
     thousand_starts,
     throughput,
     where_time_goes,
@@ -45,6 +47,8 @@ BENCHMARKS: dict[str, ModuleType] = {
         interval_coverage,
         crash_loop,
         recovery,
+        simulated_month,
+        store_million,
         thousand_starts,  # the longest: last
     )
 }

@@ -83,8 +83,11 @@ class ControlPlane:
 
 
 @contextlib.contextmanager
-def control_plane(directory: Path, database: str, **settings: str) -> Iterator[ControlPlane]:
-    """A control plane that is ready; ``settings`` are ``FAIRLEAD_*`` variables without their prefix, in lower case."""
+def control_plane(directory: Path, database: str, *, has_loops: bool = True, **settings: str) -> Iterator[ControlPlane]:
+    """A control plane that is ready; ``settings`` are ``FAIRLEAD_*`` variables without their prefix, in lower case.
+
+    Without loops there is one API process, and states change by the hand of the caller only.
+    """
     with contextlib.ExitStack() as stack:
         postgres = stack.enter_context(serving_postgres()) if database == "postgresql" else None
         url = postgres.url(postgres.create_database()) if postgres else f"sqlite:///{directory}/fairlead.db"
@@ -96,7 +99,7 @@ def control_plane(directory: Path, database: str, **settings: str) -> Iterator[C
         common = _environment(directory, url, token_id, token) | {
             f"FAIRLEAD_{name.upper()}": value for name, value in settings.items()
         }
-        made.parts = _parts(directory, common, is_sole=postgres is None)
+        made.parts = _parts(directory, common, is_sole=postgres is None, has_loops=has_loops)
         for part in made.parts:
             stack.callback(part.kill)
             part.start()
@@ -119,13 +122,15 @@ def _environment(directory: Path, url: str, token_id: str, token: str) -> dict[s
     }
 
 
-def _parts(directory: Path, common: dict[str, str], *, is_sole: bool) -> list[Part]:
+def _parts(directory: Path, common: dict[str, str], *, is_sole: bool, has_loops: bool) -> list[Part]:
     def part(name: str, module: str, port: int | None, **more: Any) -> Part:
         environment = common | ({"FAIRLEAD_PORT": str(port)} if port else {}) | more
         url = f"http://127.0.0.1:{port}" if port else None
         return Part(name=name, module=module, environment=environment, log=directory / f"{name}.log", url=url)
 
     ports = free_ports(2)
+    if not has_loops:
+        return [part("api", "fairlead_api", ports[0])]
     if is_sole:
         return [part("server", "fairlead_api", ports[0], FAIRLEAD_WITH_CONTROL="1")]
     apis = [part(f"api-{number}", "fairlead_api", port) for number, port in enumerate(ports, start=1)]

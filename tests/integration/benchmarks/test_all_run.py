@@ -19,6 +19,8 @@ SMALL = {
     "idle_memory": ["SETTLE=1"],
     "where_time_goes": ["RUNS=1"],
     "thousand_starts": ["STARTS=2"],
+    "simulated_month": ["USERS=20", "EXPERIMENTS=200", "DAYS=2", "NODES=8"],
+    "store_million": ["STORED=100,300", "QUEUED=200", "CALLS=10"],
 }
 
 
