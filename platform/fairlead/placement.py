@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from fairlead.queueing import Account, beyond_quota, holding
+from fairlead.queueing import NO_ACCOUNT, Account, beyond_quota, holding
 from fairlead.spec import Wish
 from fairlead.store.experiments import Candidate
 from fairlead.store.projects import Held
@@ -343,28 +343,33 @@ class _Now:
         self._held: dict[int, list[tuple[int, Board]]] = {}
         self._failed: dict[tuple[int, tuple[int, ...]], tuple[float, Waiting]] = {}
         self._quota: dict[tuple[str, int], tuple[Held, Waiting | None, tuple[int, ...]]] = {}
+        self._known: dict[tuple[str, int], tuple[Account, float, Waiting]] = {}
         self._has_waiter = False
 
     def consider(self, candidate: Candidate) -> None:
         """Give it a place, or the reason why not."""
-        decision = self._closed or self._decide(candidate)
+        account = self.accounts.get(candidate.project, NO_ACCOUNT)
+        known = self._known.get((candidate.project, id(candidate.wishes)))
+        if known is not None and known[0] is account and bound_s(candidate) >= known[1]:
+            self.waiting[candidate.id] = known[2]
+            return
+        decision = self._closed or self._decide(candidate, account)
         if isinstance(decision, Waiting):
             self.waiting[candidate.id] = decision
         else:
             self.placed.append((candidate, decision))
 
-    def _decide(self, candidate: Candidate) -> Placement | Waiting:
+    def _decide(self, candidate: Candidate, account: Account) -> Placement | Waiting:
         shape = self._shape(candidate.wishes)
         holders = self._holders(shape, candidate.wishes)
         if not holders:
             return self._too_large(candidate.wishes)
-        account = self.accounts.get(candidate.project, Account())
         beyond, within = self._within_quota(candidate, shape, account)
         if beyond is not None:
-            return beyond
+            return self._know(candidate, account, 0.0, beyond)
         failed = self._failed.get((shape, within))
         if failed is not None and bound_s(candidate) >= failed[0]:
-            return failed[1]
+            return self._know(candidate, account, *failed)
         mine = [(index, board) for index, board in holders if index in within]
         decision = self._try(candidate, mine, account)
         if isinstance(decision, Waiting) and self._is_telling(decision, candidate, mine):
@@ -372,6 +377,11 @@ class _Now:
             in_use = decision.reason is WaitingReason.RESOURCES_IN_USE
             self._failed[shape, within] = bound_s(candidate), _BEHIND if in_use else decision
         return decision
+
+    def _know(self, candidate: Candidate, account: Account, bound: float, waiting: Waiting) -> Waiting:
+        """The next of its project that asks for the same, and may take as long, is told the same without a look."""
+        self._known[candidate.project, id(candidate.wishes)] = account, bound, waiting
+        return waiting
 
     def _is_telling(self, decision: Waiting, candidate: Candidate, mine: list[tuple[int, Board]]) -> bool:
         """Whether all later ones of this shape will fare the same."""

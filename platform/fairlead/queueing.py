@@ -64,6 +64,9 @@ class Account:
         return self.used / self.weight
 
 
+NO_ACCOUNT = Account()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fairness:
     """How the queue weighs; from the settings."""

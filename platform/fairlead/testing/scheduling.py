@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from fairlead.lifecycle import State
@@ -15,6 +16,12 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 def a_wish(workers: int = 1, *, cpus: float = 1, gpus: float = 0, **labels: str) -> Wish:
     """``workers`` of so much each."""
     return Wish(workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus, labels=tuple(sorted(labels.items())))
+
+
+@lru_cache(maxsize=1024)
+def wishes(*workers: int, gpus: float = 0) -> tuple[Wish, ...]:
+    """Ways to run it, by their workers; the same object for the same ways, as the store has it."""
+    return tuple(a_wish(each, gpus=gpus) for each in workers)
 
 
 def a_candidate(
@@ -34,7 +41,7 @@ def a_candidate(
         "state": State.QUEUED,
         "project": "default",
         "priority": priority,
-        "wishes": (a_wish(workers, gpus=gpus),),
+        "wishes": wishes(workers, gpus=gpus),
         "runtime_left_s": bound_s,
         "current_attempt_no": 0,
         "enqueued_at": START - timedelta(seconds=age_s),

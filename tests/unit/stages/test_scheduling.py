@@ -30,7 +30,7 @@ from fairlead.queueing import Account, Fairness, beyond_quota, decayed, order, r
 from fairlead.spec import Wish
 from fairlead.store.experiments import Candidate
 from fairlead.store.projects import Held, Quota
-from fairlead.testing.scheduling import START, a_candidate, a_cluster, a_wish, running
+from fairlead.testing.scheduling import START, a_candidate, a_cluster, a_wish, running, wishes
 
 
 def decide(ordered: list[Candidate], *clusters: ClusterSnapshot, **more: Account) -> Round:
@@ -444,11 +444,9 @@ def a_world(found: list[Any], nodes: tuple[tuple[float, float], ...], ordering: 
     waiting, parts, preemptible = [], {}, set()
     for i, (workers, bound, part, project, priority, may_be_stopped, other) in enumerate(found):
         key = f"e{i:02}"
-        wishes = (a_wish(workers), *((a_wish(other),) if other else ()))
+        ways = wishes(workers, other) if other else wishes(workers)
         waiting.append(
-            a_candidate(
-                key, wishes=wishes, bound_s=bound, project=f"p{project}", priority=priority, age_s=len(found) - i
-            )
+            a_candidate(key, wishes=ways, bound_s=bound, project=f"p{project}", priority=priority, age_s=len(found) - i)
         )
         parts[key] = part
         preemptible |= {key} if may_be_stopped else set()
