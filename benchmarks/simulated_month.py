@@ -88,7 +88,7 @@ class Job:
     @property
     def wish(self) -> Wish:
         """A worker for each GPU."""
-        return _wish(self.gpus)
+        return _WISHES[self.gpus][0]
 
     def ends_at_s(self) -> float:
         """When the attempt that runs is over."""
@@ -96,11 +96,7 @@ class Job:
         return end if self.stops_at_s is None else min(end, self.stops_at_s)
 
 
-_WISHES = {gpus: Wish(workers=gpus, cpus_per_worker=CPUS / GPUS, gpus_per_worker=1) for gpus, _ in SIZES}
-
-
-def _wish(gpus: int) -> Wish:
-    return _WISHES[gpus]
+_WISHES = {gpus: (Wish(workers=gpus, cpus_per_worker=CPUS / GPUS, gpus_per_worker=1),) for gpus, _ in SIZES}
 
 
 # ---- what users do --------------------------------------------------------------------------------------------------
@@ -119,7 +115,7 @@ def jobs(*, users: int, experiments: int, days: int, nodes: int, seed: int) -> l
         user = draw.choices(range(users), diligence)[0]
         at_s = _moment(draw, days)
         gpus = draw.choices([g for g, _ in SIZES], [w for _, w in SIZES])[0]
-        gpus = min(gpus, nodes * GPUS // 2)
+        gpus = max(each for each, _ in SIZES if each <= min(gpus, nodes * GPUS // 2))
         priority = draw.choices([p for p, _ in PRIORITIES], [w for _, w in PRIORITIES])[0]
         for _ in range(min(experiments - len(found), draw.choice((1, 1, 1, 2, 4, 8, 16)))):
             runs_s = draw.lognormvariate(0, 1.4)
@@ -164,7 +160,8 @@ class World:
     """The cluster while a month goes by."""
 
     nodes: int
-    waiting: dict[str, Job] = field(default_factory=dict)
+    jobs: Mapping[str, Job]
+    waiting: dict[str, Candidate] = field(default_factory=dict)
     running: dict[str, Job] = field(default_factory=dict)
     used: dict[str, tuple[float, float]] = field(default_factory=dict)
     """By user: decayed use of ended attempts, and when that was."""
@@ -235,7 +232,7 @@ class World:
         job.stops_at_s = None
         job.preemptions += 1
         self.preemptions += 1
-        self.waiting[job.key] = job
+        self.waiting[job.key] = _candidate(job)
 
     def _deliver(self, job: Job, until_s: float) -> None:
         day, begin_s = int(job.since_s // DAY_S), job.since_s
@@ -257,8 +254,7 @@ def _use(job: Job, now_s: float) -> float:
 def play(month: Sequence[Job], scheduler: Scheduler, *, nodes: int) -> tuple[World, list[Job]]:
     """The month to the end of its last experiment."""
     todo = [replace(job) for job in month]
-    world, coming, ends = World(nodes), iter(todo), list[tuple[float, str]]()
-    by_key = {job.key: job for job in todo}
+    world, coming, ends = World(nodes, {job.key: job for job in todo}), iter(todo), list[tuple[float, str]]()
     following, now_s = next(coming, None), 0.0
     while following is not None or world.running or world.waiting:
         next_s = min([following.at_s] if following else [], default=float("inf"))
@@ -268,10 +264,10 @@ def play(month: Sequence[Job], scheduler: Scheduler, *, nodes: int) -> tuple[Wor
         now_s = max(now_s + 1, -(-next_s // ROUND_S) * ROUND_S)
         while ends and ends[0][0] <= now_s:
             at_s, key = heapq.heappop(ends)
-            if key in world.running and by_key[key].ends_at_s() <= at_s + 1e-6:
-                world.end(by_key[key], at_s)
+            if key in world.running and world.jobs[key].ends_at_s() <= at_s + 1e-6:
+                world.end(world.jobs[key], at_s)
         while following is not None and following.at_s <= now_s:
-            world.waiting[following.key] = following
+            world.waiting[following.key] = _candidate(following)
             following = next(coming, None)
         if world.waiting:
             _decide(world, scheduler, now_s, ends)
@@ -282,7 +278,7 @@ def _decide(world: World, scheduler: Scheduler, now_s: float, ends: list[tuple[f
     here = world.snapshot(now_s)
     if here.free_gpus < 1 and not scheduler.may_preempt:
         return
-    ordered = scheduler.order(world, [_candidate(job) for job in world.waiting.values()], now_s)
+    ordered = scheduler.order(world, [*world.waiting.values()], now_s)
     if scheduler.may_preempt:
         decided, preempting = place_or_preempt(
             ordered, [here], max_preemptions=MAX_PREEMPTIONS, launches_per_cluster=None
@@ -291,7 +287,8 @@ def _decide(world: World, scheduler: Scheduler, now_s: float, ends: list[tuple[f
         preempting = ()
         decided = place_in_order(ordered, [here], launches_per_cluster=None, may_backfill=scheduler.may_backfill)
     for candidate, placement in decided.placed:
-        job = world.waiting.pop(candidate.id)
+        del world.waiting[candidate.id]
+        job = world.jobs[candidate.id]
         plan = dict(placement.plan)
         job.counts = tuple(plan.get(str(index), 0) for index in range(world.nodes))
         job.since_s = now_s
@@ -311,7 +308,7 @@ def _candidate(job: Job) -> Candidate:
         state=State.QUEUED,
         project=job.user,
         priority=job.priority,
-        wishes=(job.wish,),
+        wishes=_WISHES[job.gpus],
         runtime_left_s=job.bound_s - job.done_s,
         ran_s=job.ran_s,
         current_attempt_no=0,
