@@ -3,13 +3,14 @@
 from sqlalchemy.orm import Session
 
 from fairlead.store import outbox  # whoever writes an event writes its messages: always loaded
-from fairlead.store.engine import Fence, Store, beside, check_writable, open_store, ping
+from fairlead.store.engine import Fence, Store, Witness, beside, check_writable, open_store, ping
 from fairlead.store.schema import check_revision, migrate, schema_revision
 
 __all__ = [
     "Fence",
     "Session",
     "Store",
+    "Witness",
     "beside",
     "check_revision",
     "check_writable",

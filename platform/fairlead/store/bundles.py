@@ -5,12 +5,17 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from fairlead.store.rows import insert_if_absent
-from fairlead.store.tables import BundleRow
+from fairlead.store.tables import BundleProjectRow, BundleRow
 
 
 def find(session: Session, sha256: str) -> BundleRow | None:
     """The bundle, or None."""
     return session.get(BundleRow, sha256)
+
+
+def is_in(session: Session, sha256: str, project: str) -> bool:
+    """Whether the project has uploaded the bundle."""
+    return session.get(BundleProjectRow, (sha256, project)) is not None
 
 
 def ensure(session: Session, *, sha256: str, size: int, actor: str, now: datetime) -> bool:

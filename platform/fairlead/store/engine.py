@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ _SQLITE_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000",
 
 Fence = Callable[[Session], None]
 """Asked at the beginning of every writing transaction, inside it; raises unless its caller may write."""
+Witness = Callable[[Session], AbstractContextManager[None]]
+"""Stands round every writing transaction, inside it, and may add to it what it has seen."""
 
 
 class Refusals:
@@ -59,12 +61,19 @@ class Store:
     """A database with sessions for reading and for writing."""
 
     def __init__(
-        self, reader: Engine, writer: Engine, *, fence: Fence | None = None, refusals: Refusals | None = None
+        self,
+        reader: Engine,
+        writer: Engine,
+        *,
+        fence: Fence | None = None,
+        witness: Witness | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self.engine = writer
         self.refusals = refusals or Refusals(SystemClock())
         self._reader = reader
         self._fence = fence
+        self._witness = witness
         self._read = sessionmaker(reader, expire_on_commit=False)
         self._write = sessionmaker(writer, expire_on_commit=False)
 
@@ -89,7 +98,8 @@ class Store:
         with answering(), self._noting_refusals(), self._write.begin() as session:
             if self._fence is not None:
                 self._fence(session)
-            yield session
+            with self._witness(session) if self._witness is not None else nullcontext():
+                yield session
 
     @contextmanager
     def _noting_refusals(self) -> Iterator[None]:
@@ -102,6 +112,10 @@ class Store:
     def fenced(self, fence: Fence) -> "Store":
         """The same database over the same connections, for a writer that must prove each time that it still may."""
         return Store(self._reader, self.engine, fence=fence, refusals=self.refusals)
+
+    def witnessed(self, witness: Witness) -> "Store":
+        """The same database over the same connections, with somebody who sees every write."""
+        return Store(self._reader, self.engine, witness=witness, refusals=self.refusals)
 
     def close(self) -> None:
         """Give all connections back."""

@@ -110,6 +110,11 @@ def find(session: Session, experiment_id: str) -> ExperimentRow | None:
     return session.get(ExperimentRow, experiment_id)
 
 
+def project_of(session: Session, experiment_id: str) -> str | None:
+    """The project of an experiment; None where there is no such experiment."""
+    return session.scalar(select(ExperimentRow.project).where(ExperimentRow.id == experiment_id))
+
+
 def spec_of(row: ExperimentRow) -> ExperimentSpec:
     """The stored spec as a document."""
     return ExperimentSpec.model_validate(row.spec)

@@ -40,6 +40,11 @@ def ensure(session: Session, name: str, *, now: datetime) -> ProjectRow:
     return get(session, name)
 
 
+def find(session: Session, name: str) -> ProjectRow | None:
+    """The project, or None."""
+    return session.get(ProjectRow, name)
+
+
 def get(session: Session, name: str) -> ProjectRow:
     """The project. Raises ``NotFound``."""
     row = session.get(ProjectRow, name)

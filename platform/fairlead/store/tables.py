@@ -326,11 +326,57 @@ class TokenRow(Table):
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     kind: Mapped[str] = mapped_column(String(16))
     name: Mapped[str] = mapped_column(String(100))
+    """Whom it speaks for: a member of projects, or an agent."""
     sha256: Mapped[str] = mapped_column(String(64))
     cluster: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    label: Mapped[str | None] = mapped_column(String(100))
+    """What it is for, in its maker's words."""
+    project: Mapped[str | None] = mapped_column(String(64))
+    """The only project that it is good for; null: all of its member's."""
+    role: Mapped[str] = mapped_column(String(16), server_default="admin")
+    """The highest role that it is good for."""
+    created_by: Mapped[str | None] = mapped_column(String(100))
+    """Null: the server was set up with it."""
+    last_used_at: Mapped[datetime | None]
+    """To the minute: written at most that often."""
+
+
+class MembershipRow(Table):
+    """The role that a member has in a project, or, with ``rights.EVERYWHERE`` as its project, in all of them."""
+
+    __tablename__ = "membership"
+    __table_args__ = (Index("ix_membership_member", "member"),)
+
+    project: Mapped[str] = mapped_column(String(64), primary_key=True)
+    member: Mapped[str] = mapped_column(String(100), primary_key=True)
+    role: Mapped[str] = mapped_column(String(16))
+    created_by: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime]
+
+
+class AuditRow(Table):
+    """One write by a user, added in the transaction that made it. Triggers refuse to change or delete a row."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index("ix_audit_project_id", "project", "id"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    at: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(String(100))
+    token_id: Mapped[str] = mapped_column(String(32))
+    address: Mapped[str] = mapped_column(String(64))
+    request_id: Mapped[str] = mapped_column(String(64))
+    action: Mapped[str] = mapped_column(String(64))
+    """The operation, as the OpenAPI document calls it."""
+    target: Mapped[str] = mapped_column(String(200))
+    """What was written: a kind and a key, such as ``experiment/3f9c0a1b2c4d``."""
+    project: Mapped[str | None] = mapped_column(String(64))
+    before_sha256: Mapped[str | None] = mapped_column(String(64))
+    """Of what users may write of the target; null: it was not there."""
+    after_sha256: Mapped[str | None] = mapped_column(String(64))
 
 
 class IdempotencyRow(Table):
@@ -355,6 +401,17 @@ class BundleRow(Table):
 
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     size: Mapped[int] = mapped_column(BigInteger)
+    created_by: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime]
+
+
+class BundleProjectRow(Table):
+    """A project that has uploaded a bundle: others neither run nor read it, even if they know its digest."""
+
+    __tablename__ = "bundle_project"
+
+    sha256: Mapped[str] = mapped_column(ForeignKey("bundle.sha256"), primary_key=True)
+    project: Mapped[str] = mapped_column(String(64), primary_key=True)
     created_by: Mapped[str] = mapped_column(String(100))
     created_at: Mapped[datetime]
 

@@ -58,6 +58,11 @@ def get(session: Session, endpoint_id: str) -> WebhookEndpointRow:
     return row
 
 
+def project_of(session: Session, endpoint_id: str) -> str | None:
+    """Its project; None where it hears of all, and where there is no such endpoint."""
+    return session.scalar(select(WebhookEndpointRow.project).where(WebhookEndpointRow.id == endpoint_id))
+
+
 def every(session: Session) -> list[WebhookEndpointRow]:
     """All endpoints, oldest first: there are never many."""
     return list(session.scalars(select(WebhookEndpointRow).order_by(WebhookEndpointRow.created_at)))

@@ -44,6 +44,7 @@ def test_the_wheel_has_three_packages_and_its_own_description(members: frozenset
         "fairlead/store/migrations/versions/0002_release_and_retention.py",
         "fairlead/store/migrations/versions/0003_fold_series_later.py",
         "fairlead/store/migrations/versions/0005_projects_and_scheduling.py",
+        "fairlead/store/migrations/versions/0006_members_and_audit.py",
         "fairlead/testing/__init__.py",
         "fairlead_workloads/tabular_mlp.toml",
         "fairlead_workloads/image_cnn.toml",

@@ -15,10 +15,22 @@ from sqlalchemy.exc import StatementError
 
 import fairlead.store
 from fairlead.errors import Unavailable
+from fairlead.rights import Role
 from fairlead.spec import spec_hash
-from fairlead.store import Store, check_revision, experiments, migrate, open_store, projects, schema_revision
+from fairlead.store import (
+    Store,
+    bundles,
+    check_revision,
+    experiments,
+    migrate,
+    open_store,
+    projects,
+    schema_revision,
+    tokens,
+)
 from fairlead.store.schema import downgrade
-from fairlead.store.tables import ExperimentRow, Table
+from fairlead.store.tables import BundleRow, ExperimentRow, Table
+from fairlead.testing import FakeClock
 from fairlead.testing.stored import an_attempt, an_experiment
 
 VERSIONS = Path(fairlead.store.__file__).parent / "migrations" / "versions"
@@ -69,6 +81,26 @@ def test_a_database_with_rows_goes_back_to_the_release_before_and_forth(store: S
         assert experiments.get(session, "of-other").max_runtime_s == 77
         assert [row.name for row in projects.every(session)] == ["default", "other"]
         assert projects.held(session) == {"default": projects.Held(workers=1, cpus=1, experiments=1)}
+
+
+def test_what_could_be_done_before_there_were_members_still_can(store: Store, clock: FakeClock) -> None:
+    used, unused = "a" * 64, "b" * 64
+    an_experiment(store, "of-other", project="other", workload="mine:train", code=f"sha256:{used}")
+    callers = {}
+    with store.write() as session:
+        for kind, cluster in (("user", None), ("agent", "local")):
+            key, callers[kind] = tokens.new_token()
+            digest = tokens.hash_token(callers[kind])
+            tokens.ensure(session, token_id=key, sha256=digest, kind=kind, name="me", cluster=cluster, now=clock.now())
+        for sha256 in (used, unused):
+            session.add(BundleRow(sha256=sha256, size=1, created_by="me", created_at=clock.now()))
+    downgrade(store, "0005")
+    migrate(store)
+    with store.read() as session:
+        rights = {kind: tokens.authenticate(session, token, now=clock.now()).rights for kind, token in callers.items()}
+        assert (rights["user"].everywhere, rights["agent"].everywhere) == (Role.ADMIN, None)
+        belongs = [(sha, project) for sha in (used, unused) for project in ("default", "other")]
+        assert [bundles.is_in(session, *one) for one in belongs] == [True, True, True, False]
 
 
 def test_an_empty_database_is_refused_with_the_cure(empty: Store) -> None:
