@@ -1,27 +1,38 @@
 """Who may call what. One dependency at the root of the router, which refuses what it was not told to let pass.
 
-``/v1`` and whatever else there will be   user tokens
+``/v1`` and whatever else there will be   user tokens, with the role that ``rules`` asks for
 ``/internal/v1/agent``, ``.../lease``     agent tokens
 ``/internal/v1/attempts``, bundles        attempt tokens: each works for its own attempt only
 ``OPEN``                                  nobody is asked; they answer nothing that belongs to anyone
 ``/links``                                the signature in the address
+
+What a caller may not touch and what is not there are answered alike: 404, with the same words.
 """
 
+import re
 import secrets
 from contextlib import suppress
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import BackgroundTasks, Depends, Request
 from starlette.concurrency import run_in_threadpool
 
-from fairlead.errors import StaleAttempt, Unauthorized
-from fairlead.store import attempts, tokens
+from fairlead.errors import NotFound, StaleAttempt, Unauthorized
+from fairlead.rights import EVERYWHERE, Role
+from fairlead.store import Session, attempts, experiments, tokens, webhooks
+from fairlead.store.audit import Author, Target
 from fairlead.store.tokens import Principal
+from fairlead_api import audits
 from fairlead_api.parts import Api, api_of
+from fairlead_api.rules import Reach, Rule, rule_for
 
 OPEN = frozenset({"/healthz", "/readyz", "/docs", "/docs/problems", "/docs/{asset}", "/openapi.json", "/links/{token}"})
-USER, AGENT, ATTEMPT = "user", "agent", "attempt"
+USER, AGENT, ATTEMPT = tokens.USER, tokens.AGENT, "attempt"
+REFUSAL = "there is nothing of that name here, or this token may not do this with it"
 _ATTEMPT_PREFIX = "fa_"
+_EXPERIMENT_ID = re.compile(r"[a-z0-9-]{1,64}")
+_WEBHOOK_ID = re.compile(r"[a-z0-9_]{1,32}")
+_PLAIN_KEY = re.compile(r"[^\0/\ud800-\udfff]{1,100}")
 
 
 def kind_for(path: str) -> str | None:
@@ -35,32 +46,107 @@ def kind_for(path: str) -> str | None:
     return USER
 
 
-async def authorize(request: Request) -> None:
-    """Find out who calls and whether the route is for them. Raises ``Unauthorized``.
+async def authorize(request: Request, background: BackgroundTasks) -> None:
+    """Find out who calls and whether the route is for them. Raises ``Unauthorized``, ``NotFound``, ``TooMany``.
 
     Where nobody is asked no thread is needed either: all may be waiting for the database while ``/healthz`` answers.
     """
-    kind = kind_for(request.scope["route"].path)
-    if kind is not None:
-        await run_in_threadpool(_authorize, request, kind)
-
-
-def _authorize(request: Request, kind: str) -> None:
+    path = request.scope["route"].path
+    kind = kind_for(path)
+    if kind is None:
+        return
     token = _bearer(request)
     api = api_of(request)
     if kind == ATTEMPT:
-        _check_attempt_token(request, api, token)
+        await run_in_threadpool(_check_attempt_token, request, api, token)
         request.state.attempt_token = token
         return
-    with api.store.read() as session:
-        principal = tokens.authenticate(session, token, now=api.now())
-    if principal.kind != kind:
-        raise Unauthorized(f"this address is for {kind} tokens, not for {principal.kind} tokens")
+    rule = rule_for(request.method, path) if kind == USER else None
+    principal = await run_in_threadpool(_identify, request, api, token, kind, rule)
     request.state.principal = principal
+    if api.uses.is_due(principal, api.now()):
+        background.add_task(api.uses.write, principal.token_id, api.now())
+    if rule is not None and request.method not in ("GET", "HEAD"):
+        audits.begin(_author(request, principal), _target(request, rule))
+
+
+def _identify(request: Request, api: Api, token: str, kind: str, rule: Rule | None) -> Principal:
+    """Who calls, if the route is for them: one short transaction for both questions."""
+    now, address, digest = api.now(), _address(request), tokens.hash_token(token)
+    api.guesses.check(address, digest, now)
+    with api.store.read() as session:
+        try:
+            principal = tokens.authenticate(session, token, now=now)
+        except Unauthorized:
+            api.guesses.note_wrong(address, now)
+            raise
+        api.guesses.note_right(digest, now)
+        if principal.kind != kind:
+            raise Unauthorized(f"this address is for {kind} tokens, not for {principal.kind} tokens")
+        if rule is not None and not _is_let_in(session, principal, rule, request.path_params):
+            raise NotFound(REFUSAL)
+    return principal
+
+
+def _is_let_in(session: Session, principal: Principal, rule: Rule, parts: dict[str, str]) -> bool:
+    rights = principal.rights
+    if rule.reach is Reach.ANYWHERE or rights.may_everywhere(rule.role):
+        return True
+    if rule.reach is Reach.SOMEWHERE:
+        return rights.may_somewhere(rule.role)
+    if rule.reach is Reach.PROJECT:
+        return rights.may(rule.role, parts["name"]) and parts["name"] != EVERYWHERE
+    project = _project_of(session, rule, parts)
+    return project is not None and rights.may(rule.role, project)
+
+
+def _project_of(session: Session, rule: Rule, parts: dict[str, str]) -> str | None:
+    """The project of what the address names; None where it names nothing, or what belongs to no project."""
+    if rule.reach is Reach.EXPERIMENT and _EXPERIMENT_ID.fullmatch(parts["experiment_id"]):
+        return experiments.project_of(session, parts["experiment_id"])
+    if rule.reach is Reach.WEBHOOK and _WEBHOOK_ID.fullmatch(parts["webhook_id"]):
+        return webhooks.project_of(session, parts["webhook_id"])
+    return None
+
+
+def require(caller: Principal, role: Role, project: str | None) -> None:
+    """Raise ``NotFound`` unless the caller has ``role`` in ``project``: for routes whose rule reaches ``SOMEWHERE``.
+
+    None: in all projects.
+    """
+    if not caller.rights.may(role, project):
+        raise NotFound(REFUSAL)
+
+
+def _author(request: Request, principal: Principal) -> Author:
+    return Author(
+        actor=principal.name,
+        token_id=principal.token_id,
+        address=_address(request),
+        request_id=request.scope.get("fairlead.request_id", ""),
+        action=getattr(request.scope["route"], "operation_id", None) or request.scope["route"].path[:64],
+    )
+
+
+def _target(request: Request, rule: Rule) -> Target | None:
+    """What the address names. Parts that no key can be are the route's to refuse: nothing is written then."""
+    if not rule.writes:
+        return None
+    kind, *names = rule.writes
+    key = tuple(request.path_params[name] for name in names)
+    return Target(kind=kind, key=key) if all(_PLAIN_KEY.fullmatch(part) for part in key) else None
+
+
+def _address(request: Request) -> str:
+    """Of the connection: forwarding headers are not believed."""
+    return request.client.host if request.client else ""
 
 
 def _check_attempt_token(request: Request, api: Api, token: str) -> None:
-    """The token is of the attempt in the address. Whether that may still write is asked in the write's transaction."""
+    """The token is of the attempt in the address. Whether that may still write is asked in the write's transaction.
+
+    Wrong ones are not counted against the address: it is an agent's, whose other attempts must not wait.
+    """
     attempt_id = attempt_named_by(token)
     if request.path_params.get("attempt_id", attempt_id) != attempt_id:
         raise Unauthorized("this token is for another attempt")

@@ -16,8 +16,10 @@ from fairlead.spec import Manifest
 from fairlead.store import Store
 from fairlead.store.bell import Bell
 from fairlead_api.access import authorize
+from fairlead_api.audits import witness_of
 from fairlead_api.board import Board
 from fairlead_api.edge import Edge
+from fairlead_api.guesses import Guesses
 from fairlead_api.meters import Meters
 from fairlead_api.openapi import describe
 from fairlead_api.parts import Api
@@ -25,17 +27,21 @@ from fairlead_api.problems import on_bad_parameters, on_fairlead_error, on_http_
 from fairlead_api.routes import (
     agents,
     attempts,
+    audit,
     clusters,
     docs,
     experiments,
     links,
     progress,
+    projects,
     server,
+    tokens,
     turns,
     webhooks,
     workloads,
 )
 from fairlead_api.streams import Streams
+from fairlead_api.uses import Uses
 from fairlead_api.watch import Watch
 
 
@@ -51,14 +57,17 @@ def create_app(
 
     Raises ``BadInput`` where the secret key file is missing or too short.
     """
+    clock = clock or SystemClock()
     api = Api(
         settings=settings,
-        store=store,
-        clock=clock or SystemClock(),
+        store=store.witnessed(witness_of(clock)),
+        clock=clock,
         manifests=find_manifests() if manifests is None else manifests,
         bell=bell or Bell(),
         secret=read_secret(settings.secret_key_file),
         board=Board(store=store, settings=settings),
+        guesses=Guesses(settings.max_bad_tokens),
+        uses=Uses(store),
     )
     app = FastAPI(
         title="Fairlead",
@@ -73,7 +82,9 @@ def create_app(
     meters = Meters(api, streams)
     app.state.api, app.state.streams, app.state.watch = api, streams, Watch(api)
     app.state.meters, app.state.told = meters, {}
-    for module in (experiments, turns, clusters, progress, links, workloads, webhooks, server, agents, attempts, docs):
+    people = (tokens, projects, audit)
+    users = (experiments, turns, clusters, progress, links, workloads, webhooks, *people)
+    for module in (*users, server, agents, attempts, docs):
         app.include_router(module.router)
     app.add_exception_handler(FairleadError, on_fairlead_error)
     app.add_exception_handler(HTTPException, on_http_error)

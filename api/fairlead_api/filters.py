@@ -28,6 +28,15 @@ def read_filters(query: QueryParams, allowed: Mapping[str, frozenset[str] | None
     return wanted
 
 
+def among(
+    wanted: Mapping[str, tuple[str, ...]], name: str, allowed: tuple[str, ...] | None
+) -> dict[str, tuple[str, ...]]:
+    """``wanted``, but of ``name`` only what is ``allowed`` (None: all), whether it was asked for or not."""
+    if allowed is None:
+        return dict(wanted)
+    return {**wanted, name: tuple(value for value in wanted.get(name, allowed) if value in allowed)}
+
+
 def _values(name: str, text: str) -> tuple[str, ...]:
     operator, separator, value = text.partition(":")
     if separator and operator == "eq":

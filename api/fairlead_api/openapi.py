@@ -10,15 +10,16 @@ from pydantic.json_schema import models_json_schema
 
 from fairlead import __version__
 from fairlead.representation import ProblemView
-from fairlead_api.access import kind_for
+from fairlead_api.access import USER, kind_for
 from fairlead_api.problems import PROBLEM_TYPE
+from fairlead_api.rules import Reach, rule_for
 
 _REF = "#/components/schemas/{model}"
 _bodies: dict[str, type[BaseModel]] = {}
 _WHAT = {
     400: "A header is missing or makes no sense",
     401: "No token, or not one for this address",
-    404: "Nothing has that name",
+    404: "Nothing has that name, or this token may not do this with it",
     405: "The address has no such method",
     408: "The body did not arrive in time",
     409: "The request contradicts what is stored",
@@ -105,6 +106,8 @@ _TAGS = {
     "progress": "What happens while they run, and what is left of them.",
     "workloads": "Training programs and uploaded code.",
     "webhooks": "Events pushed to addresses of yours, as Standard Webhooks.",
+    "clusters": "Where experiments run.",
+    "people": "Projects, members, tokens, and who wrote what.",
     "server": "The server itself.",
     "agents": "For the agents inside Ray clusters; their protocol is versioned by `attach`.",
 }
@@ -120,16 +123,22 @@ def _complete(document: dict[str, Any]) -> None:
     components["schemas"].pop("ValidationError", None)
     components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer", "description": "`fl_<id>_<secret>`"}}
     for path, methods in document["paths"].items():
-        for operation in methods.values():
-            _complete_operation(path, operation)
+        for method, operation in methods.items():
+            _complete_operation(method.upper(), path, operation)
 
 
-def _complete_operation(path: str, operation: dict[str, Any]) -> None:
+def _complete_operation(method: str, path: str, operation: dict[str, Any]) -> None:
     if kind_for(path) is not None:
         operation["security"] = [{"token": []}]
-    ours = {str(status): answer for status, answer in problems(401, 422).items()}
+    ours = {str(status): answer for status, answer in problems(401, 404, 422, 429).items()}
     answers = operation["responses"]
     if "HTTPValidationError" in str(answers.get("422")):
         answers["422"] = ours["422"]
     if kind_for(path) is not None:
         answers.setdefault("401", ours["401"])
+    if kind_for(path) == USER:
+        rule = rule_for(method, path)
+        operation["description"] = f"{operation.get('description', '')}\n\nFor: {rule}."
+        answers.setdefault("429", ours["429"])
+        if rule.reach is not Reach.ANYWHERE:
+            answers.setdefault("404", ours["404"])

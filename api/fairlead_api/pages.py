@@ -47,9 +47,14 @@ def read_cursor(api: Api, cursor: str | None) -> tuple[datetime, str] | None:
         return None
     content = decode_token(api, "cursor", cursor)
     if not isinstance(content, list):
-        problem = Problem(pointer="/query/cursor", message="this cursor was not made by this server")
-        raise BadInput("the cursor cannot be used; begin again without one", problems=(problem,))
+        raise bad_cursor()
     return datetime.fromisoformat(content[0]), str(content[1])
+
+
+def bad_cursor() -> BadInput:
+    """What to raise for a cursor that was not made here."""
+    problem = Problem(pointer="/query/cursor", message="this cursor was not made by this server")
+    return BadInput("the cursor cannot be used; begin again without one", problems=(problem,))
 
 
 def address(path: str, query: Sequence[tuple[str, str]]) -> str:

@@ -16,6 +16,8 @@ from fairlead.spec import Manifest
 from fairlead.store import Store
 from fairlead.store.bell import Bell
 from fairlead_api.board import Board
+from fairlead_api.guesses import Guesses
+from fairlead_api.uses import Uses
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +33,8 @@ class Api:
     secret: bytes = field(repr=False)
     board: Board
     """The queue, for all who ask about it."""
+    guesses: Guesses
+    uses: Uses
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the server is asked to end: streams and long polls let go."""
 

@@ -128,6 +128,8 @@ def on_fairlead_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, FairleadError), "registered for it"
     status = status_of(type(error))
     headers = {"Retry-After": str(RETRY_AFTER_S[status])} if status in RETRY_AFTER_S else {}
+    if isinstance(error, TooMany) and error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
     if status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="fairlead"'
     if status >= 500:

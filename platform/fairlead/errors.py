@@ -125,9 +125,13 @@ class KeyReused(Conflict):
 
 
 class TooMany(FairleadError):
-    """A cap is reached; ask again later."""
+    """A cap is reached; ask again later, after ``retry_after_s`` where that is known."""
 
     code = "too_many"
+
+    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class Unavailable(FairleadError):

@@ -4,15 +4,17 @@ A client reads them by ``protocol.from_answer``, which leaves out the keys of a 
 """
 
 from datetime import datetime
-from typing import Annotated, Any, Generic, Self, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from fairlead.lifecycle import Desired, Observation, Outcome, State
 from fairlead.protocol import Number
+from fairlead.rights import Role
 from fairlead.spec import Document, ExperimentSpec, Label, Manifest, Name
 
 T = TypeVar("T")
+MemberName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,99}$")]
 
 
 class Representation(BaseModel):
@@ -451,7 +453,102 @@ class BundleView(Representation):
 
 
 class WhoAmI(Representation):
-    """The bearer of the token."""
+    """The bearer of the token, and what it may do."""
 
     kind: str
     name: str
+    token_id: str = ""
+    expires_at: datetime | None = None
+    everywhere: Role | None = None
+    """The role in all projects, those to come included."""
+    projects: dict[str, Role] = Field(default_factory=dict)
+    """The role in each project that is named by itself."""
+
+
+class TokenRequest(Document):
+    """A token to be made. It reaches no further and lives no longer than the token that asks for it."""
+
+    kind: Literal["user", "agent"] = "user"
+    name: MemberName | None = None
+    """The member that it speaks for; absent: whoever asks. Of an agent: any name."""
+    label: Annotated[str, StringConstraints(max_length=100)] = ""
+    """What it is for, to find it again."""
+    project: Name | None = None
+    """The only project that it is good for; absent: all of the member's."""
+    role: Role | None = None
+    """The highest role that it is good for; absent: as high as the token that asks for it."""
+    cluster: Name | None = None
+    """The cluster of an agent."""
+    lifetime_days: float | None = Field(default=None, gt=0, le=3650)
+    """Absent: as long as the token that asks for it."""
+
+    @model_validator(mode="after")
+    def _agents_have_a_cluster(self) -> Self:
+        if (self.kind == "agent") != (self.cluster is not None):
+            raise ValueError("an agent's token names its cluster, a user's token names none")
+        return self
+
+
+class TokenView(Representation):
+    """A token without its secret."""
+
+    id: str
+    kind: str
+    name: str
+    label: str = ""
+    project: str | None = None
+    role: Role
+    cluster: str | None = None
+    created_by: str = ""
+    created_at: datetime
+    expires_at: datetime | None = None
+    last_used_at: datetime | None = None
+    """To the minute."""
+    revoked_at: datetime | None = None
+
+
+class NewTokenView(TokenView):
+    """A token with its secret, which is shown this once."""
+
+    token: str
+
+
+class MembershipRequest(Document):
+    """The role that a member is to have."""
+
+    role: Role
+
+
+class MembershipView(Representation):
+    """A member of a project, or, with ``*`` as its project, of all of them."""
+
+    project: str
+    member: str
+    role: Role
+    created_by: str = ""
+    created_at: datetime
+
+
+class ProjectView(Representation):
+    """A project, and the caller's role in it."""
+
+    name: str
+    created_at: datetime | None = None
+    role: Role
+
+
+class AuditView(Representation):
+    """One write by a user. Digests are of what users may write of the target; null: it was not there."""
+
+    id: int
+    at: datetime
+    actor: str
+    token_id: str = ""
+    address: str = ""
+    request_id: str = ""
+    action: str
+    """The operation, as the OpenAPI document calls it."""
+    target: str
+    project: str | None = None
+    before_sha256: str | None = None
+    after_sha256: str | None = None

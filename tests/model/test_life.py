@@ -62,6 +62,7 @@ from fairlead.protocol import (
     StopMode,
     SyncAnswer,
 )
+from fairlead.rights import Rights, Role
 from fairlead.run.messages import RunnerStatus
 from fairlead.run.spool import SpoolWriter
 from fairlead.run.storage import commit_checkpoint, create_exclusively, describe_file, write_atomically
@@ -78,6 +79,7 @@ from fairlead_api.routes import attempts as attempt_routes
 from fairlead_api.routes import experiments as user_routes
 
 CLUSTER = "local"
+CALLER = Principal(token_id="t", kind="user", name="me", rights=Rights(everywhere=Role.ADMIN))
 LOOP_POINTS = {
     "dispatch": ("dispatch.placing", "dispatch.placed"),
     "settle": ("settle.ended", "settle.moving"),
@@ -575,9 +577,8 @@ class Lives(RuleBasedStateMachine):
         policy |= {"priority": 20 * number, "preemptible": number < 2}
         spec = a_spec(name=f"n{number}", policy=policy, resources={"workers": 1 + number})
         body = json.dumps(spec.model_dump(mode="json", by_alias=True)).encode()
-        caller = Principal(token_id="t", kind="user", name="me")
         with armed(point, mode), suppress(Crash, FailpointError):
-            made = json.loads(user_routes.create(self.world.api, caller, body, key).body)["id"]
+            made = json.loads(user_routes.create(self.world.api, CALLER, body, key).body)["id"]
             assert self.world.acknowledged.setdefault(key, made) == made, "one key, two experiments"
 
     @rule(index=st.integers(0, 3), wish=st.sampled_from(["cancel", "pause", "resume", "resume", "release"]))
@@ -585,9 +586,8 @@ class Lives(RuleBasedStateMachine):
         if ids := sorted(self.world.acknowledged.values()):
             route = getattr(user_routes, wish, None)  # a release where there is one
             if route is not None:
-                caller = Principal(token_id="t", kind="user", name="me")
                 with suppress(Conflict):
-                    route(self.world.api, caller, ids[index % len(ids)])
+                    route(self.world.api, CALLER, ids[index % len(ids)])
 
     # ---- the control process ----
 

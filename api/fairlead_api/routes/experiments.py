@@ -11,7 +11,7 @@ from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
 from fairlead.admission import Admitted, Rejected, admit
-from fairlead.errors import BadInput, BadSpec, Conflict, Problem, StaleVersion, TooMany
+from fairlead.errors import BadInput, BadSpec, Conflict, NotFound, Problem, StaleVersion, TooMany
 from fairlead.failpoints import failpoint
 from fairlead.forecast import TOO_FAR_BACK, forecast
 from fairlead.lifecycle import Desired, Observation, State
@@ -26,14 +26,17 @@ from fairlead.representation import (
     PlanView,
     ProblemView,
 )
+from fairlead.rights import Role
 from fairlead.spec import ExperimentSpec, spec_hash
-from fairlead.store import Session, attempts, bundles, clusters, experiments, idempotency
+from fairlead.store import Session, attempts, bundles, clusters, experiments, idempotency, projects
 from fairlead.store.experiments import Candidate
 from fairlead.store.idempotency import StoredAnswer
 from fairlead.store.tables import AttemptRow, ExperimentRow
-from fairlead_api.access import Caller
+from fairlead.store.tokens import Principal
+from fairlead_api.access import REFUSAL, Caller
+from fairlead_api.audits import note_made
 from fairlead_api.bodies import SpecBody, read_document
-from fairlead_api.filters import read_filters
+from fairlead_api.filters import among, read_filters
 from fairlead_api.openapi import EXAMPLE_SPEC, problems, takes
 from fairlead_api.pages import DEFAULT_LIMIT, MAX_LIMIT, address, cursor_after, read_cursor
 from fairlead_api.parts import Api, ApiParts
@@ -62,26 +65,31 @@ IfMatch = Annotated[str | None, Header(description="Act only on this version of 
     responses=problems(413, 415),
     openapi_extra=takes(ExperimentSpec, EXAMPLE_SPEC),
 )
-def plan(api: ApiParts, body: SpecBody) -> Response:
+def plan(api: ApiParts, caller: Caller, body: SpecBody) -> Response:
     """Is it valid, would it fit, and who is ahead?"""
     try:
         spec = read_document(ExperimentSpec, body)
         with api.store.read() as session:
+            _refuse_project(session, caller, spec)
             decision = _admit(api, session, spec)
+    except NotFound as error:  # the project
+        problem = Problem(pointer="/project", message=str(error))
+        return answer(PlanView(is_valid=False, problems=_views((problem,)), why=str(error)))
     except BadSpec as error:
         given = error.problems or (Problem(pointer="", message=str(error)),)
         return answer(PlanView(is_valid=False, problems=_views(given), why=str(error)))
     if isinstance(decision, Rejected):
         return answer(PlanView(is_valid=False, problems=_views(decision.problems), why=decision.detail))
-    return answer(_plan(api, spec, decision))
+    return answer(_plan(api, caller, spec, decision))
 
 
-def _plan(api: Api, spec: ExperimentSpec, decision: Admitted) -> PlanView:
+def _plan(api: Api, caller: Principal, spec: ExperimentSpec, decision: Admitted) -> PlanView:
     """As if it were in the queue now: its place there, and where it would fit if nobody were ahead."""
     queue, candidate = api.board.queue(api.now()), _as_candidate(api, spec)
     here = queue.situation
     ordered = order([*queue.ordered, candidate], here.accounts, now=here.now, fairness=here.fairness)
     ahead = ordered.index(candidate)
+    nearest = ordered[max(0, ahead - AHEAD_SHOWN) : ahead]
     placement = place(candidate, here.clusters, account=here.accounts.get(spec.project, Account()))
     estimate = forecast(ordered, here.clusters, here.accounts).get(candidate.id, TOO_FAR_BACK)
     fits = isinstance(placement, Placement)
@@ -92,7 +100,7 @@ def _plan(api: Api, spec: ExperimentSpec, decision: Admitted) -> PlanView:
         why=f"it would run on cluster {placement.cluster}" if isinstance(placement, Placement) else str(placement),
         code="" if isinstance(placement, Placement) else placement.reason,
         ahead=ahead,
-        ahead_ids=tuple(one.id for one in ordered[max(0, ahead - AHEAD_SHOWN) : ahead]),
+        ahead_ids=tuple(one.id for one in nearest if caller.rights.may(Role.VIEWER, one.project)),
         position=ahead + 1,
         cluster=placement.cluster if isinstance(placement, Placement) else None,
         nodes=dict(placement.plan) if isinstance(placement, Placement) else {},
@@ -149,21 +157,23 @@ def create(
     if not key:
         raise BadRequest("Idempotency-Key is missing: send any text of your own, the same when you repeat the request")
     spec = read_document(ExperimentSpec, body)
-    stored = _unless_raced(lambda: _create_once(api, caller.token_id, caller.name, key, spec, body))
+    stored = _unless_raced(lambda: _create_once(api, caller, key, spec, body))
     api.hint()
     return Response(stored.body, stored.status, stored.headers, "application/json")
 
 
-def _create_once(api: Api, token_id: str, name: str, key: str, spec: ExperimentSpec, body: bytes) -> StoredAnswer:
+def _create_once(api: Api, caller: Principal, key: str, spec: ExperimentSpec, body: bytes) -> StoredAnswer:
     """Experiment, event and answer in one transaction, or the answer of the first time."""
-    scope = {"principal": token_id, "route": "POST /v1/experiments", "key": key}
+    scope = {"principal": caller.token_id, "route": "POST /v1/experiments", "key": key}
     digest = hashlib.sha256(body).hexdigest()
     now = api.now()
     with api.store.write() as session:
+        _refuse_project(session, caller, spec)  # first of all: a role may have gone since the first answer
         known = idempotency.find(session, **scope, body_sha256=digest)
         if known is not None:
             return known
-        row = _insert(api, session, secrets.token_hex(6), spec, name)
+        row = _insert(api, session, secrets.token_hex(6), spec, caller)
+        note_made(session, "experiment", row.id, project=row.project)
         stored = StoredAnswer(
             status=201,
             headers={"Location": f"/v1/experiments/{row.id}", "ETag": etag(row)},
@@ -176,7 +186,7 @@ def _create_once(api: Api, token_id: str, name: str, key: str, spec: ExperimentS
     return stored
 
 
-def _insert(api: Api, session: Session, experiment_id: str, spec: ExperimentSpec, actor: str) -> ExperimentRow:
+def _insert(api: Api, session: Session, experiment_id: str, spec: ExperimentSpec, caller: Principal) -> ExperimentRow:
     decision = _admit(api, session, spec)
     if isinstance(decision, Rejected):
         raise BadSpec(decision.detail, problems=decision.problems)
@@ -186,14 +196,33 @@ def _insert(api: Api, session: Session, experiment_id: str, spec: ExperimentSpec
         session,
         experiment_id=experiment_id,
         spec=spec,
-        actor=actor,
+        actor=caller.name,
         now=api.now(),
         total_steps=decision.total_steps,
     )
 
 
+def _refuse_project(session: Session, caller: Principal, spec: ExperimentSpec) -> None:
+    """Raise ``NotFound`` alike for a project that is not there and for one that is not the caller's to submit to.
+
+    An admin of everything may make the project anyway, so naming it in a spec makes it: on one's own machine a project
+    is a label that needs no set-up. For everybody else a typing error must not find a way round a quota.
+    """
+    if caller.rights.may_everywhere(Role.ADMIN):
+        return
+    if not caller.rights.may(Role.EDITOR, spec.project) or projects.find(session, spec.project) is None:
+        raise NotFound(f"there is no project {spec.project!r} that you may submit to; {_advice(caller)}")
+
+
+def _advice(caller: Principal) -> str:
+    known = caller.rights.projects(Role.EDITOR)
+    if known is None:
+        return "an admin of all projects has to create it first"
+    return f"submit to one of: {', '.join(known)}" if known else "you may submit to none yet; ask an admin"
+
+
 def _admit(api: Api, session: Session, spec: ExperimentSpec) -> Admitted | Rejected:
-    return admit(spec, manifests=api.manifests, has_bundle=lambda sha256: bundles.find(session, sha256) is not None)
+    return admit(spec, manifests=api.manifests, has_bundle=lambda sha256: bundles.is_in(session, sha256, spec.project))
 
 
 def _unless_raced(act: Callable[[], StoredAnswer]) -> StoredAnswer:
@@ -220,17 +249,20 @@ def put(api: ApiParts, caller: Caller, experiment_id: str, body: SpecBody) -> Re
         message = "an id has 1 to 40 of a-z, 0-9 and '-', and begins with a letter or a digit"
         raise BadInput(message, problems=(Problem(pointer="/path/experiment_id", message=message),))
     spec = read_document(ExperimentSpec, body)
-    stored = _unless_raced(lambda: _put_once(api, caller.name, experiment_id, spec))
+    stored = _unless_raced(lambda: _put_once(api, caller, experiment_id, spec))
     api.hint()
     return Response(stored.body, stored.status, stored.headers, "application/json")
 
 
-def _put_once(api: Api, name: str, experiment_id: str, spec: ExperimentSpec) -> StoredAnswer:
+def _put_once(api: Api, caller: Principal, experiment_id: str, spec: ExperimentSpec) -> StoredAnswer:
     with api.store.write() as session:
+        _refuse_project(session, caller, spec)
         row = experiments.find(session, experiment_id)
         is_new = row is None
         if row is None:
-            row = _insert(api, session, experiment_id, spec, name)
+            row = _insert(api, session, experiment_id, spec, caller)
+        elif not caller.rights.may(Role.EDITOR, row.project):
+            raise NotFound(REFUSAL)
         elif row.spec_hash != spec_hash(spec):
             raise Conflict(f"experiment {experiment_id} exists with another spec; specs never change, use another id")
         tries = [] if is_new else attempts.of_experiment(session, row.id)
@@ -252,6 +284,7 @@ def _put_once(api: Api, name: str, experiment_id: str, spec: ExperimentSpec) -> 
 def list_experiments(
     request: Request,
     api: ApiParts,
+    caller: Caller,
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT,
     cursor: Annotated[str | None, Query(max_length=500, description="From `next` of the page before.")] = None,
     state: Annotated[str | None, Query(examples=["eq:running", "in:queued,running"])] = None,
@@ -260,7 +293,7 @@ def list_experiments(
 ) -> Response:
     """Filters are written ``field=eq:value`` or ``field=in:a,b``; repeated ones must all hold."""
     del state, project, name  # declared for the description; read all at once, since they may be repeated
-    wanted = read_filters(request.query_params, FILTERS)
+    wanted = among(read_filters(request.query_params, FILTERS), "project", caller.rights.projects())
     after = read_cursor(api, cursor)
     if any(values == () for values in wanted.values()):
         return answer(Page[ExperimentView](items=()))

@@ -10,8 +10,11 @@ from starlette.responses import Response
 
 from fairlead.errors import BadInput, NotFound, Problem
 from fairlead.representation import LinkView
+from fairlead.rights import Role
 from fairlead.spec import Document
-from fairlead.store import experiments
+from fairlead.store import audit, experiments
+from fairlead_api.access import REFUSAL, Caller
+from fairlead_api.audits import note_made
 from fairlead_api.bodies import SpecBody, read_document
 from fairlead_api.openapi import problems, takes
 from fairlead_api.pages import decode_token, encode_token
@@ -40,12 +43,15 @@ class LinkRequest(Document):
     responses=problems(404, 413, 415, 422),
     openapi_extra=takes(LinkRequest, {"path": "/v1/experiments/3f9c0a1b2c4d/report"}),
 )
-def create_link(api: ApiParts, body: SpecBody) -> Response:
+def create_link(api: ApiParts, caller: Caller, body: SpecBody) -> Response:
     """For reports, logs and events only; whoever has the address can read that page until it expires."""
     path = read_document(LinkRequest, body).path
     experiment_id, page, numbers = _read_path(path)
-    with api.store.read() as session:
-        experiments.get(session, experiment_id)
+    with api.store.write() as session:
+        project = experiments.project_of(session, experiment_id)
+        if project is None or not caller.rights.may(Role.VIEWER, project):
+            raise NotFound(REFUSAL)
+        note_made(session, "link", path[:150], project=project, sha256=audit.digest({"path": path}))
     expires_at = api.now() + LIFETIME
     token = encode_token(api, "link", [int(expires_at.timestamp()), experiment_id, page, numbers])
     url = f"{api.settings.public_url.rstrip('/')}/links/{token}"

@@ -44,7 +44,7 @@ def readyz(api: ApiParts) -> Response:
     responses=problems(503),
 )
 def meters(request: Request) -> Response:
-    """Requests, streams, experiments by state, agents by silence. Needs a user token."""
+    """Requests, streams, experiments by state, agents by silence. Needs a viewer of all projects."""
     found: Meters = request.app.state.meters
     return Response(found.text(), media_type=CONTENT_TYPE)
 
@@ -63,5 +63,13 @@ def version(api: ApiParts) -> Response:
 
 @router.get("/v1/whoami", operation_id="whoAmI", summary="Whose token this is", response_model=WhoAmI)
 def whoami(caller: Caller) -> Response:
-    """Kind and name of the bearer."""
-    return answer(WhoAmI(kind=caller.kind, name=caller.name))
+    """Whom it speaks for, and the roles that it has now."""
+    view = WhoAmI(
+        kind=caller.kind,
+        name=caller.name,
+        token_id=caller.token_id,
+        expires_at=caller.expires_at,
+        everywhere=caller.rights.everywhere,
+        projects=dict(caller.rights.in_projects),
+    )
+    return answer(view)

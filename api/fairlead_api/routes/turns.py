@@ -12,10 +12,12 @@ from fairlead.forecast import Estimate
 from fairlead.lifecycle import Desired, State
 from fairlead.queueing import Account
 from fairlead.representation import QueueEntryView, QueueView, QuotaChange, QuotaView, WhyView
+from fairlead.rights import Role
 from fairlead.store import experiments, projects
 from fairlead.store.experiments import Candidate
 from fairlead.store.projects import Quota
 from fairlead.store.tables import ExperimentRow
+from fairlead.store.tokens import Principal
 from fairlead_api.access import Caller
 from fairlead_api.board import Queue
 from fairlead_api.bodies import SpecBody, read_document
@@ -33,9 +35,9 @@ Start = Annotated[int, Query(ge=1, le=10**9, description="Positions from here on
 
 
 @router.get("/queue", operation_id="getQueue", summary="Who waits, in order", response_model=QueueView)
-def show_queue(api: ApiParts, limit: Limit = DEFAULT_LIMIT, start: Start = 1) -> Response:
-    """Positions, reasons and estimates. At most a second old."""
-    return answer(_page(api, None, limit, start))
+def show_queue(api: ApiParts, caller: Caller, limit: Limit = DEFAULT_LIMIT, start: Start = 1) -> Response:
+    """Positions, reasons and estimates, of the caller's projects; positions count all. At most a second old."""
+    return answer(_page(api, "/v1/queue", caller.rights.projects(), limit, start))
 
 
 @router.get(
@@ -49,17 +51,17 @@ def show_project_queue(api: ApiParts, name: Project, limit: Limit = DEFAULT_LIMI
     """The same, of one project; positions count over all projects."""
     with api.store.read() as session:
         projects.get(session, name)
-    return answer(_page(api, name, limit, start))
+    return answer(_page(api, f"/v1/projects/{name}/queue", (name,), limit, start))
 
 
-def _page(api: Api, project: str | None, limit: int, start: int) -> QueueView:
+def _page(api: Api, route: str, wanted: tuple[str, ...] | None, limit: int, start: int) -> QueueView:
+    """``wanted``: projects; None is all of them."""
     queue = api.board.queue(api.now())
-    rest = [one for one in queue.ordered[start - 1 :] if project is None or one.project == project]
+    rest = [one for one in queue.ordered[start - 1 :] if wanted is None or one.project in wanted]
     shown = rest[:limit]
     with api.store.read() as session:
         rows = experiments.names_and_reasons(session, [one.id for one in shown])
     items = tuple(_entry(one, queue, *rows[one.id]) for one in shown if one.id in rows)
-    route = "/v1/queue" if project is None else f"/v1/projects/{project}/queue"
     following = None
     if len(rest) > limit:
         following = address(route, [("limit", str(limit)), ("start", str(queue.places[rest[limit].id]))])
@@ -89,9 +91,10 @@ def starts_at(queue: Queue, estimate: Estimate) -> datetime | None:
     return None if estimate.in_s is None else queue.situation.now + timedelta(seconds=estimate.in_s)
 
 
-def ahead_of(queue: Queue, position: int) -> tuple[str, ...]:
-    """Ids of the next few before ``position``, the nearest last."""
-    return tuple(one.id for one in queue.ordered[max(0, position - 1 - AHEAD_SHOWN) : position - 1])
+def ahead_of(queue: Queue, position: int, caller: Principal) -> tuple[str, ...]:
+    """Ids of the next few before ``position`` that the caller may see, the nearest last."""
+    nearest = queue.ordered[max(0, position - 1 - AHEAD_SHOWN) : position - 1]
+    return tuple(one.id for one in nearest if caller.rights.may(Role.VIEWER, one.project))
 
 
 @router.get(
@@ -101,7 +104,7 @@ def ahead_of(queue: Queue, position: int) -> tuple[str, ...]:
     response_model=WhyView,
     responses=problems(404),
 )
-def why(api: ApiParts, experiment_id: Annotated[str, Path(max_length=64)]) -> Response:
+def why(api: ApiParts, caller: Caller, experiment_id: Annotated[str, Path(max_length=64)]) -> Response:
     """Admission, queue or placement: the reason in words and numbers, its position, who is ahead, an estimate."""
     with api.store.read() as session:
         row = experiments.get(session, experiment_id)
@@ -119,7 +122,7 @@ def why(api: ApiParts, experiment_id: Annotated[str, Path(max_length=64)]) -> Re
             code=code,
             position=position,
             total=len(queue.ordered) if position is not None else None,
-            ahead=ahead_of(queue, position) if position is not None else (),
+            ahead=ahead_of(queue, position, caller) if position is not None else (),
             estimated_start_at=starts_at(queue, estimate) if estimate is not None else None,
             basis=estimate.basis if estimate is not None else "",
             quota=_quota_view(row.project, queue.situation),

@@ -22,13 +22,15 @@ from fairlead.representation import (
     WebhookView,
     WebhookWithSecret,
 )
+from fairlead.rights import Role
 from fairlead.store import Session, idempotency, outbox, webhooks
 from fairlead.store.idempotency import StoredAnswer
 from fairlead.store.outbox import MessageState
 from fairlead.store.tables import DeliveryRow, OutboxRow, WebhookEndpointRow
 from fairlead.store.webhooks import EndpointState
 from fairlead.webhooks import check_url, secret_of
-from fairlead_api.access import Caller
+from fairlead_api.access import Caller, require
+from fairlead_api.audits import note_made
 from fairlead_api.bodies import SpecBody, read_document
 from fairlead_api.filters import read_filters
 from fairlead_api.openapi import problems, takes
@@ -60,19 +62,20 @@ _EXAMPLE = {"url": "https://hooks.example.com/fairlead", "project": "default", "
     response_model=WebhookWithSecret,
     responses={
         201: {"headers": {"Location": {"description": "The webhook's address", "schema": {"type": "string"}}}},
-        **problems(400, 409, 413, 415, 422, 429),
+        **problems(400, 404, 409, 413, 415, 422, 429),
     },
     openapi_extra=takes(WebhookRequest, _EXAMPLE),
 )
 def create(api: ApiParts, caller: Caller, body: SpecBody, idempotency_key: Key = None) -> Response:
     """Its secret is shown in this answer and nowhere else. The same key and body give the first answer again."""
     given = read_document(WebhookRequest, body)
+    require(caller, Role.ADMIN, given.project)
     check_url(given.url, api.settings.webhook_networks)
 
     def make(session: Session) -> WebhookEndpointRow:
         if webhooks.count(session) >= MAX_ENDPOINTS:
             raise TooMany(f"there are {MAX_ENDPOINTS} webhooks already; remove one first")
-        return webhooks.insert(
+        row = webhooks.insert(
             session,
             endpoint_id=f"wh_{secrets.token_hex(6)}",
             url=given.url,
@@ -82,6 +85,8 @@ def create(api: ApiParts, caller: Caller, body: SpecBody, idempotency_key: Key =
             actor=caller.name,
             now=api.now(),
         )
+        note_made(session, "webhook", row.id, project=row.project)
+        return row
 
     return _once(api, caller.token_id, "POST /v1/webhooks", idempotency_key, body, make, status=201)
 
@@ -146,10 +151,12 @@ def _once(
 
 
 @router.get("", operation_id="listWebhooks", summary="Webhooks, oldest first", response_model=Page[WebhookView])
-def list_webhooks(api: ApiParts) -> Response:
-    """All of them, without their secrets."""
+def list_webhooks(api: ApiParts, caller: Caller) -> Response:
+    """Those of the caller's projects, without their secrets; those of no project to viewers of all."""
     with api.store.read() as session:
-        return answer(Page[WebhookView](items=tuple(_view(row) for row in webhooks.every(session))))
+        rows = webhooks.every(session)
+    items = tuple(_view(row) for row in rows if caller.rights.may(Role.VIEWER, row.project))
+    return answer(Page[WebhookView](items=items))
 
 
 @router.get(
@@ -240,7 +247,8 @@ def send_test(api: ApiParts, caller: Caller, webhook_id: EndpointId, idempotency
         row = webhooks.get(session, webhook_id)
         if row.state != EndpointState.ACTIVE:
             raise Conflict(f"webhook {webhook_id} is disabled ({row.reason}): enable it first")
-        outbox.insert_test(session, row.id, message_id=message_id, actor=caller.name, now=api.now())
+        if outbox.insert_test(session, row.id, message_id=message_id, actor=caller.name, now=api.now()):
+            _note_sent(session, row, body=message_id.encode())
         view = _delivery(outbox.find(session, row.id, message_id), [])
     api.hint()
     return answer(view, status=202, headers={"Location": f"/v1/webhooks/{webhook_id}/deliveries"})
@@ -316,9 +324,16 @@ def replay(api: ApiParts, webhook_id: EndpointId, body: SpecBody) -> Response:
             count = outbox.replay_messages(session, row.id, given.messages, now=now)
             if count < len(set(given.messages)):
                 raise NotFound(f"{len(set(given.messages)) - count} of these messages are not kept; nothing is sent")
+        if count:
+            _note_sent(session, row, body=body)
     api.hint()
     headers = {"Location": f"/v1/webhooks/{webhook_id}/deliveries"}
     return answer(ReplayView(messages=count, next_since=following), status=202, headers=headers)
+
+
+def _note_sent(session: Session, row: WebhookEndpointRow, *, body: bytes) -> None:
+    """Tell the audit that messages are to be sent; ``body`` says which."""
+    note_made(session, "messages", row.id, project=row.project, sha256=hashlib.sha256(body).hexdigest())
 
 
 # ---- views ----------------------------------------------------------------------------------------------------------

@@ -8,15 +8,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path as FilePath
 from typing import Annotated, BinaryIO
 
-from fastapi import APIRouter, Header, Path, Request
+from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import FileResponse, Response
 
 from fairlead import bundle
 from fairlead.errors import BadBundle, NotFound, Problem, Unavailable
 from fairlead.representation import BundleView, Page, WorkloadView
+from fairlead.rights import Role
 from fairlead.spec import Manifest
 from fairlead.store import bundles
-from fairlead_api.access import Caller
+from fairlead_api.access import REFUSAL, Caller, require
+from fairlead_api.audits import note_made
 from fairlead_api.bodies import chunks
 from fairlead_api.openapi import problems
 from fairlead_api.parts import Api, ApiParts
@@ -28,6 +30,8 @@ UPLOAD_TIMEOUT_S = 300.0
 ZIP_TYPES = frozenset({"application/zip", "application/octet-stream", "application/x-zip-compressed"})
 BUNDLES = "bundles"
 Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
+Project = Annotated[str, Query(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="Whose code it is.")]
+DEFAULT_PROJECT = "default"
 
 
 def _view(manifest: Manifest) -> WorkloadView:
@@ -80,15 +84,17 @@ async def upload(
     request: Request,
     api: ApiParts,
     caller: Caller,
+    project: Project = DEFAULT_PROJECT,
     x_content_sha256: Annotated[str | None, Header(pattern=r"^[0-9a-fA-F]{64}$")] = None,
 ) -> Response:
-    """At most 50 MiB. One bad member refuses the whole bundle. A repeated upload changes nothing."""
+    """For one project, at most 50 MiB. One bad member refuses the whole bundle. A repeated upload changes nothing."""
+    require(caller, Role.EDITOR, project)
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in ZIP_TYPES:
         raise UnsupportedMediaType(f"send application/zip, not {media_type or 'a body without Content-Type'}")
     body = chunks(request, max_bytes=bundle.MAX_ARCHIVE_BYTES, timeout_s=UPLOAD_TIMEOUT_S)
     try:
-        sha256, size, is_new = await _take(api, body, x_content_sha256, caller.name)
+        sha256, size, is_new = await _take(api, body, x_content_sha256, project, caller.name)
     except OSError as error:  # full, say, or gone for now
         raise Unavailable(f"the storage takes no bundle: {error.strerror or error}") from error
     view = BundleView(sha256=sha256, size=size, is_new=is_new)
@@ -96,14 +102,16 @@ async def upload(
     return answer(view, status=201 if is_new else 200, headers=headers)
 
 
-async def _take(api: Api, body: AsyncIterator[bytes], announced: str | None, actor: str) -> tuple[str, int, bool]:
+async def _take(
+    api: Api, body: AsyncIterator[bytes], announced: str | None, project: str, actor: str
+) -> tuple[str, int, bool]:
     """Keep what arrives; its digest, its size, and whether it is new. Raises ``OSError``."""
     directory = api.storage / BUNDLES
     await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
     scratch, sha256, size = await _save(body, directory)
     try:
         _compare(sha256, announced)
-        return sha256, size, await asyncio.to_thread(_keep, api, scratch, sha256, size, actor)
+        return sha256, size, await asyncio.to_thread(_keep, api, scratch, sha256, size, project, actor)
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -136,13 +144,16 @@ def _compare(sha256: str, announced: str | None) -> None:
         raise BadBundle(message, problems=(Problem(pointer="/header/X-Content-SHA256", message=message),))
 
 
-def _keep(api: Api, scratch: FilePath, sha256: str, size: int, actor: str) -> bool:
+def _keep(api: Api, scratch: FilePath, sha256: str, size: int, project: str, actor: str) -> bool:
     """Check it whole, give it its name, note it: in this order, so that a noted bundle is always there."""
     bundle.check(scratch)
     scratch.chmod(0o644)
     scratch.replace(bundle_path(api, sha256))
     with api.store.write() as session:
-        return bundles.ensure(session, sha256=sha256, size=size, actor=actor, now=api.now())
+        is_new = bundles.ensure(session, sha256=sha256, size=size, project=project, actor=actor, now=api.now())
+        if is_new:
+            note_made(session, "bundle", sha256, project, project=project)
+    return is_new
 
 
 def bundle_path(api: Api, sha256: str) -> FilePath:
@@ -168,6 +179,10 @@ def bundle_answer(api: Api, sha256: str) -> Response:
     response_class=FileResponse,
     responses=problems(404, 422),
 )
-def download(api: ApiParts, sha256: Sha256) -> Response:
-    """The very bytes that were uploaded."""
+def download(api: ApiParts, caller: Caller, sha256: Sha256, project: Project = DEFAULT_PROJECT) -> Response:
+    """The very bytes that were uploaded for the project."""
+    require(caller, Role.VIEWER, project)
+    with api.store.read() as session:
+        if not bundles.is_in(session, sha256, project):
+            raise NotFound(REFUSAL)
     return bundle_answer(api, sha256)

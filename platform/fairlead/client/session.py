@@ -156,14 +156,16 @@ class Client:
         answer = self.transport.request("POST", f"/v1/clusters/{name}/{verb}", document=document)
         return from_answer(ClusterView, answer.content)
 
-    def upload(self, directory: str | Path) -> BundleView:
-        """Upload a directory of code, unless the server has it already. Raises ``BadBundle``."""
+    def upload(self, directory: str | Path, *, project: str = "default") -> BundleView:
+        """Upload a directory of code for a project, unless it has it already. Raises ``BadBundle``, ``NotFound``."""
         packed = bundle.pack(Path(directory))
         path = f"/v1/code-bundles/{packed.sha256}"
-        if self.transport.request("HEAD", path, tolerates=(404,)).status_code == 200:
+        params = {"project": project}
+        if self.transport.request("HEAD", path, params=params, tolerates=(404,)).status_code == 200:
             return BundleView(sha256=packed.sha256, size=len(packed.content), is_new=False)
         headers = {"Content-Type": "application/zip", "X-Content-SHA256": packed.sha256}
-        answer = self.transport.request("POST", "/v1/code-bundles", headers=headers, content=packed.content)
+        content = packed.content
+        answer = self.transport.request("POST", "/v1/code-bundles", params=params, headers=headers, content=content)
         return from_answer(BundleView, answer.content)
 
     def version(self) -> VersionView:
@@ -179,7 +181,7 @@ class Client:
         document, base = read_spec(spec)
         directory = Path(code) if code is not None else _code_of(document, base)
         if directory is not None:
-            document = document.amended(code=f"sha256:{self.upload(directory).sha256}")
+            document = document.amended(code=f"sha256:{self.upload(directory, project=document.project).sha256}")
         document = document.amended(data=document.data.amended(uri=_located(document.data.uri, base)))
         return document.model_dump(mode="json", by_alias=True)
 

@@ -18,6 +18,7 @@ def is_in(session: Session, sha256: str, project: str) -> bool:
     return session.get(BundleProjectRow, (sha256, project)) is not None
 
 
-def ensure(session: Session, *, sha256: str, size: int, actor: str, now: datetime) -> bool:
-    """Note a bundle whose bytes are on the storage; False if it was known."""
-    return insert_if_absent(session, BundleRow, sha256=sha256, size=size, created_by=actor, created_at=now)
+def ensure(session: Session, *, sha256: str, size: int, project: str, actor: str, now: datetime) -> bool:
+    """Note for a project a bundle whose bytes are on the storage; False if the project had it."""
+    insert_if_absent(session, BundleRow, sha256=sha256, size=size, created_by=actor, created_at=now)
+    return insert_if_absent(session, BundleProjectRow, sha256=sha256, project=project, created_by=actor, created_at=now)

@@ -102,7 +102,7 @@ def make_settings(directory: Path, database_url: str, **changes: Any) -> Control
         mlflow_url="http://127.0.0.1:8171",
         secret_key_file=directory / "secret",
         allowed_hosts=("127.0.0.1", "localhost", "testserver"),
-        **changes,
+        **{"max_bad_tokens": 100_000, **changes},
     )
 
 

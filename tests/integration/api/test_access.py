@@ -78,7 +78,7 @@ def test_an_expired_token_is_refused(small_bench: Any) -> None:
         assert row is not None
         row.expires_at = now + timedelta(hours=1)
     headers = {"Authorization": f"Bearer {token}"}
-    assert small_bench.nobody.get("/v1/whoami", headers=headers).json() == {"kind": "user", "name": "short"}
+    assert small_bench.nobody.get("/v1/whoami", headers=headers).json()["name"] == "short"
     small_bench.clock.advance(3600)
     assert small_bench.nobody.get("/v1/whoami", headers=headers).status_code == 401
 

@@ -133,5 +133,6 @@ def test_tokens_of_the_file_are_accepted_from_the_first_start(
     process = start({**environment, "FAIRLEAD_TOKENS_FILE": str(tmp_path / "tokens.json")})
     address = is_up(environment, process, tmp_path)
     headers = {"Authorization": f"Bearer {token}"}
-    assert httpx.get(f"{address}/v1/whoami", headers=headers).json() == {"kind": "user", "name": "me"}
+    found = httpx.get(f"{address}/v1/whoami", headers=headers).json()
+    assert (found["kind"], found["name"], found["everywhere"]) == ("user", "me", "admin")
     assert "shown once" not in (tmp_path / "server.log").read_text()

@@ -96,7 +96,8 @@ def test_two_stacks_run_side_by_side_and_a_killed_one_is_cleaned_up(tmp_path: Pa
             end_stale(tmp_path / "one")
         assert not one.ray_directory.exists()
         with second.client() as client:
-            assert client.whoami().name == "local"
+            who = client.whoami()
+            assert (who.name, who.everywhere) == ("local", "admin"), "one's own machine needs no set-up"
 
 
 def test_ctrl_c_ends_everything_with_code_0(tmp_path: Path) -> None:

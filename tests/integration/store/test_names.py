@@ -211,7 +211,7 @@ def test_answers_are_forgotten_after_their_day(store: Store, clock: FakeClock) -
 def test_a_bundle_is_noted_once_even_by_several_at_once(store: Store, clock: FakeClock) -> None:
     def note() -> bool:
         with store.write() as session:
-            return bundles.ensure(session, sha256="a" * 64, size=2**40, actor="me", now=clock.now())
+            return bundles.ensure(session, sha256="a" * 64, size=2**40, project="default", actor="me", now=clock.now())
 
     assert sorted(all_at_once(4, note)) == [False, False, False, True]
     with store.read() as session:
