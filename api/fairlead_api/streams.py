@@ -1,6 +1,7 @@
 """Server-sent events. No database connection is held while a stream waits; slow readers and too many are dropped."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -17,6 +18,8 @@ STREAM_TYPE = "text/event-stream"
 MAX_PER_CALLER = 50
 MAX_STREAMS = 500
 SEND_TIMEOUT_S = 30.0
+LASTS_S = 300.0
+"""Then a reader has to come back with its token, which may have been taken back."""
 PING = format_sse_event(comment="ping")
 OPENING = format_sse_event(comment="open", retry=RETRY_MS)
 END = format_sse_event(event="end", data_str="{}")
@@ -75,6 +78,9 @@ class Stream(StreamingResponse):
 
 
 async def _opened(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    end_s = time.monotonic() + LASTS_S
     yield OPENING
     async for block in source:
         yield block
+        if time.monotonic() >= end_s:
+            return

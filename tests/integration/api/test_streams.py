@@ -82,6 +82,20 @@ def test_a_silent_stream_pings_and_holds_no_connection(
         assert [next(lines) for _ in range(3)] == [": open", ": ping", ": ping"]
 
 
+def test_a_stream_ends_after_a_while_and_the_reader_comes_back_with_its_token(
+    small_bench: Any, spec: dict[str, Any], serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "LASTS_S", 0.0)
+    path = f"/v1/experiments/{small_bench.submit(spec)['id']}/events"
+    address = serve(small_bench.app)
+    with connect(small_bench, address, path) as answer:
+        assert [one.get("event") or one.get("id") for one in messages(answer.iter_lines())][1:] == ["1"]
+    own = small_bench.user.get("/v1/whoami").json()["token_id"]
+    assert small_bench.user.delete(f"/v1/tokens/{own}").status_code == 204
+    with connect(small_bench, address, path, **{"Last-Event-ID": "1"}) as answer:
+        assert answer.status_code == 401
+
+
 def test_too_many_streams_are_refused_and_closed_ones_do_not_count(
     small_bench: Any, spec: dict[str, Any], serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
