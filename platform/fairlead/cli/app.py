@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from fairlead import __version__
 from fairlead.errors import FairleadError
+from fairlead.rights import Role
 
 EPILOG = (
     "Exit codes: 0 done; 1 the experiment failed or was cancelled, or an error; 2 bad usage or a bad spec; "
@@ -56,7 +57,11 @@ cluster_app = typer.Typer(cls=Commands, no_args_is_help=True, help="Empty a clus
 app.add_typer(cluster_app, name="cluster", rich_help_panel="Operate")
 webhooks_app = typer.Typer(cls=Commands, help="List the addresses that hear of events, or change one.")
 app.add_typer(webhooks_app, name="webhooks", rich_help_panel="Operate")
-projects_app = typer.Typer(cls=Commands, no_args_is_help=True, help="What projects may hold at once.")
+tokens_app = typer.Typer(cls=Commands, no_args_is_help=True, help="Make tokens, find them again, take them back.")
+app.add_typer(tokens_app, name="tokens", rich_help_panel="Operate")
+projects_app = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="Projects: who has which role in them, and what they may hold at once."
+)
 app.add_typer(projects_app, name="projects", rich_help_panel="Operate")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The experiment's id, as submit and list print it.")]
@@ -64,6 +69,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else
 Home = Annotated[
     Path | None, typer.Option(help="Data directory of the embedded stack.", envvar="FAIRLEAD_HOME", file_okay=False)
 ]
+ProjectName = Annotated[str, typer.Argument(metavar="PROJECT")]
 ClusterName = Annotated[str, typer.Argument(metavar="NAME", help="The cluster's name, as clusters prints it.")]
 WebhookId = Annotated[str, typer.Argument(metavar="ID", help="The webhook's id, as webhooks prints it.")]
 Reason = Annotated[str, typer.Option(help="Why you know; it is written into the experiment's events.")]
@@ -472,6 +478,108 @@ def replay_webhook(
 
     where = _where(context, as_json)
     commands.replay(where, webhook_id, messages=message or [], is_failed=failed, hours=hours)
+
+
+# ---- who may do what ------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel="Look")
+def whoami(context: typer.Context, as_json: Json = False) -> None:
+    """Print whose token this is, and what it may do."""
+    from fairlead.cli import access
+
+    access.whoami(_where(context, as_json))
+
+
+@tokens_app.command("create")
+def create_token(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Option("--for", help="The member it speaks for; yourself by default.")] = None,
+    label: Annotated[str, typer.Option(help="What it is for, to find it again.")] = "",
+    project: Annotated[str | None, typer.Option(help="The only project that it is good for.")] = None,
+    role: Annotated[Role | None, typer.Option(help="The highest role that it is good for.")] = None,
+    days: Annotated[float | None, typer.Option(help="It ends after so many; with your own by default.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="Make an agent's token, for this cluster.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a token; it is shown this once. It reaches no further than the one you ask with."""
+    from fairlead.cli import access
+
+    kind = "user" if cluster is None else "agent"
+    content = {"kind": kind, "name": name, "label": label, "project": project, "role": role, "cluster": cluster}
+    access.create_token(_where(context, as_json), {**content, "lifetime_days": days})
+
+
+@tokens_app.command("list")
+def list_tokens(context: typer.Context, as_json: Json = False) -> None:
+    """List your tokens, and those of projects that you are an admin of."""
+    from fairlead.cli import access
+
+    access.list_tokens(_where(context, as_json))
+
+
+@tokens_app.command("revoke")
+def revoke_token(
+    context: typer.Context, token_id: Annotated[str, typer.Argument(metavar="ID")], as_json: Json = False
+) -> None:
+    """Take a token back: it works no more from this moment."""
+    from fairlead.cli import access
+
+    access.revoke_token(_where(context, as_json), token_id)
+
+
+@projects_app.command("list")
+def list_projects(context: typer.Context, as_json: Json = False) -> None:
+    """List the projects that you may see, and your role in each."""
+    from fairlead.cli import access
+
+    access.list_projects(_where(context, as_json))
+
+
+@projects_app.command("create")
+def create_project(context: typer.Context, name: ProjectName, as_json: Json = False) -> None:
+    """Create a project."""
+    from fairlead.cli import access
+
+    access.create_project(_where(context, as_json), name)
+
+
+@projects_app.command("members")
+def members(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(metavar="PROJECT", help="Absent: roles in all projects.")] = None,
+    put: Annotated[
+        list[str] | None, typer.Option("--set", metavar="MEMBER=ROLE", help="Give a role: viewer, editor or admin.")
+    ] = None,
+    remove: Annotated[list[str] | None, typer.Option(metavar="MEMBER", help="Take a role away.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show who has which role in a project, after changing roles where that is asked for."""
+    from fairlead.cli import access
+
+    changes: dict[str, Role | None] = dict.fromkeys(remove or [])
+    for text in put or []:
+        member, _, role = text.partition("=")
+        if not member or role not in list(Role):
+            raise typer.BadParameter(
+                f"write MEMBER=ROLE with one of {', '.join(Role)}, not {text!r}", param_hint="--set"
+            )
+        changes[member] = Role(role)
+    access.members(_where(context, as_json), name, changes=changes)
+
+
+@app.command(rich_help_panel="Operate")
+def audit(
+    context: typer.Context,
+    project: Annotated[str | None, typer.Option(help="Only what was written in this project.")] = None,
+    actor: Annotated[str | None, typer.Option(help="Only what this member wrote.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """Show who wrote what, newest first; with --json one line each."""
+    from fairlead.cli import access
+
+    access.audit(_where(context, as_json), project=project, actor=actor, limit=limit)
 
 
 # ---- reports and catalogue ------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from fairlead import bundle
+from fairlead.client.access import Access
 from fairlead.client.experiment import Experiment, pages
 from fairlead.client.stack import find_stack, read_token
 from fairlead.client.transport import Transport
@@ -47,6 +48,7 @@ class Client:
         url, token = _address(url, token, Path(home) if home else None)
         self.transport = Transport(url, token)
         self.webhooks = Webhooks(self.transport)
+        self.access = Access(self.transport)
 
     @property
     def url(self) -> str:
