@@ -116,6 +116,33 @@ def test_no_test_mocks_and_none_sleeps_on_a_guess() -> None:
         assert "unittest" not in {name.split(".")[0] for name in modules_of(ast.parse(path.read_text()))}, path
 
 
+def test_nothing_goes_through_a_shell() -> None:
+    shells = re.compile(
+        r"shell=True|os\.(system|popen)\(|subprocess\.(getoutput|getstatusoutput)|create_subprocess_shell"
+    )
+    assert not [path for path, text in sources() if shells.search(text)], "names would become commands"
+
+
+UNPICKLERS = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+
+
+def test_the_control_plane_unpickles_nothing() -> None:
+    own = ("platform/fairlead/run/", "platform/fairlead/agent/", "workloads/")
+    strangers = {file for file, module in imports() if module.split(".")[0] in UNPICKLERS and not file.startswith(own)}
+    assert not strangers
+    loose = re.compile(r"allow_pickle=True|weights_only=False|torch\.load\(")
+    assert not [path for path, text in sources() if loose.search(text) and not path.startswith(own)]
+
+
+def sources() -> list[tuple[str, str]]:
+    """Every source file and its text."""
+    return [
+        (str(path.relative_to(ROOT)), path.read_text())
+        for root in SOURCE_ROOTS
+        for path in sorted((ROOT / root).rglob("*.py"))
+    ]
+
+
 def test_the_packages_export_what_they_promise() -> None:
     assert set(fairlead.__all__) == {"Client", "Experiment", "__version__"}
     assert all(getattr(fairlead, name) for name in fairlead.__all__)
