@@ -26,6 +26,7 @@ from benchmarks import (
     recovery,
     simulated_month,
     store_million,
+    submit_throughput,
     thousand_starts,
     throughput,
     where_time_goes,
@@ -49,6 +50,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         recovery,
         simulated_month,
         store_million,
+        submit_throughput,
         thousand_starts,  # the longest: last
     )
 }

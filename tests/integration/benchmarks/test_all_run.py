@@ -21,6 +21,7 @@ SMALL = {
     "thousand_starts": ["STARTS=2"],
     "simulated_month": ["USERS=20", "EXPERIMENTS=200", "DAYS=2", "NODES=8"],
     "store_million": ["STORED=100,300", "QUEUED=200", "CALLS=10"],
+    "submit_throughput": ["SPAN=2", "CLIENTS=4"],
 }
 
 

@@ -37,6 +37,7 @@ CONTRACT = {
     "idle_memory": ("pss_mb", "ray_plus_mlflow_pss_mb"),
     "crash_loop": ("submits", "lost", "doubled", "event_gaps", "seed"),
     "recovery": ("control_s", "agent_s", "postgres_s", "head_s"),
+    "submit_throughput": ("postgresql_per_s", "sqlite_per_s", "p99_ms"),
     "thousand_starts": ("starts", "leaked", "memory_growth"),
 }
 
