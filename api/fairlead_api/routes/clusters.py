@@ -8,9 +8,11 @@ from starlette.responses import Response
 
 from fairlead.errors import Conflict
 from fairlead.representation import ClusterChange, ClusterView, LossDeclaration, Page
+from fairlead.rights import Role
 from fairlead.store import Session, attempts, clusters
 from fairlead.store.clusters import ClusterState
 from fairlead.store.tables import ClusterRow
+from fairlead.store.tokens import Principal
 from fairlead_api.access import Caller
 from fairlead_api.bodies import SpecBody, read_document
 from fairlead_api.openapi import problems, takes
@@ -25,10 +27,10 @@ logger = structlog.get_logger(__name__)
 
 
 @router.get("/clusters", operation_id="listClusters", summary="Clusters, by name", response_model=Page[ClusterView])
-def list_clusters(api: ApiParts) -> Response:
+def list_clusters(api: ApiParts, caller: Caller) -> Response:
     """What each has, what is in use, and why one gets no work."""
     with api.store.read() as session:
-        views = tuple(_view(api, session, row) for row in clusters.every(session))
+        views = tuple(_view(api, session, row, caller) for row in clusters.every(session))
     return answer(Page[ClusterView](items=views))
 
 
@@ -39,10 +41,10 @@ def list_clusters(api: ApiParts) -> Response:
     response_model=ClusterView,
     responses=problems(404),
 )
-def show(api: ApiParts, name: Name) -> Response:
+def show(api: ApiParts, caller: Caller, name: Name) -> Response:
     """The same, of one."""
     with api.store.read() as session:
-        return answer(_view(api, session, clusters.get(session, name)))
+        return answer(_view(api, session, clusters.get(session, name), caller))
 
 
 @router.patch(
@@ -58,19 +60,20 @@ def label(api: ApiParts, caller: Caller, name: Name, body: SpecBody) -> Response
     change = read_document(ClusterChange, body)
     with api.store.write() as session:
         clusters.set_labels(session, name, change.labels)
-        view = _view(api, session, clusters.get(session, name))
+        view = _view(api, session, clusters.get(session, name), caller)
     logger.info("a cluster is labelled", cluster=name, labels=view.labels, actor=caller.name)
     api.hint()
     return answer(view)
 
 
-def _view(api: Api, session: Session, row: ClusterRow) -> ClusterView:
+def _view(api: Api, session: Session, row: ClusterRow, caller: Principal) -> ClusterView:
+    """What was lost on it, of any project, is told to those who may see all projects."""
     living = [node for node in row.nodes if node["is_alive"]]
     cpus, gpus, _ = clusters.usage(session).get(row.name, (0, 0, 0))
     return ClusterView(
         name=row.name,
         state=row.state,
-        why=clusters.why_closed(session, row),
+        why=clusters.why_closed(session, row, tells_losses=caller.rights.may_everywhere(Role.VIEWER)),
         is_agent_fresh=clusters.has_fresh_agent(row, ttl_s=api.settings.agent_ttl_s, now=api.now()),
         last_sync_at=row.last_sync_at,
         nodes=len(living),
@@ -99,7 +102,7 @@ def drain(api: ApiParts, caller: Caller, name: Name) -> Response:
         if row.state == ClusterState.RETIRED:
             raise Conflict(f"cluster {name} is retired: it gets no work anyway")
         _change(session, row, ClusterState.DRAINING, caller.name)
-        view = _view(api, session, row)
+        view = _view(api, session, row, caller)
     return answer(view)
 
 
@@ -115,7 +118,7 @@ def activate(api: ApiParts, caller: Caller, name: Name) -> Response:
     with api.store.write() as session:
         row = clusters.get(session, name)
         _change(session, row, ClusterState.ACTIVE, caller.name)
-        view = _view(api, session, row)
+        view = _view(api, session, row, caller)
     api.hint()
     return answer(view)
 
@@ -144,7 +147,7 @@ def retire(api: ApiParts, caller: Caller, name: Name, body: SpecBody) -> Respons
         for attempt in here:
             reason = f"cluster {name} is retired: {given.reason}"
             note_loss(session, attempt, reason, actor=caller.name, now=api.now())
-        view = _view(api, session, row)
+        view = _view(api, session, row, caller)
     api.hint()
     return answer(view)
 

@@ -135,13 +135,14 @@ def blamed_for(session: Session, name: str) -> str | None:
     )
 
 
-def why_closed(session: Session, row: ClusterRow) -> str | None:
-    """Why a cluster gets no offers; None for an active one."""
+def why_closed(session: Session, row: ClusterRow, *, tells_losses: bool = False) -> str | None:
+    """Why a cluster gets no offers; None for an active one. ``tells_losses``: names what was lost on a suspect one."""
     match row.state:
         case ClusterState.ACTIVE:
             return None
         case ClusterState.SUSPECT:
-            why = blamed_for(session, row.name) or "too many attempts were lost there"
+            told = blamed_for(session, row.name) if tells_losses else None
+            why = told or "too many attempts were lost there"
             return f"suspect: {why}; look at it, then activate it"
         case ClusterState.DRAINING:
             return "draining: what runs there goes on, and nothing new begins until it is activated"

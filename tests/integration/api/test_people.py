@@ -10,9 +10,11 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.exc import DBAPIError
 
 from fairlead.errors import BadInput
+from fairlead.lifecycle import Outcome
 from fairlead.rights import Role
 from fairlead.store import Store, experiments, tokens
-from fairlead.store.tables import AuditRow, TokenRow
+from fairlead.store.clusters import ClusterState
+from fairlead.store.tables import AttemptRow, AuditRow, ClusterRow, TokenRow
 from fairlead.testing import FakeClock
 from fairlead.testing.people import a_member, a_token, id_of
 from fairlead_api.accounts import accept_tokens
@@ -311,6 +313,28 @@ def test_a_webhook_belongs_to_its_project_and_one_without_to_admins_of_everythin
     assert ask(small_bench, vera, "DELETE", made.headers["location"], headers={"If-Match": "*"}).status_code == 404
     assert ask(small_bench, ada, "DELETE", made.headers["location"], headers={"If-Match": "*"}).status_code == 204
     assert len(small_bench.user.get("/v1/webhooks").json()["items"]) == 1
+
+
+def test_only_who_may_see_all_projects_is_told_what_was_lost_on_a_suspect_cluster(
+    small_bench: Any, spec: dict[str, Any]
+) -> None:
+    vera = member(small_bench, "vera", red=Role.VIEWER)
+    small_bench.attach()
+    lost = [small_bench.submit(spec)["id"] for _ in range(3)]
+    for one in lost:
+        small_bench.place(one)
+    with small_bench.store.write() as session:
+        now = small_bench.clock.now()
+        ended = {"outcome": Outcome.LOST, "reason": "the secret of blue", "leased_at": now, "ended_at": now}
+        session.execute(update(AttemptRow).values(**ended))
+        session.execute(update(ClusterRow).values(state=ClusterState.SUSPECT))
+    told = {
+        who: [ask(small_bench, headers, "GET", path).text for path in ("/v1/clusters", "/v1/clusters/local")]
+        for who, headers in (("vera", vera), ("user", dict(small_bench.user.headers)))
+    }
+    assert all("too many attempts were lost there" in text for text in told["vera"])
+    assert not any(text in shown for shown in told["vera"] for text in (*lost, "the secret of blue"))
+    assert all(text in shown for shown in told["user"] for text in (*lost, "the secret of blue"))
 
 
 # ---- the audit ------------------------------------------------------------------------------------------------------
