@@ -99,24 +99,22 @@ class Client:
     def queue(self, *, project: str | None = None, limit: int = 50) -> QueueView:
         """The first ``limit`` that wait, in order, with reasons and estimates. Raises ``NotFound`` for a project."""
         path = "/v1/queue" if project is None else f"/v1/projects/{project}/queue"
-        return QueueView.model_validate_json(self.transport.request("GET", path, params={"limit": str(limit)}).content)
+        return from_answer(QueueView, self.transport.request("GET", path, params={"limit": str(limit)}).content)
 
     def why(self, experiment_id: str) -> WhyView:
         """Why an experiment is not running: reason, position, who is ahead, an estimate. Raises ``NotFound``."""
-        return WhyView.model_validate_json(
-            self.transport.request("GET", f"/v1/experiments/{experiment_id}/why").content
-        )
+        return from_answer(WhyView, self.transport.request("GET", f"/v1/experiments/{experiment_id}/why").content)
 
     def quota(self, project: str) -> QuotaView:
         """What a project may hold at once, what it holds and what it has used. Raises ``NotFound``."""
-        return QuotaView.model_validate_json(self.transport.request("GET", f"/v1/projects/{project}/quota").content)
+        return from_answer(QuotaView, self.transport.request("GET", f"/v1/projects/{project}/quota").content)
 
     def set_quota(self, project: str, **limits: float | None) -> QuotaView:
         """Set limits: ``workers``, ``cpus``, ``gpus``, ``experiments``, ``weight``; None takes one away, what is not
         named stays. Raises ``NotFound``, ``BadSpec``.
         """
         answer = self.transport.request("PATCH", f"/v1/projects/{project}/quota", document=limits)
-        return QuotaView.model_validate_json(answer.content)
+        return from_answer(QuotaView, answer.content)
 
     def workloads(self) -> tuple[WorkloadView, ...]:
         """The built-in training programs and their parameters."""
@@ -144,7 +142,7 @@ class Client:
         Raises ``NotFound``, ``BadSpec``.
         """
         answer = self.transport.request("PATCH", f"/v1/clusters/{cluster}", document={"labels": labels})
-        return ClusterView.model_validate_json(answer.content)
+        return from_answer(ClusterView, answer.content)
 
     def retire(self, cluster: str, *, reason: str, force: bool = False) -> ClusterView:
         """Vouch for a cluster's end: its open attempts are declared lost.
