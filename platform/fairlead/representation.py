@@ -311,7 +311,6 @@ class LinkView(Representation):
 
 
 EventName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
-ProjectName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
 class WebhookRequest(Document):
@@ -319,7 +318,7 @@ class WebhookRequest(Document):
 
     url: str
     """``https`` only. What its name means is looked up, and judged, at every call."""
-    project: ProjectName | None = None
+    project: Name | None = None
     """Only events of this project; absent: of all."""
     kinds: Annotated[tuple[EventName, ...], Field(max_length=50)] = ()
     """Kinds of events, or states that one moves to, such as ``failed``; empty: all."""

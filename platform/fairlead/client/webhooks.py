@@ -16,6 +16,7 @@ from fairlead.representation import (
     WebhookView,
     WebhookWithSecret,
 )
+from fairlead.spec import from_mapping
 
 PATH = "/v1/webhooks"
 
@@ -41,7 +42,8 @@ class Webhooks:
 
         ``kinds``: kinds of events, or states that one moves to; none: all.
         """
-        given = WebhookRequest(url=url, project=project, kinds=tuple(kinds), description=description)
+        content = {"url": url, "project": project, "kinds": list(kinds), "description": description}
+        given = from_mapping(WebhookRequest, content)
         return from_answer(WebhookWithSecret, self._post("", given.model_dump(mode="json")))
 
     def change(

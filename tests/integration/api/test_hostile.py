@@ -14,7 +14,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
-from fairlead.store.tables import AuditRow, BundleRow, ClusterRow, ExperimentRow, MembershipRow, ProjectRow, TokenRow
+from fairlead.store.tables import (
+    AuditRow,
+    BundleRow,
+    ClusterRow,
+    ExperimentRow,
+    MembershipRow,
+    ProjectRow,
+    TokenRow,
+    WebhookEndpointRow,
+)
 from fairlead_api import bodies
 from fairlead_api.__main__ import _log_as_json
 from fairlead_api.access import OPEN, kind_for
@@ -59,7 +68,7 @@ PLAIN = "abcdefghijklmnopqrstuvwxyz0123456789_-"
 
 
 def stored(bench: Any) -> list[int]:
-    rows = (ExperimentRow, ProjectRow, MembershipRow, TokenRow, BundleRow, ClusterRow, AuditRow)
+    rows = (ExperimentRow, ProjectRow, MembershipRow, TokenRow, BundleRow, ClusterRow, WebhookEndpointRow, AuditRow)
     with bench.store.read() as session:
         return [session.scalar(select(func.count()).select_from(row)) or 0 for row in rows]
 
@@ -77,6 +86,7 @@ def test_two_hundred_hostile_names_are_refused_wherever_a_name_is_given(small_be
             ("/v1/experiments", {**spec, "code": f"sha256:{name}"}),
             ("/v1/tokens", {"project": name}),
             ("/v1/tokens", {"kind": "agent", "cluster": name}),
+            ("/v1/webhooks", {"url": "https://hooks.example.com/x", "project": name}),
         )
         path, body = documents[number % len(documents)]
         try:

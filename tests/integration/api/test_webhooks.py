@@ -227,4 +227,5 @@ def test_the_command_line_speaks_of_webhooks(
     assert run("enable", identity) == f"{identity}: now active\n"
     assert run("remove", identity) == f"{identity}: removed\n"
     run("remove", identity, code=1)
-    run("add", "http://example.com/", code=2)
+    for wrong in (["http://example.com/"], [URL, "--project", "A b"], [URL, "--kind", "a b"]):
+        run("add", *wrong, code=2)
