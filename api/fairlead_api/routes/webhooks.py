@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
@@ -27,6 +28,7 @@ from fairlead.store import Session, idempotency, outbox, webhooks
 from fairlead.store.idempotency import StoredAnswer
 from fairlead.store.outbox import MessageState
 from fairlead.store.tables import DeliveryRow, OutboxRow, WebhookEndpointRow
+from fairlead.store.tokens import Principal
 from fairlead.store.webhooks import EndpointState
 from fairlead.webhooks import check_url, secret_of
 from fairlead_api.access import Caller, require
@@ -152,10 +154,13 @@ def _once(
 
 @router.get("", operation_id="listWebhooks", summary="Webhooks, oldest first", response_model=Page[WebhookView])
 def list_webhooks(api: ApiParts, caller: Caller) -> Response:
-    """Those of the caller's projects, without their secrets; those of no project to viewers of all."""
+    """Those of the caller's projects, without their secrets; those of no project to viewers of all.
+
+    Only admins see the whole ``url``: with many receivers the path is the password.
+    """
     with api.store.read() as session:
         rows = webhooks.every(session)
-    items = tuple(_view(row) for row in rows if caller.rights.may(Role.VIEWER, row.project))
+    items = tuple(_shown(row, caller) for row in rows if caller.rights.may(Role.VIEWER, row.project))
     return answer(Page[WebhookView](items=items))
 
 
@@ -166,11 +171,11 @@ def list_webhooks(api: ApiParts, caller: Caller) -> Response:
     response_model=WebhookView,
     responses=problems(404),
 )
-def show(api: ApiParts, webhook_id: EndpointId) -> Response:
-    """Whether it is active, and since when it fails. The ETag is its version."""
+def show(api: ApiParts, caller: Caller, webhook_id: EndpointId) -> Response:
+    """Whether it is active, and since when it fails. The ETag is its version. Only admins see the whole ``url``."""
     with api.store.read() as session:
         row = webhooks.get(session, webhook_id)
-    return answer(_view(row), headers={"ETag": _etag(row)})
+    return answer(_shown(row, caller), headers={"ETag": _etag(row)})
 
 
 @router.patch(
@@ -341,6 +346,16 @@ def _note_sent(session: Session, row: WebhookEndpointRow, *, body: bytes) -> Non
 
 def _etag(row: WebhookEndpointRow) -> str:
     return f'"{row.version}"'
+
+
+def _shown(row: WebhookEndpointRow, caller: Principal) -> WebhookView:
+    """What the caller may see of it: who does not administer it is told the host, not what follows it."""
+    view = _view(row)
+    if caller.rights.may(Role.ADMIN, row.project):
+        return view
+    parts = urlsplit(row.url)
+    host = parts.netloc.rpartition("@")[2]
+    return view.model_copy(update={"url": f"{parts.scheme}://{host}/…"})
 
 
 def _view(row: WebhookEndpointRow) -> WebhookView:

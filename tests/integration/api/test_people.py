@@ -306,9 +306,10 @@ def test_a_webhook_belongs_to_its_project_and_one_without_to_admins_of_everythin
     assert ask(small_bench, vera, "POST", "/v1/webhooks", json=mine, headers=KEY).status_code == 404
     made = ask(small_bench, ada, "POST", "/v1/webhooks", json=mine, headers=KEY)
     assert made.status_code == 201
-    for who in (ada, vera):
+    for who, url in ((ada, mine["url"]), (vera, "https://hooks.example.com/…")):
         listed = ask(small_bench, who, "GET", "/v1/webhooks").json()["items"]
-        assert [one["url"] for one in listed] == [mine["url"]]
+        assert [one["url"] for one in listed] == [url]
+        assert ask(small_bench, who, "GET", made.headers["location"]).json()["url"] == url
         assert ask(small_bench, who, "GET", for_all).status_code == 404
     assert ask(small_bench, vera, "DELETE", made.headers["location"], headers={"If-Match": "*"}).status_code == 404
     assert ask(small_bench, ada, "DELETE", made.headers["location"], headers={"If-Match": "*"}).status_code == 204
