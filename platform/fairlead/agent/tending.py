@@ -149,13 +149,15 @@ class Tending:
 
     def _run(self) -> None:
         while not self._stop_agent.is_set() and not self.is_done:
+            is_old = has_result(self._attempt)  # asked before the look: a result that comes during it is new
             self.tick()
-            self._rest()
+            self._rest(is_old=is_old)
 
-    def _rest(self) -> None:
-        """Until the next look, or until there is a result: to ask the file system for it costs less than a look."""
+    def _rest(self, *, is_old: bool) -> None:
+        """Until the next look, or until there is a result that the last look cannot have seen: to ask the file system
+        costs less than a look.
+        """
         rest_s = self.ticks_to_rest() * self._around.tick_s
-        is_old = has_result(self._attempt)
         for _ in range(math.ceil(rest_s / GLANCE_S)):
             if self._wake.wait(min(GLANCE_S, rest_s)) or self._stop_agent.is_set():
                 break

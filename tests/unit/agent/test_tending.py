@@ -1,5 +1,5 @@
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from fairlead.run.messages import RunnerStatus
 from fairlead.run.spool import SpoolWriter
 from fairlead.run.storage import write_atomically
 from fairlead.testing.control import AGENT_TOKEN, FakeAttempt, FakeControlPlane
-from fairlead.testing.ray import a_launch, a_spec
+from fairlead.testing.ray import a_launch, a_spec, wait_for
 
 GAP_S = 10.0
 NODE_GRACE_S = 75.0
@@ -51,8 +51,13 @@ class FakeCluster:
     launched: list[Path | None] = field(default_factory=list)
     stops: list[StopMode] = field(default_factory=list)
     num_removals: int = 0
+    during_a_look: Callable[[], None] | None = None
+    """What happens once, when an agent has asked for a result and goes on with its look."""
 
     def session(self) -> str:
+        happens, self.during_a_look = self.during_a_look, None
+        if happens:
+            happens()
         return self.current_session
 
     def look(self, runner_name: str, *, agent_epoch: int) -> Sighting:
@@ -144,7 +149,7 @@ def scene(plane: FakeControlPlane, tmp_path: Path) -> Iterator[Scene]:
         agent_epoch=1,
         evidence_gap_s=GAP_S,
         node_grace_s=NODE_GRACE_S,
-        tick_s=1,
+        tick_s=3600,
     )
     document = attempt.document
     lease = Lease(
@@ -270,6 +275,23 @@ def test_a_result_counts_whatever_ray_says(scene: Scene) -> None:
     scene.cluster.has_leftovers = False
     scene.tick()
     assert scene.tending.is_done
+
+
+@pytest.mark.parametrize("comes", ["between looks", "during a look"])
+def test_a_result_is_claimed_long_before_the_next_look_is_due(scene: Scene, comes: str) -> None:
+    scene.begin()
+    scene.cluster.runner = RunnerSeen.FOUND
+    if comes == "during a look":
+        scene.cluster.during_a_look = scene.finish
+    scene.tending.start()
+    try:
+        wait_for(lambda: scene.tending.observation().observation is Observation.PRESENT, within_s=20, what="a look")
+        if comes == "between looks":
+            scene.finish()
+        wait_for(lambda: scene.attempt.claim, within_s=20, what="a claim")
+    finally:
+        scene.tending.leave()
+        scene.tending.join(20)
 
 
 def test_a_result_that_the_server_refuses_ends_the_attempt_all_the_same(scene: Scene) -> None:
