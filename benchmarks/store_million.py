@@ -451,8 +451,8 @@ def _ms(call: Callable[[], object]) -> float:
 
 
 def _is_base(key: ColumnElement[str]) -> ColumnElement[bool]:
-    """Of the first ones: neither a copy nor one that waits."""
-    return (key >= "h0000") & (key < "h~") & func.length(key).in_((len("h0000"), len("h0000-a1")))
+    """Of the first ones, by a key of experiments or of attempts: neither a copy nor one that waits."""
+    return key.like("h____") | key.like("h____-a_")
 
 
 def _earlier(session: Session, column: Any, seconds: Any) -> ColumnElement[Any]:
