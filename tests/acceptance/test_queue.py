@@ -82,8 +82,10 @@ def test_a_busy_stack_says_who_waits_why_and_until_when(queue: Queue, fairlead: 
     assert view["items"][0]["estimated_start_at"] is not None
     assert "max_runtime_s" in view["items"][0]["basis"]
     assert view["items"][2]["basis"] == "never, as things are"
-    shown = fairlead("queue").stdout
-    assert all(word in shown for word in (head.id, behind.id, "resources_in_use", "behind_others", "no_cluster_fits"))
+    words = (head.id, behind.id, "resources_in_use", "behind_others", "no_cluster_fits")
+    wait_for(  # an answer may be some seconds old, and so from before a reason was written
+        lambda: all(word in fairlead("queue").stdout for word in words), within_s=30, what=f"a table with {words}"
+    )
 
     (tmp_path / "spec.yaml").write_text(
         f"{{name: asked, project: {PROJECT}, workload: tabular_mlp, data: {{uri: 'builtin://diabetes'}}}}\n"
