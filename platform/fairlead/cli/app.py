@@ -1,6 +1,7 @@
 """Every command, its options and its help. What they do is loaded when one is run, so that help appears at once."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,11 @@ from fairlead.rights import Role
 EPILOG = (
     "Exit codes: 0 done; 1 the experiment failed or was cancelled, or an error; 2 bad usage or a bad spec; "
     "3 trained, but its gates did not pass; 4 no API answers, or it refuses the token; 130 interrupted."
+)
+
+EVALUATE_EPILOG = (
+    "Exit codes: 0 all gates pass, or those without a conclusion only warn; 2 bad usage, spec or data; "
+    "3 a gate fails; 5 a gate has no conclusion and on_inconclusive is block."
 )
 
 
@@ -599,6 +605,67 @@ def report(
 
     where = _where(context, as_json)
     reporting.report(where, experiment_id, is_opened=is_opened, html=html, is_linked=link)
+
+
+@app.command(rich_help_panel="Run", epilog=EVALUATE_EPILOG)
+def evaluate(
+    context: typer.Context,
+    predictions: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PREDICTIONS...", help="Parquet, Arrow (Feather) or CSV files, or directories of them; one table."
+        ),
+    ],
+    spec: Annotated[
+        str, typer.Option(metavar="FILE", help="What to measure: YAML or JSON, see above; - reads standard input.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Where report.json and report.html go.")
+    ] = Path("report"),
+    state: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the counts, too: a mergeable state.")] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ROLE=NAME", help="Another column: target, prediction, score, weight or record_id."),
+    ] = None,
+    created: Annotated[
+        datetime | None, typer.Option(help="The report's time stamp, UTC, to repeat it byte for byte; now by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure predictions made elsewhere: an experiment's report and gates, without training.
+
+    FILE is a whole experiment spec (of data: target, positive, sensitive, bins, record_id; evaluation; gates),
+    or a document of its own, in which everything may be left out:
+
+    \b
+    name: credit                 # of the report
+    columns:
+      target: label              # true class
+      prediction: prediction     # predicted class; else score >= threshold
+      score: score               # of the positive class, or {class: column, ...}
+      weight: w                  # none unless named
+      record_id: id              # none unless named; none may occur twice
+      classes: ["no", "yes"]     # those that the target has
+      positive: "yes"            # the last class
+      sensitive: \\[sex, age_band] # those that groupings and gates name
+      bins: {age_band: {column: age, edges: [40, 60]}}
+    evaluation:
+      groupings: [\\[sex], \\[sex, age_band]]
+      threshold: 0.5
+      min_support: 30
+      on_inconclusive: block     # or warn
+    gates:
+      - metric: demographic_parity_difference
+        by: \\[sex]
+        require: "<= 0.10"
+    """
+    from fairlead.cli import evaluate as command
+
+    where = _where(context, as_json)
+    code = command.evaluate(
+        where, predictions, spec=spec, output=output, state=state, columns=column or [], created=created
+    )
+    raise typer.Exit(code)
 
 
 @workloads_app.callback(invoke_without_command=True)

@@ -4,7 +4,7 @@ The code of a level is its place in ``Attribute.levels``; one code more, ``len(l
 a missing value is. Texts sort as texts, numbers as numbers, bands by their edges.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -49,14 +49,22 @@ def encode_levels(name: str, column: Column, *, order: tuple[str, ...] | None = 
     """
     texts = as_texts(column)
     found = {text for text in texts.tolist() if text is not None and text != UNKNOWN}
-    most = MAX_LEVELS if is_text(column) else MAX_NUMBERS
-    if len(found) > most:
-        hint = "name a coarser column" if is_text(column) else "put it into bands with data.bins"
-        raise ValueError(f"{name!r} has {len(found)} different values, too many to be groups; {hint}")
-    levels = order or tuple(sorted(found) if is_text(column) else sorted(found, key=_as_number))
+    in_order = levels_of(name, found, has_texts=is_text(column))  # refuses too many
+    levels = order or in_order
     place = {level: code for code, level in enumerate(levels)}
     codes = [place.get(text, len(levels)) for text in texts.tolist()]
     return Attribute(name=name, levels=levels), np.array(codes, dtype=np.int16)
+
+
+def levels_of(name: str, found: Collection[str], *, has_texts: bool, bins: str = "data.bins") -> tuple[str, ...]:
+    """The different values of a column in their order. Raises ``ValueError`` when they are too many to be groups.
+
+    ``bins``: the key of the document that makes bands of numbers.
+    """
+    if len(found) > (MAX_LEVELS if has_texts else MAX_NUMBERS):
+        hint = "name a coarser column" if has_texts else f"put it into bands with {bins}"
+        raise ValueError(f"{name!r} has {len(found)} different values, too many to be groups; {hint}")
+    return tuple(sorted(found) if has_texts else sorted(found, key=_as_number))
 
 
 def _as_number(text: str) -> float:

@@ -85,6 +85,8 @@ class Provenance:
     target: str | None = None
     model_digest: str | None = None
     code_digest: str | None = None
+    remarks: tuple[str, ...] = ()
+    """What else readers must know; they stand among the limitations."""
 
 
 def build_report(
@@ -127,7 +129,7 @@ def build_report(
         "thresholds": [entry for groups in groupings for entry in _sweep(groups, overall)],
         "names": {slug: list(groups.by) for slug, groups in zip(_slugs(groupings), groupings, strict=True)},
         "not_measured": _not_measured(state),
-        "limitations": _limitations(state, evaluation, overall, groupings),
+        "limitations": [*_limitations(state, evaluation, overall, groupings), *provenance.remarks],
     }
     return dict(sorted(report.items()))
 
@@ -530,6 +532,13 @@ def _limitations(
         found.append(f"{state.n_nan_scores} rows have a score that is not a number; they count as abstained.")
     if abstained := int(overall.counts.table[:, :, -1].sum()):
         found.append(f"{abstained} rows have no prediction; they count as neither selected nor right.")
+    if state.parts.has_weights:
+        found.append(
+            "Rates and their gaps are weighted. Numbers of rows, areas under ROC curves, calibration, thresholds and "
+            "inequality are not."
+        )
+    if state.n_zero_weights:
+        found.append(f"{state.n_zero_weights} rows have a weight of 0: they are counted, and add nothing to any rate.")
     for groups in groupings:
         few = int(((groups.sizes < evaluation.min_support) & ~groups.is_unknown).sum())
         if few:

@@ -23,12 +23,14 @@ from fairlead.spec.experiment import (
     spec_hash,
 )
 from fairlead.spec.manifest import Manifest, Parameter
+from fairlead.spec.predictions import ColumnsSpec, PredictionsSpec, read_predictions_spec
 
 __all__ = [
     "AlternativeSpec",
     "BinSpec",
     "BudgetSpec",
     "CheckpointsSpec",
+    "ColumnsSpec",
     "DataSpec",
     "Document",
     "EvaluationSpec",
@@ -41,6 +43,7 @@ __all__ = [
     "Name",
     "Parameter",
     "PolicySpec",
+    "PredictionsSpec",
     "RegisterSpec",
     "Requirement",
     "ResourcesSpec",
@@ -53,5 +56,6 @@ __all__ = [
     "from_mapping",
     "from_yaml",
     "json_schema",
+    "read_predictions_spec",
     "spec_hash",
 ]

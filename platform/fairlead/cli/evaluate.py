@@ -1,0 +1,175 @@
+"""``fairlead evaluate``: predictions that were made elsewhere, measured here, without stack, Ray or MLflow."""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from fairlead.cli.app import Where
+from fairlead.cli.output import err, out
+from fairlead.cli.reporting import print_report
+from fairlead.data.predictions import Predictions, Survey, count, survey
+from fairlead.errors import BadInput, BadSpec, Problem
+from fairlead.evaluation import Provenance, build_report, problem_with_gate, report_bytes
+from fairlead.evaluation.page import render_page
+from fairlead.spec import PredictionsSpec, read_predictions_spec
+from fairlead.spec.predictions import COLUMN_ROLES
+
+PASSED, FAILED, INCONCLUSIVE = 0, 3, 5
+PATIENCE_S = 2.0
+"""After so long a person wants to see that something happens."""
+
+
+def evaluate(
+    where: Where,
+    paths: Sequence[Path],
+    *,
+    spec: str,
+    output: Path,
+    state: Path | None,
+    columns: Sequence[str],
+    created: datetime | None,
+) -> int:
+    """Count, measure, write the report and show it; returns the exit code."""
+    document = _spec(spec, columns)
+    with _progress() as progress:
+        found = survey(paths, document, seen=progress.stage("reading classes and groups"))
+        _refuse_hopeless_gates(found)
+        counted = count(found, seen=progress.stage("counting rows", total=found.num_rows))
+        progress.stage("measuring")
+        report = _report(document, found, counted, created)
+        page = render_page(report)
+    if state is not None:
+        _write(state, counted.state.to_bytes())
+    _write(output / "report.json", report_bytes(report))
+    _write(output / "report.html", page.encode())
+    _show(where, report, output)
+    return _exit_code(report, document)
+
+
+def _spec(path: str, columns: Sequence[str]) -> PredictionsSpec:
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: the spec cannot be read: {error}") from error
+    document = read_predictions_spec(text)
+    return document.amended_columns(_changes(columns)) if columns else document
+
+
+def _changes(columns: Sequence[str]) -> Mapping[str, str]:
+    changes = {}
+    for text in columns:
+        role, _, name = text.partition("=")
+        if role not in COLUMN_ROLES or not name:
+            raise BadInput(f"--column: write ROLE=NAME with one of {', '.join(COLUMN_ROLES)}, not {text!r}")
+        changes[role] = name
+    return changes
+
+
+def _refuse_hopeless_gates(found: Survey) -> None:
+    """Gates that no number of rows could decide, before all rows are counted. Raises ``BadSpec``."""
+    task, names = found.task, [attribute.name for attribute in found.attributes]
+    reasons = [problem_with_gate(gate, task=task, attributes=names) for gate in found.spec.gates]
+    problems = tuple(
+        Problem(pointer=f"/gates/{index}", message=reason) for index, reason in enumerate(reasons) if reason
+    )
+    if problems:
+        raise BadSpec(problems[0].message, problems=problems)
+
+
+def _report(spec: PredictionsSpec, found: Survey, counted: Predictions, created: datetime | None) -> dict[str, Any]:
+    provenance = Provenance(
+        experiment=spec.name,
+        attempt=0,  # nothing was trained
+        created=created.replace(tzinfo=UTC) if created else datetime.now(UTC),
+        data_uri=f"predictions of {spec.name}",  # no paths: equal rows give an equal report wherever they lie
+        data_digest=counted.digest,
+        n_expected=found.num_rows,
+        split="predictions",
+        target=spec.columns.target,
+        remarks=counted.remarks,
+    )
+    return build_report(counted.state, provenance=provenance, evaluation=spec.evaluation, gates=spec.gates)
+
+
+def _exit_code(report: Mapping[str, Any], spec: PredictionsSpec) -> int:
+    if report["outcome"] == "fail":
+        return FAILED
+    is_blocked = report["outcome"] == "inconclusive" and spec.evaluation.on_inconclusive == "block"
+    return INCONCLUSIVE if is_blocked else PASSED
+
+
+def _show(where: Where, report: Mapping[str, Any], output: Path) -> None:
+    if where.as_json:
+        sys.stdout.write(report_bytes(report).decode())
+        sys.stdout.flush()
+        return
+    print_report(out(), report)
+    err().print(f"[dim]written: {escape(str(output / 'report.json'))}, {escape(str(output / 'report.html'))}[/]")
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise BadInput(f"{path} cannot be written: {error.strerror or error}; choose another place") from error
+
+
+class _Told:
+    """What is being done, for people: a live line on a terminal, a plain one now and then elsewhere."""
+
+    def __init__(self) -> None:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self.live = Progress(*columns, TimeElapsedColumn(), console=err(), transient=True)
+        self._said_at = monotonic()
+
+    def stage(self, what: str, *, total: int | None = None) -> "_Stage":
+        """Begin something; call the answer with numbers of rows."""
+        for task in self.live.task_ids:
+            self.live.remove_task(task)
+        return _Stage(self, self.live.add_task(what, total=total))
+
+    def say(self, text: str) -> None:
+        """A line for a log, where no terminal shows a live one."""
+        if not self.live.console.is_terminal and monotonic() - self._said_at > PATIENCE_S:
+            self._said_at = monotonic()
+            self.live.console.print(f"[dim]{text}[/]")
+
+
+class _Stage:
+    def __init__(self, told: _Told, task: Any) -> None:
+        self._told, self._task, self._rows = told, task, 0
+
+    def __call__(self, rows: int) -> None:
+        self._rows += rows
+        self._told.live.update(self._task, advance=rows)
+        self._told.say(f"{self._told.live.tasks[-1].description}: {self._rows:,} rows")
+
+
+@contextmanager
+def _progress() -> Iterator[_Told]:
+    told = _Told()
+    timer = threading.Timer(PATIENCE_S, told.live.start)
+    if told.live.console.is_terminal:
+        timer.start()
+    try:
+        yield told
+    finally:
+        timer.cancel()
+        if timer.is_alive():
+            timer.join()
+        told.live.stop()
