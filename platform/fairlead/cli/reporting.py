@@ -34,6 +34,9 @@ GAPS = (
 GROUP_COLUMN_WIDTH, METRIC_COLUMN_WIDTH = 20, 23
 """Characters: a narrow terminal gets fewer columns rather than broken ones."""
 
+MOST_GROUPS = 100
+"""Lines of a grouping: more would scroll away what matters."""
+
 Report = Mapping[str, Any]
 
 
@@ -78,11 +81,14 @@ def print_groups(console: Console, content: Report) -> None:
     for by in dict.fromkeys(tuple(group["by"]) for group in groups):
         title = f"By {' and '.join(by)}" if by else f"Overall, with {confidence} intervals"
         rows = table(" x ".join(by) or "", "#rows", *(f"#{name}" for name in columns), title=f"\n{title}")
-        for group in (group for group in groups if tuple(group["by"]) == by and not _is_vacant(group)):
+        listed = [group for group in groups if tuple(group["by"]) == by and not _is_vacant(group)]
+        for group in listed[:MOST_GROUPS]:
             is_hidden = bool(by) and group["n"] < least
             cells = ("hidden" if is_hidden else _cell(group["metrics"].get(name)) for name in columns)
             rows.add_row(escape(_key(group["key"], by) or "all"), str(group["n"]), *cells)
         console.print(rows)
+        if len(listed) > MOST_GROUPS:
+            console.print(f"[dim]and {len(listed) - MOST_GROUPS} more groups: the report has all[/]")
     settings = content.get("settings", {})
     console.print(f"[dim]* fewer than {settings.get('min_support', '?')} rows to tell from[/]")
     if any(group["by"] and 0 < group["n"] < least for group in groups):

@@ -175,6 +175,14 @@ def test_people_get_a_summary_and_files(run: Run) -> None:
     assert CountState.from_bytes(Path("counts.npz").read_bytes()).digest() == report["state"]["digest"]
 
 
+def test_of_very_many_groups_the_summary_shows_some_and_says_so(run: Run) -> None:
+    rows = np.arange(1040)
+    table = {"label": rows % 2, "prediction": rows % 3 % 2, "g": [f"g{row % 104:03d}" for row in rows]}
+    result = run(written(table), spec="evaluation: {groupings: [[g]]}")
+    assert ("g099" in result.stdout, "g100" in result.stdout) == (True, False)
+    assert "and 4 more groups: the report has all" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("require", "settings", "code"),
     [

@@ -1,5 +1,6 @@
 """Predictions from files: the same counts however they are cut, and a name for whatever cannot be counted."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from fairlead.data.predictions import Predictions, count, survey
-from fairlead.errors import BadData, BadSpec
+from fairlead.errors import BadData, BadInput, BadSpec
 from fairlead.evaluation import grouping
 from fairlead.spec import PredictionsSpec, read_predictions_spec
 
@@ -204,6 +205,13 @@ def test_places_that_hold_nothing_or_the_same_twice_are_refused(tmp_path: Path) 
     written(tmp_path, name="p.csv")
     with pytest.raises(BadData, match="holds CSV and Parquet files"):
         counted(tmp_path)
+
+
+def test_without_pyarrow_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(BadInput, match=r"pip install 'fairlead\[evaluate\]'"):
+        counted(path)
 
 
 def test_a_column_that_only_some_files_have_is_missing_in_the_others(tmp_path: Path) -> None:
