@@ -1,5 +1,6 @@
 """``fairlead evaluate``: predictions that were made elsewhere, measured here, without stack, Ray or MLflow."""
 
+import hashlib
 import os
 import sys
 import threading
@@ -46,12 +47,13 @@ def evaluate(
         counted = count(found, seen=progress.stage("counting rows", total=found.num_rows))
         progress.stage("measuring")
         report = _report(document, found, counted, created)
-        page = render_page(report)
+        content = report_bytes(report)
+        page = render_page(report, sha256=hashlib.sha256(content).hexdigest())
     if state is not None:
         _write(state, counted.state.to_bytes())
-    _write(output / "report.json", report_bytes(report))
+    _write(output / "report.json", content)
     _write(output / "report.html", page.encode())
-    _show(where, report, output)
+    _show(where, report, content, output)
     return _exit_code(report, document)
 
 
@@ -107,9 +109,9 @@ def _exit_code(report: Mapping[str, Any], spec: PredictionsSpec) -> int:
     return INCONCLUSIVE if is_blocked else PASSED
 
 
-def _show(where: Where, report: Mapping[str, Any], output: Path) -> None:
+def _show(where: Where, report: Mapping[str, Any], content: bytes, output: Path) -> None:
     if where.as_json:
-        sys.stdout.write(report_bytes(report).decode())
+        sys.stdout.write(content.decode())
         sys.stdout.flush()
         return
     print_report(out(), report)

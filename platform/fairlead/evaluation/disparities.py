@@ -144,8 +144,8 @@ def _asked(
         aggregate=question.aggregate,
         of_all=of_all,
         of_supported=of_supported,
-        low_support=tuple(int(group) for group in known if is_low[group]),
-        undefined=tuple(int(group) for group in known if not defined[:, group].all()),
+        low_support=tuple(known[is_low[known]].tolist()),
+        undefined=tuple(known[~defined[:, known].all(axis=0)].tolist()),
     )
 
 

@@ -1,7 +1,7 @@
 """Who is compared: groups are margins of the cells, and a grouping is all combinations of some attributes' levels."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
@@ -23,16 +23,16 @@ class Grouping:
     counts: Counts
     calibration: IntArray | None
     score_sums: IntArray | None
+    is_unknown: NDArray[np.bool_] = field(init=False)
+    """Groups with a missing level: shown, but in no gap."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_unknown", np.array([UNKNOWN in key for key in self.keys], dtype=bool))
 
     @property
     def sizes(self) -> IntArray:
         """Rows of each group, shape (groups,)."""
         return np.asarray(self.counts.table.sum(axis=(1, 2)), dtype=np.int64)
-
-    @property
-    def is_unknown(self) -> NDArray[np.bool_]:
-        """Groups with a missing level: shown, but in no gap."""
-        return np.array([UNKNOWN in key for key in self.keys], dtype=bool)
 
     def key(self, group: int) -> dict[str, str]:
         """Attribute to level."""

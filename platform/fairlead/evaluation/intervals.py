@@ -238,13 +238,16 @@ def _largest_off_diagonal(gaps: FloatArray, first: NDArray[np.int64], second: ND
 def _undominated(first: FloatArray, second: FloatArray) -> NDArray[np.int64]:
     """Groups that fewer than two others beat in both coordinates: only these can be part of the extreme pair."""
     order = np.lexsort((-second, -first))
-    best, runner_up, kept = -np.inf, -np.inf, []
-    for group in order:
-        height = second[group]
-        if height > runner_up:
-            kept.append(group)
-            best, runner_up = max(best, height), max(runner_up, min(best, height))
-    return np.array(kept, dtype=np.int64)
+    heights = second[order]
+    heights = np.where(np.isnan(heights), -np.inf, heights)
+    best = _before(np.maximum.accumulate(heights))
+    runner_up = _before(np.maximum.accumulate(np.minimum(heights, best)))
+    return np.asarray(order[heights > runner_up], dtype=np.int64)
+
+
+def _before(running: FloatArray) -> FloatArray:
+    """What a running maximum was before each element."""
+    return np.concatenate([[-np.inf], running[:-1]])
 
 
 def _limits_to_overall(rate: Counted, total: tuple[float, float], tail: float) -> Limits:

@@ -243,12 +243,12 @@ class Section:
     resolution: str
 
 
-def render_page(report: Report) -> str:
-    """The page of a ``rai-report/1`` document, as HTML."""
+def render_page(report: Report, *, sha256: str | None = None) -> str:
+    """The page of a ``rai-report/1`` document, as HTML. ``sha256``: of its bytes, where the caller has them."""
     charts = _charts(report, by=())
     return _template().render(
         report=report,
-        digest=report_sha256(report),
+        digest=sha256 or report_sha256(report),
         headline=_headline(report),
         gates=[_gate_card(gate) for gate in report["gates"]],
         tiles=_tiles(report),

@@ -12,6 +12,7 @@ from statsmodels.stats.proportion import confint_proportions_2indep
 
 from fairlead.evaluation.estimates import Rates
 from fairlead.evaluation.intervals import (
+    _undominated,
     gap_bounds,
     koopman_interval,
     maximum_bounds,
@@ -197,3 +198,14 @@ def test_bounds_cover_the_true_gap_as_often_as_they_say(setting: Setting) -> Non
         is_inside = found.interval[0] <= setting.gap <= found.interval[1]
         covered += (found.upper >= setting.gap, found.lower <= setting.gap, is_inside)
     assert (covered / 2000 >= 0.935).all()
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=30))
+def test_undominated_groups_are_those_that_fewer_than_two_beat(points: list[tuple[int, int]]) -> None:
+    first, second = np.array(points, dtype=np.float64).reshape(-1, 2).T
+    best, runner_up, expected = -np.inf, -np.inf, []
+    for group in np.lexsort((-second, -first)):
+        if second[group] > runner_up:
+            expected.append(int(group))
+            best, runner_up = max(best, second[group]), max(runner_up, min(best, second[group]))
+    assert _undominated(first, second).tolist() == expected
