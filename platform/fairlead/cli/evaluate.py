@@ -120,6 +120,8 @@ def _show(where: Where, report: Mapping[str, Any], content: bytes, output: Path)
 
 def _write(path: Path, content: bytes) -> None:
     """Whole or not at all."""
+    if path.is_dir():
+        raise BadInput(f"{path} cannot be written: it is a directory; choose another name")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

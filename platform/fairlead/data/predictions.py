@@ -26,7 +26,7 @@ from fairlead.data.records import hash_ids
 from fairlead.errors import BadData, Problem
 from fairlead.evaluation import ABSTAINED, CountState
 from fairlead.evaluation.keyed import splitmix64
-from fairlead.evaluation.state import LARGEST_WEIGHT
+from fairlead.evaluation.state import LARGEST_WEIGHT, WEIGHT_SCALE
 from fairlead.spec import PredictionsSpec
 from fairlead.workload import Attribute
 
@@ -35,6 +35,9 @@ Batch = Mapping[str, Any]
 Seen = Callable[[int], None]
 """Hears of so many more rows."""
 _MISSING, _STRANGER = -1, -2
+_SMALLEST_WEIGHT = 1e-6
+_SMALLEST_MEAN_WEIGHT = 1 / 32
+"""Squares of smaller ones lose more than a thousandth to rounding."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _NESTED = "cannot hold a class, a group or an id; columns of texts and numbers can"
 
@@ -220,7 +223,10 @@ def _plain(file: PredictionFile, name: str, array: Any) -> Any:
     if pyarrow.types.is_dictionary(kind):
         array = array.dictionary_decode()
         kind = array.type
-    if pyarrow.types.is_nested(kind) or pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind):
+    types = pyarrow.types
+    if any(
+        is_one(kind) for is_one in (types.is_nested, types.is_binary, types.is_large_binary, types.is_fixed_size_binary)
+    ):
         raise BadData(f"{file.path}: {name!r} is of type {kind}, which {_NESTED}")
     return array
 
@@ -408,8 +414,9 @@ def _weights(name: str, array: Any, at: _Place) -> NDArray[np.float64]:
     values = _numbers(name, array, at)
     at.refuse(~np.isfinite(values), name, array, "; every row needs a weight: give it one, or leave it out")
     at.refuse(values < 0, name, array, "; weights must not be negative")
-    advice = f"; weights must be at most {LARGEST_WEIGHT:g}: divide them by their mean"
-    at.refuse(values > LARGEST_WEIGHT, name, array, advice)
+    advice = "; divide the weights by their mean: they are counted from {:g} to {:g}, and 0"
+    advice = advice.format(_SMALLEST_WEIGHT, LARGEST_WEIGHT)
+    at.refuse((values > LARGEST_WEIGHT) | ((values > 0) & (values < _SMALLEST_WEIGHT)), name, array, advice)
     return values + 0.0
 
 
@@ -474,6 +481,7 @@ class _Counting:
         if state.n != found.num_rows:
             raise BadData(f"{_listed(found.files)} changed while being read: evaluate again when nothing writes there")
         self._refuse_repeated_ids()
+        self._refuse_small_weights()
         content = [list(found.classes), [[a.name, list(a.levels)] for a in found.attributes], self._sums.tolist()]
         digest = hashlib.sha256(json.dumps([state.n, *content]).encode()).hexdigest()
         return Predictions(state=state, digest=f"sha256:{digest}", remarks=tuple(self._remarks()))
@@ -497,6 +505,25 @@ class _Counting:
         more = int((times > 1).sum()) - 1
         also = f", and {more} more ids do" if more else ""
         raise BadData(f"{name!r} names one row, but {where} occurs more than once{also}; keep one row of each")
+
+    def _refuse_small_weights(self) -> None:
+        """Fixed point says little about weights whose mean is far from 1."""
+        if self._state.weights is None or not self._state.counts.any():
+            return
+        name, mean = self._found.spec.columns.weight, self._mean_weight()
+        if mean == 0:
+            raise BadData(f"all weights in {name!r} are 0: there is nothing to measure")
+        if mean < _SMALLEST_MEAN_WEIGHT:
+            raise BadData(
+                f"the mean of {name!r} is {mean:.3g}; divide all weights by it: small ones are counted coarsely"
+            )
+
+    def _mean_weight(self) -> float:
+        """Of rows that have one above 0."""
+        state = self._state
+        assert state.weights is not None, "asked by the caller"
+        rows = int(state.counts.sum()) - state.n_zero_weights
+        return float(state.weights.sum()) / WEIGHT_SCALE / rows if rows else 0.0
 
     def _remarks(self) -> Iterator[str]:
         found = self._found

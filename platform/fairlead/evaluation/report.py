@@ -415,7 +415,7 @@ def _resolution(groups: Grouping, overall: Grouping, evaluation: EvaluationSpec)
     sizes = groups.sizes[~groups.is_unknown].astype(np.float64)
     sizes = sizes[sizes > 0]
     smallest = None
-    if len(sizes) >= 2:
+    if len(sizes) >= 2 and not np.isnan(whole.values[0]):
         alike = Rates(
             numerators=sizes * whole.values[0],
             denominators=sizes,

@@ -215,6 +215,7 @@ gates: [{{metric: demographic_parity_difference, by: [sex], require: "{limit}"{"
         (["spec.yaml"], GATES, "a file with this ending is not read"),
         (["p.parquet", "--column", "label=x"], GATES, "write ROLE=NAME with one of target"),
         (["p.parquet", "--output", "p.parquet"], GATES, "cannot be written"),
+        (["p.parquet", "--state", "."], GATES, "it is a directory"),
     ],
 )
 @pytest.mark.parametrize("as_json", [False, True])

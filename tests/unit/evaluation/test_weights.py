@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import accuracy_score, precision_score
 
-from fairlead.evaluation import CountState, disparity, grouping
+from fairlead.evaluation import CountState, build_report, disparity, grouping
 from fairlead.evaluation.estimates import WeightedRates
 from fairlead.evaluation.keyed import poisson_weights, replicate_keys, splitmix64
 from fairlead.evaluation.metrics import group_estimates
 from fairlead.evaluation.paired import paired_differences
+from fairlead.spec import EvaluationSpec
+from fairlead.testing.evaluation import a_provenance
 from fairlead.workload import Attribute
 
 PLACE = Attribute(name="place", levels=("a", "b", "c"))
@@ -109,6 +111,16 @@ def test_weights_of_zero_are_counted_and_give_no_value() -> None:
     assert state.n_zero_weights == 2
     assert [found.reason(group) for group in range(3)] == ["no_weight", None, "empty"]
     assert np.isnan(found.values[0])
+
+
+def test_a_report_of_nothing_but_weights_of_zero_has_no_value() -> None:
+    state = CountState(attributes=[PLACE], classes=["0", "1"], has_weights=True)
+    state.update([[0], [0], [1]], [1, 0, 1], [1, 0, 1], record_hashes=[1, 2, 3], weights=[0, 0, 0])
+    evaluation = EvaluationSpec(groupings=(("place",),))
+    report = build_report(state, provenance=a_provenance(n_expected=3), evaluation=evaluation)
+    assert {entry["metrics"]["accuracy_score"]["value"] for entry in report["groups"]} == {None}
+    assert "3 rows have a weight of 0: they are counted, and add nothing to any rate." in report["limitations"]
+    assert report["resolution"][0]["smallest_provable_gap"] is None
 
 
 @settings(max_examples=20, deadline=None)
