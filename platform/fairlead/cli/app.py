@@ -14,7 +14,8 @@ from fairlead.rights import Role
 
 EPILOG = (
     "Exit codes: 0 done; 1 the experiment failed or was cancelled, or an error; 2 bad usage or a bad spec; "
-    "3 trained, but its gates did not pass; 4 no API answers, or it refuses the token; 130 interrupted."
+    "3 trained, but its gates did not pass; 4 no API answers, or it refuses the token; 5 evaluate: a gate has no "
+    "conclusion; 130 interrupted."
 )
 
 EVALUATE_EPILOG = (
