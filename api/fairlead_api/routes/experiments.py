@@ -37,14 +37,13 @@ from fairlead_api.access import REFUSAL, Caller
 from fairlead_api.audits import note_made
 from fairlead_api.bodies import SpecBody, read_document
 from fairlead_api.filters import among, read_filters
+from fairlead_api.keys import ANSWERS_KEPT, RequiredKey
 from fairlead_api.openapi import EXAMPLE_SPEC, problems, takes
 from fairlead_api.pages import DEFAULT_LIMIT, MAX_LIMIT, address, cursor_after, read_cursor
 from fairlead_api.parts import Api, ApiParts
-from fairlead_api.problems import BadRequest
 from fairlead_api.views import answer, attempt_view, etag, experiment_detail, experiment_view
 
 router = APIRouter(prefix="/v1", tags=["experiments"])
-ANSWERS_KEPT = timedelta(hours=24)
 WAITING_STATES = (State.ACCEPTED, *experiments.WAITING_STATES)
 FILTERS = {"state": frozenset(State), "project": None, "name": None}
 _CLIENT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
@@ -150,12 +149,9 @@ def create(
     api: ApiParts,
     caller: Caller,
     body: SpecBody,
-    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+    key: RequiredKey,
 ) -> Response:
     """Store the spec as a new experiment. The same ``Idempotency-Key`` and body give the first answer again."""
-    key = (idempotency_key or "").strip().strip('"')
-    if not key:
-        raise BadRequest("Idempotency-Key is missing: send any text of your own, the same when you repeat the request")
     spec = read_document(ExperimentSpec, body)
     stored = _unless_raced(lambda: _create_once(api, caller, key, spec, body))
     api.hint()

@@ -4,7 +4,7 @@ import hashlib
 from datetime import datetime, timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from fairlead.errors import BadInput, Conflict, NotFound, Problem
@@ -18,11 +18,10 @@ from fairlead_api.access import REFUSAL, Caller
 from fairlead_api.audits import note_made
 from fairlead_api.bodies import SpecBody, read_document
 from fairlead_api.filters import read_filters
+from fairlead_api.keys import ANSWERS_KEPT, RequiredKey
 from fairlead_api.openapi import problems, takes
 from fairlead_api.pages import DEFAULT_LIMIT, MAX_LIMIT, address, cursor_after, read_cursor
 from fairlead_api.parts import Api, ApiParts
-from fairlead_api.problems import BadRequest
-from fairlead_api.routes.experiments import ANSWERS_KEPT
 from fairlead_api.views import answer
 
 router = APIRouter(prefix="/v1", tags=["people"])
@@ -46,15 +45,12 @@ def create(
     api: ApiParts,
     caller: Caller,
     body: SpecBody,
-    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+    key: RequiredKey,
 ) -> Response:
     """For oneself; for others by an admin of the project it is bound to, or of everything. Agents' by the latter.
 
     The secret is kept nowhere: a repeated ``Idempotency-Key`` makes no second token, and answers 409 with its id.
     """
-    key = (idempotency_key or "").strip().strip('"')
-    if not key:
-        raise BadRequest("Idempotency-Key is missing: send any text of your own, the same when you repeat the request")
     given = read_document(TokenRequest, body)
     _refuse_reach(caller, given)
     scope = {"principal": caller.token_id, "route": "POST /v1/tokens", "key": key}

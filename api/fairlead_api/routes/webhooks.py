@@ -35,20 +35,19 @@ from fairlead_api.access import Caller, require
 from fairlead_api.audits import note_made
 from fairlead_api.bodies import SpecBody, read_document
 from fairlead_api.filters import read_filters
+from fairlead_api.keys import ANSWERS_KEPT, RequiredKey
 from fairlead_api.openapi import problems, takes
 from fairlead_api.pages import DEFAULT_LIMIT, MAX_LIMIT, address, decode_token, encode_token
 from fairlead_api.parts import Api, ApiParts
-from fairlead_api.problems import BadRequest, PreconditionRequired
+from fairlead_api.problems import PreconditionRequired
 from fairlead_api.views import answer
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
-ANSWERS_KEPT = timedelta(hours=24)
 MAX_ENDPOINTS = 100
 """Each event looks at all of them."""
 _CURSOR = "deliveries"
 _FILTERS = {"state": frozenset(MessageState)}
 EndpointId = Annotated[str, Path(max_length=32)]
-Key = Annotated[str | None, Header(max_length=255, description="Any text of your own; the same when you repeat.")]
 IfMatch = Annotated[str | None, Header(description="The version that you saw, or `*`.")]
 _EXAMPLE = {"url": "https://hooks.example.com/fairlead", "project": "default", "kinds": ["succeeded", "failed"]}
 
@@ -68,7 +67,7 @@ _EXAMPLE = {"url": "https://hooks.example.com/fairlead", "project": "default", "
     },
     openapi_extra=takes(WebhookRequest, _EXAMPLE),
 )
-def create(api: ApiParts, caller: Caller, body: SpecBody, idempotency_key: Key = None) -> Response:
+def create(api: ApiParts, caller: Caller, body: SpecBody, key: RequiredKey) -> Response:
     """Its secret is shown in this answer and nowhere else. The same key and body give the first answer again."""
     given = read_document(WebhookRequest, body)
     require(caller, Role.ADMIN, given.project)
@@ -90,7 +89,7 @@ def create(api: ApiParts, caller: Caller, body: SpecBody, idempotency_key: Key =
         note_made(session, "webhook", row.id, project=row.project)
         return row
 
-    return _once(api, caller.token_id, "POST /v1/webhooks", idempotency_key, body, make, status=201)
+    return _once(api, caller.token_id, "POST /v1/webhooks", key, body, make, status=201)
 
 
 @router.post(
@@ -101,9 +100,7 @@ def create(api: ApiParts, caller: Caller, body: SpecBody, idempotency_key: Key =
     responses=problems(400, 404, 409, 413, 415, 422),
     openapi_extra=takes(RotateRequest, {"keep_old_s": 86_400}),
 )
-def rotate(
-    api: ApiParts, caller: Caller, webhook_id: EndpointId, body: SpecBody, idempotency_key: Key = None
-) -> Response:
+def rotate(api: ApiParts, caller: Caller, webhook_id: EndpointId, body: SpecBody, key: RequiredKey) -> Response:
     """Two are active at most: a second rotation ends the first one's time. Needs an ``Idempotency-Key``."""
     given = read_document(RotateRequest, body)
 
@@ -116,23 +113,20 @@ def rotate(
         return row
 
     route = f"POST /v1/webhooks/{webhook_id}/rotate"
-    return _once(api, caller.token_id, route, idempotency_key, body, make, status=200)
+    return _once(api, caller.token_id, route, key, body, make, status=200)
 
 
 def _once(
     api: Api,
     principal: str,
     route: str,
-    given_key: str | None,
+    key: str,
     body: bytes,
     make: Callable[[Session], WebhookEndpointRow],
     *,
     status: int,
 ) -> Response:
     """Act and keep the answer in one transaction, or find the first answer. No secret is kept: it is made again."""
-    key = (given_key or "").strip().strip('"')
-    if not key:
-        raise BadRequest("Idempotency-Key is missing: send any text of your own, the same when you repeat the request")
     digest = hashlib.sha256(body).hexdigest()
     scope = {"principal": principal, "route": route, "key": key}
     with api.store.write() as session:
@@ -242,11 +236,8 @@ def _current(session: Session, webhook_id: str, if_match: str | None) -> Webhook
     response_model=DeliveryView,
     responses=problems(400, 404, 409),
 )
-def send_test(api: ApiParts, caller: Caller, webhook_id: EndpointId, idempotency_key: Key = None) -> Response:
+def send_test(api: ApiParts, caller: Caller, webhook_id: EndpointId, key: RequiredKey) -> Response:
     """It takes the way of every message, with the same checks; see its deliveries. The same key sends one message."""
-    key = (idempotency_key or "").strip().strip('"')
-    if not key:
-        raise BadRequest("Idempotency-Key is missing: send any text of your own, the same when you repeat the request")
     message_id = f"test_{hashlib.sha256(f'{caller.token_id} {key}'.encode()).hexdigest()[:24]}"
     with api.store.write() as session:
         row = webhooks.get(session, webhook_id)
