@@ -288,7 +288,8 @@ def test_a_result_is_claimed_long_before_the_next_look_is_due(scene: Scene, come
         wait_for(lambda: scene.tending.observation().observation is Observation.PRESENT, within_s=20, what="a look")
         if comes == "between looks":
             scene.finish()
-        wait_for(lambda: scene.attempt.claim, within_s=20, what="a claim")
+        claim = wait_for(lambda: scene.attempt.claim, within_s=20, what="a claim")
+        assert claim.result.outcome is Outcome.SUCCEEDED
     finally:
         scene.tending.leave()
         scene.tending.join(20)
