@@ -19,6 +19,7 @@ from fairlead.cli.output import (
     out,
     print_json,
     print_json_line,
+    starts_in,
     styled,
     table,
 )
@@ -283,9 +284,7 @@ def _print_plan(answer: PlanView) -> None:
     if answer.ahead_ids:
         console.print(f"behind {', '.join(reversed(answer.ahead_ids))}")
     if answer.basis:
-        start = answer.estimated_start_at
-        when = "cannot be told" if start is None else start.astimezone().isoformat(sep=" ", timespec="seconds")
-        console.print(f"might start: {when} [dim]({escape(answer.basis)})[/]")
+        console.print(f"might start: {starts_in(answer.estimated_start_at)} [dim]({escape(answer.basis)})[/]")
     for warning in answer.warnings:
         console.print(f"[yellow]note[/] {escape(warning)}")
 

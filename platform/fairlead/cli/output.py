@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel
@@ -119,3 +120,11 @@ def ago(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"
     return f"{max(0.0, seconds):.0f} s"
+
+
+def starts_in(at: datetime | None, now: datetime | None = None) -> str:
+    """An estimate for people."""
+    if at is None:
+        return "–"
+    seconds = (at - (now or datetime.now(UTC))).total_seconds()
+    return "now" if seconds < 1 else f"in {ago(seconds)}"

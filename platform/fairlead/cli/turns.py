@@ -1,12 +1,10 @@
 """The commands about the queue: who waits, why, until when, and what a project may hold."""
 
-from datetime import UTC, datetime
-
 from rich.markup import escape
 
 from fairlead.cli.app import Where
 from fairlead.cli.experiments import connect
-from fairlead.cli.output import STATE_STYLES, ago, err, out, print_json, styled, table
+from fairlead.cli.output import STATE_STYLES, ago, err, out, print_json, starts_in, styled, table
 from fairlead.errors import BadInput
 from fairlead.representation import QueueView, QuotaView, WhyView
 
@@ -56,14 +54,6 @@ def _limit(text: str) -> tuple[str, float | None]:
         return name, LIMITS[name](value)
     except ValueError as error:
         raise BadInput(f"{name} must be a number, not {value!r}") from error
-
-
-def starts_in(at: datetime | None, now: datetime | None = None) -> str:
-    """An estimate for people."""
-    if at is None:
-        return "–"
-    seconds = (at - (now or datetime.now(UTC))).total_seconds()
-    return "now" if seconds < 1 else f"in {ago(seconds)}"
 
 
 def _print_queue(view: QueueView) -> None:
