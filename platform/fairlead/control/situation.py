@@ -15,7 +15,7 @@ from fairlead.store.projects import Held
 from fairlead.store.tables import ClusterRow, ProjectRow
 
 SEEN_AFTER_S = 15.0
-"""An attempt that began so long ago shows in what Ray calls free."""
+"""An attempt that began so long ago shows in what Ray calls free; a younger one may."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,14 +164,17 @@ def _rooms(
 ) -> list[Room]:
     """What is free on each node, by our books and by Ray's: the smaller, so that neither is overdrawn.
 
+    What began a moment ago may not show in Ray's: unless they show as much in use as ours, it is taken off them.
     Where both agree on the sum they only disagree on the nodes, since Ray chooses those: then Ray knows better.
     """
     books = [(node["cpus"], node["gpus"]) for node in living]
     seen = [(node.get("free_cpus", node["cpus"]), node.get("free_gpus", node["gpus"])) for node in living]
-    for one, occupant in zip(running, occupants, strict=True):
+    for one in running:
         books = _less(books, one)
-        if occupant.started_at is None or (now - occupant.started_at).total_seconds() < SEEN_AFTER_S:
-            seen = _less(seen, one)
+    if not all(ours >= rays for ours, rays in zip(_sums(books), _sums(seen), strict=True)):
+        for one, occupant in zip(running, occupants, strict=True):
+            if occupant.started_at is None or (now - occupant.started_at).total_seconds() < SEEN_AFTER_S:
+                seen = _less(seen, one)
     if _sums(books) == _sums(seen):
         return seen
     return [(min(a[0], b[0]), min(a[1], b[1])) for a, b in zip(books, seen, strict=True)]

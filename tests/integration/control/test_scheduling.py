@@ -11,6 +11,7 @@ from fairlead.control.leader import Leadership, Term
 from fairlead.control.settle import Settle
 from fairlead.control.situation import look
 from fairlead.data import find_manifests
+from fairlead.forecast import forecast
 from fairlead.lifecycle import Outcome, State
 from fairlead.placement import place_in_order
 from fairlead.protocol import StopMode
@@ -50,6 +51,12 @@ class Plane:
         with self.store.write() as session:
             clusters.attach(session, name, an_attach_request(nodes=nodes), now=self.clock.now())
             clusters.get(session, name).labels = labels
+
+    def ray_calls_free(self, cpus: float) -> None:
+        """On the only node, in the agent's last words."""
+        with self.store.write() as session:
+            row = clusters.get(session, "local")
+            row.nodes = [{**row.nodes[0], "free_cpus": cpus}]
 
     def begin(self, key: str, attempt_no: int = 1) -> None:
         """The agent takes it, and its runner begins."""
@@ -103,6 +110,35 @@ def plane(store: Store, clock: FakeClock, tmp_path: Path) -> Plane:
         agent_ttl_s=1e9,
     )
     return Plane(store, clock, settings)
+
+
+@pytest.mark.parametrize("free", [2, 1], ids=["Ray does not show it yet", "Ray shows it"])
+def test_what_began_a_moment_ago_is_counted_once(plane: Plane, free: float) -> None:
+    plane.attach(2)
+    plane.submit("holder")
+    plane.dispatch()
+    plane.begin("holder")
+    plane.ray_calls_free(free)
+    plane.submit("head", resources={"workers": 2})
+    plane.dispatch()
+    assert "local has 1 CPUs free now, room for 1 of 2 workers" in str(plane.row("head").waiting)
+    with plane.store.read() as session:
+        here = look(session, plane.settings, plane.clock.now())
+        found = forecast(experiments.candidates(session), here.clusters, here.accounts)
+    assert found["head"].in_s is not None
+    assert found["head"].in_s > 0, "when the holder is over"
+
+
+def test_what_others_use_in_ray_is_not_given_away(plane: Plane) -> None:
+    plane.attach(4)
+    plane.submit("holder")
+    plane.dispatch()
+    plane.begin("holder")
+    plane.clock.advance(60)
+    plane.ray_calls_free(1)  # the holder's CPU, and two of somebody else's
+    plane.submit("pair", resources={"workers": 2})
+    plane.dispatch()
+    assert "local has 1 CPUs free now" in str(plane.row("pair").waiting)
 
 
 def test_a_quota_holds_whatever_crashes_and_frees_with_the_attempt(plane: Plane) -> None:
