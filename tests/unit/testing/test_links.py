@@ -78,7 +78,7 @@ def test_a_cut_breaks_what_is_there_and_what_comes_until_it_is_healed(echo: Link
         echo.cut()
         with pytest.raises(ConnectionError):
             old.recv(1000)
-    with connect(echo) as new, pytest.raises(ConnectionError):
+    with pytest.raises(ConnectionError), connect(echo) as new:  # broken at once: while it connects, or when it listens
         new.recv(1000)
     echo.heal()
     with connect(echo) as healed:
