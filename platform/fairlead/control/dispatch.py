@@ -1,6 +1,6 @@
 """From accepted to placed: admit, order, place. Load, decide, apply: no connection is held while deciding."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -11,7 +11,7 @@ from fairlead.admission import Rejected, admit
 from fairlead.clock import Clock
 from fairlead.control.budget import over_budget
 from fairlead.control.leader import Term
-from fairlead.control.rows import for_each
+from fairlead.control.rows import for_each, in_batches
 from fairlead.control.situation import look
 from fairlead.failpoints import failpoint
 from fairlead.lifecycle import Desired, Outcome, State
@@ -28,6 +28,8 @@ from fairlead.store.tables import AttemptRow, ExperimentRow
 
 EXPLAINED_AT_ONCE = 500
 """Reasons that one tick writes; the rest follow at once."""
+ADMITTED_TOGETHER = 20
+"""Experiments admitted in one transaction: enough to share its cost, few enough that a submit does not wait for it."""
 ACTOR = "dispatch"
 AVOIDED_FOR = timedelta(minutes=5)
 """How long a cluster that did not take an offer comes last for that experiment."""
@@ -78,32 +80,36 @@ class Dispatch:
     def _admit_accepted(self) -> bool:
         with self.store.read() as session:
             rows = experiments.in_states(session, (State.ACCEPTED,))
-        return for_each((row for row in rows if row.desired != Desired.CANCEL), self._admit_one)
+        wanted = (row for row in rows if row.desired != Desired.CANCEL)
+        return in_batches(wanted, self._admit_together, size=ADMITTED_TOGETHER)
 
-    def _admit_one(self, row: ExperimentRow) -> bool:
-        now = self.clock.now()
+    def _admit_together(self, rows: Sequence[ExperimentRow]) -> bool:
         with self.store.write() as session:
-            decision = admit(
-                experiments.spec_of(row),
-                manifests=self.manifests,
-                has_bundle=lambda sha256: bundles.find(session, sha256) is not None,
-            )
-            if isinstance(decision, Rejected):
-                reason = f"admission refused: {decision.detail}"
-                return experiments.move_if_current(session, row, State.FAILED, reason=reason, actor=ACTOR, now=now)
-            return experiments.move_if_current(
-                session,
-                row,
-                State.QUEUED,
-                reason="admitted",
-                actor=ACTOR,
-                now=now,
-                columns={
-                    "enqueued_at": now,
-                    "total_steps": decision.total_steps,
-                    "expected_s": experiments.usual_run_s(session, row),
-                },
-            )
+            return sum(self._admit_one(session, row) for row in rows) > 0  # all of them: any() would stop at the first
+
+    def _admit_one(self, session: Session, row: ExperimentRow) -> bool:
+        now = self.clock.now()
+        decision = admit(
+            experiments.spec_of(row),
+            manifests=self.manifests,
+            has_bundle=lambda sha256: bundles.find(session, sha256) is not None,
+        )
+        if isinstance(decision, Rejected):
+            reason = f"admission refused: {decision.detail}"
+            return experiments.move_if_current(session, row, State.FAILED, reason=reason, actor=ACTOR, now=now)
+        return experiments.move_if_current(
+            session,
+            row,
+            State.QUEUED,
+            reason="admitted",
+            actor=ACTOR,
+            now=now,
+            columns={
+                "enqueued_at": now,
+                "total_steps": decision.total_steps,
+                "expected_s": experiments.usual_run_s(session, row),
+            },
+        )
 
     def _revive(self) -> bool:
         """Back into the queue: retries whose delay is over, and what users resumed or released. Old places are kept."""

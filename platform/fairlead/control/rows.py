@@ -1,6 +1,6 @@
 """One row after the other: a row that breaks is logged and left for the next tick, and stops none of the others."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 import structlog
@@ -32,4 +32,22 @@ def for_each(rows: Iterable[R], act: Callable[[R], bool]) -> bool:
             raise
         except Exception:  # a spec that this release cannot read, say: its experiment waits, the others go on
             logger.exception("a row could not be served", id=row.id)
+    return changed
+
+
+def in_batches(rows: Iterable[R], act: Callable[[Sequence[R]], bool], *, size: int) -> bool:
+    """As ``for_each`` with up to ``size`` rows a call, so that they share a transaction.
+
+    A batch that breaks has changed nothing, and its rows are served one by one.
+    """
+    changed, left = False, list(rows)
+    while left:
+        batch, left = left[:size], left[size:]
+        try:
+            changed |= act(batch)
+        except Unavailable:
+            raise
+        except Exception as error:  # one row of it breaks; which one is found, and logged, below
+            logger.info("a batch could not be served; its rows are served alone", rows=len(batch), reason=str(error))
+            changed |= for_each(batch, lambda row: act((row,)))
     return changed

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, event, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, event, func, insert, or_, select, update
 from sqlalchemy.orm import Mapper, Session
 
 from fairlead.failpoints import failpoint
@@ -85,13 +85,18 @@ def body_of(row: EventRow, *, project: str, name: str) -> str:
     return json.dumps(content, allow_nan=False)
 
 
+_MATCHING = (
+    select(WebhookEndpointRow.id, WebhookEndpointRow.kinds, ExperimentRow.project, ExperimentRow.name)
+    .join(ExperimentRow, or_(WebhookEndpointRow.project.is_(None), WebhookEndpointRow.project == ExperimentRow.project))
+    .where(WebhookEndpointRow.state == EndpointState.ACTIVE, ExperimentRow.id == bindparam("experiment_id"))
+)
+"""Built once: it is asked for every event that is written, and building it cost more than asking it."""
+
+
 @event.listens_for(EventRow, "after_insert")
 def _announce(_: Mapper[EventRow], connection: Connection, row: EventRow) -> None:
-    matching = select(WebhookEndpointRow.id, WebhookEndpointRow.kinds, ExperimentRow.project, ExperimentRow.name)
-    matching = matching.join(
-        ExperimentRow, or_(WebhookEndpointRow.project.is_(None), WebhookEndpointRow.project == ExperimentRow.project)
-    ).where(WebhookEndpointRow.state == EndpointState.ACTIVE, ExperimentRow.id == row.experiment_id)
-    found = [one for one in connection.execute(matching) if is_wanted(one.kinds, row.kind, row.to_state)]
+    matching = connection.execute(_MATCHING, {"experiment_id": row.experiment_id})
+    found = [one for one in matching if is_wanted(one.kinds, row.kind, row.to_state)]
     if found:
         failpoint("outbox.announcing")
         values = [_values(row, one.id, body_of(row, project=one.project, name=one.name)) for one in found]

@@ -348,3 +348,14 @@ def test_reasons_are_written_when_they_change_and_only_then(plane: Plane) -> Non
     plane.attach(4)
     plane.dispatch()
     assert plane.row("e").waiting is None
+
+
+def test_a_spec_that_nobody_can_read_waits_and_those_admitted_with_it_do_not(plane: Plane) -> None:
+    for key in ("e1", "e2", "e3"):
+        plane.submit(key)
+    with plane.store.write() as session:
+        experiments.get(session, "e2").spec = {"workload": 7}
+    plane.dispatch()
+    assert [plane.row(key).state for key in ("e1", "e2", "e3")] == [State.QUEUED, State.ACCEPTED, State.QUEUED]
+    with plane.store.read() as session:
+        assert [len(events.after(session, key, 0)) for key in ("e1", "e2", "e3")] == [2, 1, 2]
