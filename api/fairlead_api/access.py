@@ -161,20 +161,23 @@ def _bearer(request: Request) -> str:
     return token.strip()
 
 
-def _principal(request: Request) -> Principal:
+# Coroutines, although nothing in them waits: for a plain function FastAPI would take a thread, in every request.
+
+
+async def _principal(request: Request) -> Principal:
     principal: Principal = request.state.principal
     return principal
 
 
-def _cluster(request: Request) -> str:
+async def _cluster(request: Request) -> str:
     """The cluster that the calling agent serves."""
-    cluster = _principal(request).cluster
+    cluster = (await _principal(request)).cluster
     if cluster is None:
         raise Unauthorized("this agent token names no cluster")
     return cluster
 
 
-def _attempt_token(request: Request) -> str:
+async def _attempt_token(request: Request) -> str:
     token: str = request.state.attempt_token
     return token
 

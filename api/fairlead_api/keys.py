@@ -11,7 +11,7 @@ ANSWERS_KEPT = timedelta(hours=24)
 """How long the first answer under a key is remembered."""
 
 
-def _required_key(
+async def _required_key(
     idempotency_key: Annotated[
         str | None, Header(max_length=255, description="Any text of your own; the same when you repeat.")
     ] = None,

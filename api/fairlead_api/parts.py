@@ -62,4 +62,8 @@ def api_of(request: Request) -> Api:
     return api
 
 
-ApiParts = Annotated[Api, Depends(api_of)]
+async def _api(request: Request) -> Api:  # a coroutine, so that FastAPI takes no thread for it
+    return api_of(request)
+
+
+ApiParts = Annotated[Api, Depends(_api)]
