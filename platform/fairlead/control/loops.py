@@ -30,10 +30,10 @@ Tick = Callable[[], bool]
 REAP_S = 5.0
 FOLLOW_S = 1.0
 """How often a process that does not lead looks whether it may."""
-REST_SHARE = 4.0
+REST_SHARE = 9.0
 REST_AT_MOST_S = 0.25
 """After a tick a loop rests this many times as long as the tick took, but no longer than this: then a burst of rings,
-such as a hundred submits a second, costs each loop a fifth of the time at most, and one ring alone is heard at once."""
+such as a hundred submits a second, costs each loop a tenth of the time at most, and one ring alone is heard at once."""
 
 
 def run_until(stop: Event, tick: Tick, *, name: str, idle_s: float, wake: Event, may_run: Callable[[], bool]) -> None:

@@ -40,7 +40,7 @@ def rest_after(*, tick_s: float, is_busy: bool, idle_s: float = 0.0) -> float:
 
 
 @pytest.mark.parametrize("is_busy", [True, False])
-def test_a_loop_that_is_rung_all_the_time_works_a_fifth_of_it(is_busy: bool) -> None:
+def test_a_loop_that_is_rung_all_the_time_works_a_tenth_of_it(is_busy: bool) -> None:
     assert rest_after(tick_s=0.02, is_busy=is_busy) >= REST_SHARE * 0.02 * 0.9  # the wait for the ring took no time
 
 
