@@ -26,7 +26,8 @@ from fairlead_api import audits
 from fairlead_api.parts import Api, api_of
 from fairlead_api.rules import Reach, Rule, rule_for
 
-OPEN = frozenset({"/healthz", "/readyz", "/docs", "/docs/problems", "/docs/{asset}", "/openapi.json", "/links/{token}"})
+_PROBES = ("/healthz", "/startupz", "/readyz")
+OPEN = frozenset({*_PROBES, "/docs", "/docs/problems", "/docs/{asset}", "/openapi.json", "/links/{token}"})
 USER, AGENT, ATTEMPT = tokens.USER, tokens.AGENT, "attempt"
 REFUSAL = "there is nothing of that name here, or this token may not do this with it"
 _ATTEMPT_PREFIX = "fa_"

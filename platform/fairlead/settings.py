@@ -81,6 +81,9 @@ class ControlSettings(DatabaseSettings):
     """Networks that webhooks may reach though they are not public, separated by commas; loopback also by plain http."""
     webhook_ca_file: Path | None = None
     """Certificates, in PEM, that webhooks' receivers may have beside the publicly trusted ones."""
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
+    """Where a control process shows Prometheus what its loops count, to whoever asks; absent: nowhere."""
     max_bad_tokens: int = Field(default=30, ge=1)
     """So many wrong tokens a minute from one address; then it is answered 429 until the minute is over."""
 

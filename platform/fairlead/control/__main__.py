@@ -8,6 +8,7 @@ from threading import Event
 import structlog
 
 from fairlead.control.loops import start
+from fairlead.control.meters import serving
 from fairlead.errors import FairleadError
 from fairlead.journal import as_text, journal_on
 from fairlead.settings import ControlSettings
@@ -45,7 +46,7 @@ def main() -> int:
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with Bell(store) as bell:
+    with serving(settings.metrics_host, settings.metrics_port), Bell(store) as bell:
         loops = start(store, settings, bell=bell)
         stop.wait()
         loops.stop()

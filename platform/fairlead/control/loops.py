@@ -13,6 +13,7 @@ from fairlead.control.deliver import Deliver
 from fairlead.control.dispatch import Dispatch
 from fairlead.control.evaluate import Evaluate
 from fairlead.control.leader import Leadership, Term, stale_writes_dropped
+from fairlead.control.meters import LOOPS
 from fairlead.control.reap import Reap
 from fairlead.control.record import Record
 from fairlead.control.settle import Settle
@@ -51,7 +52,8 @@ def run_until(stop: Event, tick: Tick, *, name: str, idle_s: float, wake: Event,
 
 def _tick(tick: Tick, name: str) -> bool:
     try:
-        return tick()
+        with LOOPS.round(name):
+            return tick()
     except StaleLeader as error:
         dropped = stale_writes_dropped.value
         logger.info("the tick is given up", loop=name, reason=str(error), stale_write_dropped=dropped)
@@ -82,6 +84,7 @@ class Loops:
         self.bell.ring()
         for thread in self._threads:
             thread.join(timeout_s)
+        LOOPS.leads.set(0)
         try:
             self.leadership.release()
         except Unavailable as error:
@@ -161,4 +164,5 @@ def _lead(stop: Event, bell: Bell, leadership: Leadership) -> None:
             logger.warning("the lease could not be renewed", reason=str(error))
         except Exception:  # a database in a state nobody thought of: without this thread no loop would ever run again
             logger.exception("the lease could not be renewed")
+        LOOPS.leads.set(leadership.is_held)
         stop.wait(leadership.renew_s if leadership.is_held else min(FOLLOW_S, leadership.renew_s))

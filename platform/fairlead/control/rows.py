@@ -5,8 +5,11 @@ from typing import Protocol, TypeVar
 
 import structlog
 
+from fairlead.control.leader import Tally
 from fairlead.errors import Unavailable
 
+rows_not_served = Tally()
+"""Rows of this process's loops that broke and were left for the next tick."""
 logger = structlog.get_logger(__name__)
 
 
@@ -31,6 +34,7 @@ def for_each(rows: Iterable[R], act: Callable[[R], bool]) -> bool:
         except Unavailable:
             raise
         except Exception:  # a spec that this release cannot read, say: its experiment waits, the others go on
+            rows_not_served.add_one()
             logger.exception("a row could not be served", id=row.id)
     return changed
 

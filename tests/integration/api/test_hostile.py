@@ -206,4 +206,4 @@ def test_what_is_open_is_as_short_as_it_was(small_bench: Any) -> None:
     document = small_bench.nobody.get("/openapi.json").json()
     open_paths = {path for path in document["paths"] if kind_for(path) is None}
     assert open_paths <= OPEN
-    assert open_paths == {"/healthz", "/readyz", "/links/{token}"}
+    assert open_paths == {"/healthz", "/readyz", "/startupz", "/links/{token}"}
