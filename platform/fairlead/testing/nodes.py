@@ -366,6 +366,7 @@ class Site:
             "object-store-memory": _OBJECT_STORE_BYTES,
             "node-manager-port": 0,
             "object-manager-port": 0,
+            "dashboard-agent-listen-port": 0,  # the default of Ray may be the port that the head was given
             "min-worker-port": 0,
             "max-worker-port": 0,
             "temp-dir": self.short / "r",
