@@ -5,12 +5,20 @@ The api shows it among its own numbers. A control process beside it has a port f
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from wsgiref.simple_server import WSGIServer
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    start_http_server,
+)
 from prometheus_client.core import CounterMetricFamily, Metric
 
 from fairlead.control.deliver import webhook_failures
@@ -18,7 +26,12 @@ from fairlead.control.leader import stale_writes_dropped
 from fairlead.control.rows import rows_not_served
 from fairlead.errors import StaleLeader, Unavailable
 
+disable_created_metrics()  # type: ignore[no-untyped-call]  # they are a second series beside each, with the time at which the process began
 logger = structlog.get_logger(__name__)
+
+
+CAUSES = ("stale", "unavailable", "crashed")
+"""Why a round ends early: another process leads, a database or MLflow is away, a mistake of ours."""
 
 
 class LoopMeters:
@@ -31,11 +44,18 @@ class LoopMeters:
         )
         self._failures = Counter(
             "fairlead_round_failures",
-            "Rounds that ended early: stale (another process leads), unavailable (database, MLflow), crashed.",
+            f"Rounds that ended early: {', '.join(CAUSES)}.",
             ("loop", "cause"),
             registry=self._registry,
         )
         self.leads = Gauge("fairlead_leads", "1 while this process leads the control loops.", registry=self._registry)
+
+    def expect(self, loops: Iterable[str]) -> None:
+        """Show zeros for these: Prometheus sees no increase in a number that appears as 1."""
+        for loop in loops:
+            self._rounds.labels(loop)
+            for cause in CAUSES:
+                self._failures.labels(loop, cause)
 
     @contextmanager
     def round(self, loop: str) -> Iterator[None]:
