@@ -5,11 +5,13 @@
 
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from platformdirs import user_data_path
 from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from fairlead.journal import Format
 
 _CONFIG = SettingsConfigDict(env_prefix="FAIRLEAD_", extra="ignore", frozen=True, use_attribute_docstrings=True)
 
@@ -29,6 +31,16 @@ class ClientSettings(BaseSettings):
     token: SecretStr | None = None
     home: Path | None = None
     """Data directory of the embedded stack."""
+
+
+class LogSettings(BaseSettings):
+    """How an api, control or agent process writes its log."""
+
+    model_config = _CONFIG
+
+    log_format: Format | None = None
+    """``json`` or ``text``; absent: what suits the process, which is JSON for the api and text for the others."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 
 class DatabaseSettings(BaseSettings):

@@ -39,6 +39,7 @@ such as a hundred submits a second, costs each loop a fifth of the time at most,
 
 def run_until(stop: Event, tick: Tick, *, name: str, idle_s: float, wake: Event, may_run: Callable[[], bool]) -> None:
     """Tick until ``stop``; when a tick found nothing to do, wait for ``idle_s`` or a ring. Ticks do not crowd."""
+    structlog.contextvars.bind_contextvars(loop=name)  # this thread is the loop's
     while not stop.is_set():
         wake.clear()
         began_s = time.monotonic()
@@ -56,11 +57,11 @@ def _tick(tick: Tick, name: str) -> bool:
             return tick()
     except StaleLeader as error:
         dropped = stale_writes_dropped.value
-        logger.info("the tick is given up", loop=name, reason=str(error), stale_write_dropped=dropped)
+        logger.info("the tick is given up", reason=str(error), stale_write_dropped=dropped)
     except Unavailable as error:
-        logger.warning("waiting", loop=name, reason=str(error))
+        logger.warning("waiting", reason=str(error))
     except Exception:  # one bad experiment must not stop the others
-        logger.exception("tick failed", loop=name)
+        logger.exception("tick failed")
     return False
 
 
@@ -112,7 +113,9 @@ def start(
     stop, bell = Event(), bell or Bell()
     leadership = Leadership(store=beside(store), clock=clock, is_sole=is_sole, ttl_s=settings.control_ttl_s)
     threads = [Thread(target=_lead, args=(stop, bell, leadership), name="lead", daemon=True)]
-    for name, make in _loops(clock, settings, manifests).items():
+    made = _loops(clock, settings, manifests)
+    LOOPS.expect(made)
+    for name, make in made.items():
         term = Term(leadership=leadership)
         tick, idle_s = make(store.fenced(term.check), term), REAP_S if name == "reap" else settings.idle_s
         chained = _ringing(tick, bell) if name in RINGING else tick
