@@ -21,6 +21,10 @@ def _split(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
 class ClientSettings(BaseSettings):
     """Where a client finds the API."""
 
@@ -40,7 +44,7 @@ class LogSettings(BaseSettings):
 
     log_format: Format | None = None
     """``json`` or ``text``; absent: what suits the process, which is JSON for the api and text for the others."""
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = "INFO"
 
 
 class DatabaseSettings(BaseSettings):

@@ -29,9 +29,9 @@ def main() -> int:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(USAGE)
         return 0
-    said = LogSettings()
-    log_to(sys.stdout, form=said.log_format or "text", level=said.log_level)
     try:
+        said = LogSettings()
+        log_to(sys.stdout, form=said.log_format or "text", level=said.log_level)
         settings = ControlSettings()
         store = open_store(settings.database_url, tell=log_event)
         if store.is_sqlite:
