@@ -39,16 +39,16 @@ such as a hundred submits a second, costs each loop a fifth of the time at most,
 
 def run_until(stop: Event, tick: Tick, *, name: str, idle_s: float, wake: Event, may_run: Callable[[], bool]) -> None:
     """Tick until ``stop``; when a tick found nothing to do, wait for ``idle_s`` or a ring. Ticks do not crowd."""
-    structlog.contextvars.bind_contextvars(loop=name)  # this thread is the loop's
-    while not stop.is_set():
-        wake.clear()
-        began_s = time.monotonic()
-        is_busy = may_run() and _tick(tick, name)
-        ended_s = time.monotonic()
-        if not is_busy:
-            wake.wait(idle_s)
-        rested_s = time.monotonic() - ended_s
-        stop.wait(max(0.0, min(REST_AT_MOST_S, REST_SHARE * (ended_s - began_s)) - rested_s))
+    with structlog.contextvars.bound_contextvars(loop=name):
+        while not stop.is_set():
+            wake.clear()
+            began_s = time.monotonic()
+            is_busy = may_run() and _tick(tick, name)
+            ended_s = time.monotonic()
+            if not is_busy:
+                wake.wait(idle_s)
+            rested_s = time.monotonic() - ended_s
+            stop.wait(max(0.0, min(REST_AT_MOST_S, REST_SHARE * (ended_s - began_s)) - rested_s))
 
 
 def _tick(tick: Tick, name: str) -> bool:
