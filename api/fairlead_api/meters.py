@@ -58,7 +58,8 @@ class Meters:
         """What is so at this moment. Raises ``Unavailable`` where the database does not answer."""
         yield _gauge("fairlead_streams", "Open streams.", self._streams.count)
         with self._api.store.read() as session:
-            yield from [*self._experiments(session), *self._clusters(session), *self._behind(session)]
+            found = [*self._experiments(session), *self._clusters(session), *self._behind(session)]
+        yield from found
 
     def _experiments(self, session: Session) -> Iterator[Metric]:
         by_state = GaugeMetricFamily("fairlead_experiments", "Experiments by state.", labels=["state"])
