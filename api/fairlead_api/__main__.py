@@ -5,7 +5,6 @@ and SIGINT: streams let go, requests under way are answered, the control lease i
 """
 
 import asyncio
-import logging
 import signal
 import sys
 from contextlib import ExitStack, suppress
@@ -18,15 +17,14 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from structlog.typing import Processor
 
 from fairlead import control
 from fairlead.clock import SystemClock
 from fairlead.data.manifests import find_manifests
 from fairlead.errors import FairleadError
-from fairlead.journal import journal_on
-from fairlead.settings import ControlSettings
-from fairlead.store import Store, check_revision, migrate, open_store
+from fairlead.journal import log_to
+from fairlead.settings import ControlSettings, LogSettings
+from fairlead.store import Store, check_revision, log_event, migrate, open_store
 from fairlead.store.bell import Bell
 from fairlead_api.accounts import accept_tokens, ensure_first_token
 from fairlead_api.app import create_app
@@ -52,7 +50,6 @@ class ServerSettings(BaseSettings):
     """Run the control loops in threads of this process (``FAIRLEAD_WITH_CONTROL=1``); with SQLite nobody else may."""
     migrate: bool = False
     """Bring the database to this release's schema first (``FAIRLEAD_MIGRATE=1``); always done for SQLite."""
-    log_level: str = "INFO"
 
 
 class Server(uvicorn.Server):
@@ -90,7 +87,7 @@ def serve(settings: ControlSettings, server_settings: ServerSettings) -> None:
     with ExitStack() as stack:
         if (path := _sqlite_path(settings.database_url)) is not None:
             stack.enter_context(sole_server_of(path))
-        store = open_store(settings.database_url)
+        store = open_store(settings.database_url, tell=log_event)
         stack.callback(store.close)
         _prepare(store, settings, server_settings)
         manifests, bell = find_manifests(), stack.enter_context(Bell(store))
@@ -142,42 +139,19 @@ def _run(app: FastAPI, settings: ControlSettings) -> None:
     logger.info("stopped")
 
 
-def _log_as_json(level: str) -> None:
-    """One JSON object a line on standard error, from our code and from the libraries'.
-
-    Each line in one write, its end included: two threads that print would put two objects on one.
-    """
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.processors.JSONRenderer()],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=journal_on(sys.stderr),
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=structlog.processors.JSONRenderer())
-    )
-    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    logging.getLogger("alembic").setLevel("WARNING")
-
-
 def main() -> int:
     """The process's exit code: 0 after an orderly end, 2 where it cannot start as it is set up."""
     try:
+        said = LogSettings()
+        log_to(sys.stderr, form=said.log_format or "json", level=said.log_level)
         settings, server_settings = ControlSettings(), ServerSettings()
-        _log_as_json(server_settings.log_level)
         serve(settings, server_settings)
     except ValidationError as error:
         names = ", ".join("FAIRLEAD_" + ".".join(map(str, one["loc"])).upper() for one in error.errors())
-        print(f"fairlead_api: settings are missing or wrong: {names}", file=sys.stderr)
+        logger.error("settings are missing or wrong", settings=names)
         return 2
     except FairleadError as error:
-        print(f"fairlead_api: {error}", file=sys.stderr)
+        logger.error("it cannot start as it is set up", reason=str(error))
         return 2
     return 0
 

@@ -16,6 +16,7 @@ from typing import Annotated
 
 from fastapi import BackgroundTasks, Depends, Request
 from starlette.concurrency import run_in_threadpool
+from structlog.contextvars import bind_contextvars
 
 from fairlead.errors import NotFound, StaleAttempt, Unauthorized
 from fairlead.rights import EVERYWHERE, Role
@@ -26,11 +27,13 @@ from fairlead_api import audits
 from fairlead_api.parts import Api, api_of
 from fairlead_api.rules import Reach, Rule, rule_for
 
-OPEN = frozenset({"/healthz", "/readyz", "/docs", "/docs/problems", "/docs/{asset}", "/openapi.json", "/links/{token}"})
+_PROBES = ("/healthz", "/startupz", "/readyz")
+OPEN = frozenset({*_PROBES, "/docs", "/docs/problems", "/docs/{asset}", "/openapi.json", "/links/{token}"})
 USER, AGENT, ATTEMPT = tokens.USER, tokens.AGENT, "attempt"
 REFUSAL = "there is nothing of that name here, or this token may not do this with it"
 _ATTEMPT_PREFIX = "fa_"
 _EXPERIMENT_ID = re.compile(r"[a-z0-9-]{1,64}")
+_ID_IN_LOG = re.compile(r"[a-z0-9-]{1,80}")
 _WEBHOOK_ID = re.compile(r"[a-z0-9_]{1,32}")
 _PLAIN_KEY = re.compile(r"[^\0/\ud800-\udfff]{1,100}")
 
@@ -53,6 +56,7 @@ async def authorize(request: Request, background: BackgroundTasks) -> None:
     """
     path = request.scope["route"].path
     kind = kind_for(path)
+    _name_in_log(request)
     if kind is None:
         return
     token = _bearer(request)
@@ -68,6 +72,12 @@ async def authorize(request: Request, background: BackgroundTasks) -> None:
         background.add_task(api.uses.write, principal.token_id, api.now())
     if rule is not None and request.method not in ("GET", "HEAD"):
         audits.begin(_author(request, principal), _target(request, rule))
+
+
+def _name_in_log(request: Request) -> None:
+    """From here on the lines of this request carry the experiment or attempt that its address names."""
+    parts = {name: request.path_params.get(name, "") for name in ("experiment_id", "attempt_id")}
+    bind_contextvars(**{name: text for name, text in parts.items() if _ID_IN_LOG.fullmatch(text)})
 
 
 def _identify(request: Request, api: Api, token: str, kind: str, rule: Rule | None) -> Principal:

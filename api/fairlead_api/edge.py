@@ -22,10 +22,10 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
 }
-_QUIET = frozenset({"/healthz", "/readyz", "/internal/v1/agent/sync"})
+_QUIET = frozenset({"/healthz", "/startupz", "/readyz", "/metrics", "/internal/v1/agent/sync"})
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
-Observe = Callable[[str, int, float], None]
-"""Told the method, the status and the seconds of every request."""
+Observe = Callable[[str, int, float, str], None]
+"""Told the method, the status, the seconds and the kind of every request."""
 logger = structlog.get_logger(__name__)
 
 
@@ -64,7 +64,7 @@ class Edge:
             await response(scope, receive, answer.send)
         finally:
             took_s = time.monotonic() - began_s
-            self.observe(scope["method"], answer.status, took_s)
+            self.observe(scope["method"], answer.status, took_s, _kind(scope["path"], is_stream=answer.is_stream))
             _log(scope, answer.status, took_s)
             structlog.contextvars.clear_contextvars()
 
@@ -93,6 +93,7 @@ class _Answer:
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.status = 0
+        self.is_stream = False
         self._scope = scope
         self._send = send
 
@@ -100,10 +101,20 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
+            self.is_stream = headers.get("content-type", "").startswith("text/event-stream")
             headers["X-Request-ID"] = self._scope["fairlead.request_id"]
             for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
         await self._send(message)
+
+
+def _kind(path: str, *, is_stream: bool) -> str:
+    """Who waits for such an answer: streams last as long as they like, and an agent that syncs waits for work."""
+    if is_stream:
+        return "stream"
+    if path.startswith("/internal/"):
+        return "agent"
+    return "user" if path.startswith("/v1/") else "other"
 
 
 def _log(scope: Scope, status: int, took_s: float) -> None:

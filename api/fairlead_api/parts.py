@@ -35,6 +35,8 @@ class Api:
     """The queue, for all who ask about it."""
     guesses: Guesses
     uses: Uses
+    has_started: threading.Event = field(default_factory=threading.Event)
+    """Set once the database has answered with this release's schema."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the server is asked to end: streams and long polls let go."""
 
@@ -45,6 +47,10 @@ class Api:
     def now(self) -> datetime:
         """The clock's time."""
         return self.clock.now()
+
+    def age_s(self, at: datetime) -> float:
+        """Seconds since a time; 0 where another machine's clock is ahead."""
+        return max(0.0, (self.now() - at).total_seconds())
 
     @property
     def storage(self) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import structlog
 from fastapi.sse import format_sse_event
+from prometheus_client import Histogram
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
@@ -31,6 +32,11 @@ class Streams:
 
     def __init__(self) -> None:
         self._open: Counter[str] = Counter()
+        self.lag = Histogram(
+            "fairlead_event_lag_seconds",
+            "From an event's time until a stream that waited for it has it.",
+            registry=None,
+        )
 
     @property
     def count(self) -> int:

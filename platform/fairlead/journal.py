@@ -1,12 +1,22 @@
-"""Where our processes write what they have to say. A disk without room costs lines, never the work they are about."""
+"""Where our processes write what they have to say. A disk without room costs lines, never the work they are about.
 
+As JSON a line is one object with ``event``, ``level`` and ``timestamp``, and, where they are known, ``request_id``,
+``experiment_id``, ``attempt_id`` and ``loop``; whatever the libraries say, and what ends a process, is one too.
+"""
+
+import logging
 import os
+import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TextIO
+from types import TracebackType
+from typing import Literal, TextIO
 
 import structlog
 from structlog.typing import Processor
+
+Format = Literal["json", "text"]
 
 
 class Journal(structlog.WriteLogger):
@@ -42,3 +52,54 @@ def as_text(stream: TextIO) -> list[Processor]:
             exception_formatter=structlog.dev.plain_traceback,
         ),
     ]
+
+
+def log_to(stream: TextIO, *, form: Format, level: str = "INFO") -> None:
+    """Have all of this process written to ``stream``: a JSON object a line, or text for people."""
+    structlog.configure(
+        processors=as_json() if form == "json" else as_text(stream),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=journal_on(stream),
+    )
+    if form == "json":
+        _take_in_others(stream, level)
+
+
+def as_json() -> list[Processor]:
+    """What makes an event one line of JSON."""
+    return [*_shared(), structlog.processors.JSONRenderer()]
+
+
+def _shared() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+
+
+def _take_in_others(stream: TextIO, level: str) -> None:
+    """What libraries log, what Python warns of, and what ends a thread or the process.
+
+    Each line in one write, its end included: two threads that print would put two objects on one.
+    """
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=_shared(), processor=structlog.processors.JSONRenderer())
+    )
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    logging.getLogger("alembic").setLevel("WARNING")
+    logging.captureWarnings(True)
+    sys.excepthook = _say_uncaught
+    threading.excepthook = _say_uncaught_in_thread
+
+
+def _say_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    structlog.get_logger("fairlead").critical("uncaught", exc_info=(kind, error, trace))
+
+
+def _say_uncaught_in_thread(given: threading.ExceptHookArgs) -> None:
+    if given.exc_type is not SystemExit:
+        name = given.thread.name if given.thread else ""
+        structlog.get_logger("fairlead").critical("uncaught", thread=name, exc_info=given.exc_value)

@@ -341,6 +341,7 @@ class _Now:
         self._shapes: dict[tuple[Wish, ...], int] = {}
         self._shape_of: dict[int, tuple[int, tuple[Wish, ...]]] = {}
         self._held: dict[int, list[tuple[int, Board]]] = {}
+        self._nowhere: dict[int, Waiting] = {}
         self._failed: dict[tuple[int, tuple[int, ...]], tuple[float, Waiting]] = {}
         self._quota: dict[tuple[str, int], tuple[Held, Waiting | None, tuple[int, ...]]] = {}
         self._known: dict[tuple[str, int], tuple[Account, float, Waiting]] = {}
@@ -363,7 +364,7 @@ class _Now:
         shape = self._shape(candidate.wishes)
         holders = self._holders(shape, candidate.wishes)
         if not holders:
-            return self._too_large(candidate.wishes)
+            return self._fits_nowhere(shape, candidate.wishes)
         beyond, within = self._within_quota(candidate, shape, account)
         if beyond is not None:
             return self._know(candidate, account, 0.0, beyond)
@@ -453,7 +454,7 @@ class _Now:
         if not kept and self._has_waiter:
             return _BEHIND
         self._has_waiter = True
-        return _in_use(candidate.wishes[0], [board for _, board in holders])
+        return _in_use(candidate.wishes, holders)
 
     def _reserve(self, candidate: Candidate, holders: list[tuple[int, Board]]) -> bool:
         found = [
@@ -469,10 +470,19 @@ class _Now:
         board.reserved, board.rooms_then = candidate.wishes[index], rooms
         return True
 
-    def _too_large(self, wishes: tuple[Wish, ...]) -> Waiting:
-        have = "; ".join(_has(board.snapshot) for board in self._open)
-        asked = " or ".join(_needs(wish) for wish in wishes)
-        return Waiting(reason=WaitingReason.NO_CLUSTER_FITS, detail=f"{asked}; {have}")
+    def _fits_nowhere(self, shape: int, wishes: tuple[Wish, ...]) -> Waiting:
+        """No open cluster could hold it even if nothing ran there; whether a closed one could is another matter."""
+        if shape not in self._nowhere:
+            closed = [board for board in self.boards if not board.snapshot.is_open]
+            could = [board.snapshot for board in closed if any(board.holds(wish) for wish in wishes)]
+            asked = " or ".join(_needs(wish) for wish in wishes)
+            if could:
+                why = _why_closed(could)
+                self._nowhere[shape] = replace(why, detail=f"{asked}, which no open cluster has: {why.detail}")
+            else:
+                have = "; ".join(_has(board.snapshot, wishes) for board in self._open)
+                self._nowhere[shape] = Waiting(reason=WaitingReason.NO_CLUSTER_FITS, detail=f"{asked}; {have}")
+        return self._nowhere[shape]
 
 
 def with_placed(clusters: Iterable[ClusterSnapshot], decided: Round) -> tuple[ClusterSnapshot, ...]:
@@ -539,13 +549,16 @@ def _why_none_is_open(boards: list[Board]) -> Waiting | None:
     known = [board.snapshot for board in boards]
     if not known:
         return Waiting(reason=WaitingReason.NO_CLUSTER, detail="no cluster has ever attached; start an agent")
-    if not any(cluster.is_active for cluster in known):
-        closed = "; ".join(f"{one.name} is {one.why_closed or 'not active'}" for one in known)
-        return Waiting(reason=WaitingReason.CLUSTER_CLOSED, detail=closed)
-    if not any(cluster.is_open for cluster in known):
-        names = ", ".join(cluster.name for cluster in known if cluster.is_active)
-        return Waiting(reason=WaitingReason.NO_AGENT, detail=f"no agent answers for {names}; is it running?")
-    return None
+    return None if any(cluster.is_open for cluster in known) else _why_closed(known)
+
+
+def _why_closed(closed: Sequence[ClusterSnapshot]) -> Waiting:
+    """Why none of these gets offers."""
+    if active := [cluster.name for cluster in closed if cluster.is_active]:
+        detail = f"no agent answers for {', '.join(active)}; is it running?"
+        return Waiting(reason=WaitingReason.NO_AGENT, detail=detail)
+    said = "; ".join(f"{one.name} is {one.why_closed or 'not active'}" for one in closed)
+    return Waiting(reason=WaitingReason.CLUSTER_CLOSED, detail=said)
 
 
 # It names nobody: else ten thousand rows would be written anew whenever the first in the queue is another one.
@@ -561,22 +574,27 @@ def _needs(wish: Wish) -> str:
     return f"needs {wish.cpus:g} CPUs{gpus} for {wish.workers} workers{labels}"
 
 
-def _has(one: ClusterSnapshot) -> str:
+def _has(one: ClusterSnapshot, wishes: Sequence[Wish]) -> str:
     nodes = [node for node in one.nodes if not node.is_excluded]
     excluded = f", {len(one.nodes) - len(nodes)} more excluded" if len(nodes) < len(one.nodes) else ""
     labels = f" with {', '.join(f'{name}={value}' for name, value in one.labels.items())}" if one.labels else ""
-    return (
-        f"{one.name} has {sum(n.cpus for n in nodes):g} CPUs and {sum(n.gpus for n in nodes):g} GPUs"
-        f" on {len(nodes)} node{'s' if len(nodes) != 1 else ''}{excluded}{labels}"
-    )
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    # In sum there is enough, which nobody would understand without a word on the nodes.
+    split = [wish for wish in wishes if one.carries(wish) and wish.cpus <= cpus and wish.gpus <= gpus]
+    rooms = [sum(_fits(wish, [node.size for node in nodes])) for wish in split[:1]]
+    room = "".join(f", room for {count} of {split[0].workers} workers" for count in rooms)
+    on = f"{len(nodes)} node{'s' if len(nodes) != 1 else ''}{excluded}{labels}{room}"
+    return f"{one.name} has {cpus:g} CPUs and {gpus:g} GPUs on {on}"
 
 
-def _in_use(wish: Wish, boards: list[Board]) -> Waiting:
+def _in_use(wishes: Sequence[Wish], holders: Sequence[tuple[int, Board]]) -> Waiting:
+    """What the freest of its clusters is short of, for the first of its wishes that this one could hold."""
+
     def free(board: Board) -> Room:
         return sum(room[1] for room in board.rooms), sum(room[0] for room in board.rooms)
 
-    freest = max(boards, key=free)
-    gpus, cpus = free(freest)
+    index, freest = max(holders, key=lambda one: (*free(one[1]), -one[0]))
+    wish, (gpus, cpus) = wishes[index], free(freest)
     total = sum(_fits(wish, freest.rooms))
     spread = f", room for {total} of {wish.workers} workers" if total else ""
     has_gpus = f" and {gpus:g} GPUs" if wish.gpus else ""

@@ -5,11 +5,13 @@
 
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from platformdirs import user_data_path
 from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from fairlead.journal import Format
 
 _CONFIG = SettingsConfigDict(env_prefix="FAIRLEAD_", extra="ignore", frozen=True, use_attribute_docstrings=True)
 
@@ -17,6 +19,10 @@ _CONFIG = SettingsConfigDict(env_prefix="FAIRLEAD_", extra="ignore", frozen=True
 def _split(value: Any) -> Any:
     """A list written as one text, as environment variables have it."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
 
 
 class ClientSettings(BaseSettings):
@@ -29,6 +35,16 @@ class ClientSettings(BaseSettings):
     token: SecretStr | None = None
     home: Path | None = None
     """Data directory of the embedded stack."""
+
+
+class LogSettings(BaseSettings):
+    """How an api, control or agent process writes its log."""
+
+    model_config = _CONFIG
+
+    log_format: Format | None = None
+    """``json`` or ``text``; absent: what suits the process, which is JSON for the api and text for the others."""
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = "INFO"
 
 
 class DatabaseSettings(BaseSettings):
@@ -81,6 +97,9 @@ class ControlSettings(DatabaseSettings):
     """Networks that webhooks may reach though they are not public, separated by commas; loopback also by plain http."""
     webhook_ca_file: Path | None = None
     """Certificates, in PEM, that webhooks' receivers may have beside the publicly trusted ones."""
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
+    """Where a control process shows Prometheus what its loops count, to whoever asks; absent: nowhere."""
     max_bad_tokens: int = Field(default=30, ge=1)
     """So many wrong tokens a minute from one address; then it is answered 429 until the minute is over."""
 

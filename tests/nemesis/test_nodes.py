@@ -7,8 +7,6 @@ its own, which needs root. Graces are short, and their sum is the same as in pro
 
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -21,13 +19,22 @@ from fairlead.protocol import RESULT_FILE, runner_name
 from fairlead.run.census import marked_processes
 from fairlead.store import checkpoints, open_store
 from fairlead.testing.mlflow import MlflowServer
-from fairlead.testing.nodes import GRACE_S, HEAD, QUICK, Network, Node, Site, can_have_machines, kill_all
+from fairlead.testing.nodes import (
+    GRACE_S,
+    HEAD,
+    QUICK,
+    SHORT_GRACE,
+    MakeSite,
+    Node,
+    Site,
+    can_have_machines,
+    kill_all,
+)
 from fairlead.testing.ray import wait_for
 from fairlead.tracking.server import client_environment
 
 pytestmark = pytest.mark.timeout(900)
 needs_machines = pytest.mark.skipif(not can_have_machines(), reason="namespaces and networks need root")
-SHORT_GRACE = {"FAIRLEAD_NODE_GRACE_S": str(GRACE_S)}
 SLOW = {
     "RAY_health_check_period_ms": "10000",
     "RAY_health_check_timeout_ms": "100000",
@@ -36,22 +43,6 @@ SLOW = {
     "RAY_gcs_rpc_server_connect_timeout_s": "60",
 }
 """Nobody gives anybody up within a minute."""
-MakeSite = Callable[..., Site]
-
-
-@pytest.fixture
-def make_site(tmp_path: Path) -> Iterator[MakeSite]:
-    """Makes a site, with machines if asked; its logs are shown where a test fails."""
-    with ExitStack() as stack:
-
-        def make(*, has_machines: bool = False, **more: object) -> Site:
-            network = Network() if has_machines else None
-            site = Site(tmp_path / "site", network=network, **{"agent_settings": SHORT_GRACE, **more})  # type: ignore[arg-type]
-            stack.callback(site.close)
-            stack.callback(lambda: print(site.log()[-6000:]))
-            return site
-
-        yield make
 
 
 def _with_runner_on_a_worker_node(site: Site, name: str, *, steps: int, step_s: float) -> tuple[Experiment, Node]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Annotated
@@ -68,7 +68,8 @@ async def list_events(
         return answer(page)
     streams, watch = _streams(request)
     since = _seq(last_event_id) if last_event_id else after
-    return Stream(_follow_events(api, watch, experiment_id, since), streams=streams, caller=caller.token_id)
+    source = _follow_events(api, watch, experiment_id, since, heard=streams.lag.observe)
+    return Stream(source, streams=streams, caller=caller.token_id)
 
 
 def events_page(api: Api, experiment_id: str, after: int, limit: int) -> Page[EventView]:
@@ -90,22 +91,32 @@ def _seq(last_event_id: str) -> int:
     return int(last_event_id)
 
 
-async def _follow_events(api: Api, watch: Watch, experiment_id: str, seq: int) -> AsyncIterator[bytes]:
-    """Events as they come. The connection to the database is given back before anything is sent or awaited."""
+async def _follow_events(
+    api: Api, watch: Watch, experiment_id: str, seq: int, *, heard: Callable[[float], None]
+) -> AsyncIterator[bytes]:
+    """Events as they come. The connection to the database is given back before anything is sent or awaited.
+
+    ``heard`` is told how old an event was that the stream has waited for; what it catches up with is not told.
+    """
+    has_waited = False
     while not api.stopping.is_set():
         try:
             found, has_ended = await asyncio.to_thread(_events_since, api, experiment_id, seq)
         except Unavailable:  # the client comes back with Last-Event-ID
             return
         for event in found:
+            if has_waited:
+                heard(api.age_s(event.at))
             yield message(event.model_dump_json(), message_id=str(event.seq))
             seq = event.seq
+        has_waited = False
         if found:
             continue
         if has_ended:
             yield END
             return
-        if not await watch.beyond(experiment_id, seq, timeout_s=PING_S):
+        has_waited = await watch.beyond(experiment_id, seq, timeout_s=PING_S)
+        if not has_waited:
             yield PING
 
 

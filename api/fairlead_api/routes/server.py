@@ -1,9 +1,12 @@
 """The server itself: is it well, what is it, and who am I?"""
 
+import asyncio
+
 from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, Response
 
 from fairlead import __version__
+from fairlead.errors import Unavailable
 from fairlead.protocol import PROTOCOL
 from fairlead.representation import VersionView, WhoAmI
 from fairlead.store import check_revision, check_writable, schema_revision
@@ -23,6 +26,21 @@ async def healthz() -> Response:
 
 
 @router.get(
+    "/startupz",
+    operation_id="hasStarted",
+    summary="The server has once been able to work",
+    response_class=PlainTextResponse,
+    responses=problems(503),
+)
+async def startupz(api: ApiParts) -> Response:
+    """503 until the database has answered once and has this release's schema; from then on nothing is looked at."""
+    if not api.has_started.is_set():
+        await asyncio.to_thread(check_revision, api.store)
+        api.has_started.set()
+    return PlainTextResponse("started\n")
+
+
+@router.get(
     "/readyz",
     operation_id="isReady",
     summary="The database answers, has this release's schema and takes writes",
@@ -30,7 +48,9 @@ async def healthz() -> Response:
     responses=problems(503),
 )
 def readyz(api: ApiParts) -> Response:
-    """503 where it does not."""
+    """503 where it does not, and once the server has been asked to end."""
+    if api.stopping.is_set():
+        raise Unavailable("the server is about to end")
     check_revision(api.store)
     check_writable(api.store)
     return PlainTextResponse("ready\n")
@@ -44,7 +64,7 @@ def readyz(api: ApiParts) -> Response:
     responses=problems(503),
 )
 def meters(request: Request) -> Response:
-    """Requests, streams, experiments by state, agents by silence. Needs a viewer of all projects."""
+    """Requests, streams, the queue, clusters, loops, and what is behind. Needs a viewer of all projects."""
     found: Meters = request.app.state.meters
     return Response(found.text(), media_type=CONTENT_TYPE)
 

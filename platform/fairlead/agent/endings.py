@@ -2,9 +2,8 @@
 
 import sys
 
-import structlog
-
-from fairlead.journal import as_text, journal_on
+from fairlead.journal import log_to
+from fairlead.settings import LogSettings
 
 STOPPED = 0
 BAD_SETTINGS = 2
@@ -12,5 +11,6 @@ SUPERSEDED = 3
 
 
 def log_to_stderr() -> None:
-    """One line of text an event, on standard error."""
-    structlog.configure(processors=as_text(sys.stderr), logger_factory=journal_on(sys.stderr))
+    """On standard error: a line of text an event, or of JSON where that is asked for."""
+    said = LogSettings()
+    log_to(sys.stderr, form=said.log_format or "text", level=said.log_level)

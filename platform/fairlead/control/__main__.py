@@ -1,19 +1,21 @@
 """``python -m fairlead.control``: the control loops as a process of their own, beside any number of api processes."""
 
-import logging
 import signal
 import sys
 from threading import Event
 
 import structlog
+from pydantic import ValidationError
 
 from fairlead.control.loops import start
-from fairlead.errors import FairleadError
-from fairlead.journal import as_text, journal_on
-from fairlead.settings import ControlSettings
-from fairlead.store import check_revision, open_store
+from fairlead.control.meters import serving
+from fairlead.errors import BadInput, FairleadError
+from fairlead.journal import log_to
+from fairlead.settings import ControlSettings, LogSettings
+from fairlead.store import check_revision, log_event, open_store
 from fairlead.store.bell import Bell
 
+logger = structlog.get_logger(__name__)
 USAGE = """usage: python -m fairlead.control
 
 Runs the control loops (dispatch, settle, evaluate, record, deliver, reap) until SIGTERM. Settings come from the
@@ -27,25 +29,25 @@ def main() -> int:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(USAGE)
         return 0
-    structlog.configure(
-        processors=as_text(sys.stdout),
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=journal_on(sys.stdout),
-    )
-    settings = ControlSettings()
-    store = open_store(settings.database_url)
-    if store.is_sqlite:
-        print("SQLite allows one server: run the loops in the api process (FAIRLEAD_WITH_CONTROL=1)", file=sys.stderr)
-        return 2
     try:
+        said = LogSettings()
+        log_to(sys.stdout, form=said.log_format or "text", level=said.log_level)
+        settings = ControlSettings()
+        store = open_store(settings.database_url, tell=log_event)
+        if store.is_sqlite:
+            raise BadInput("SQLite allows one server: run the loops in the api process (FAIRLEAD_WITH_CONTROL=1)")
         check_revision(store)
+    except ValidationError as error:
+        names = ", ".join("FAIRLEAD_" + ".".join(map(str, one["loc"])).upper() for one in error.errors())
+        logger.error("settings are missing or wrong", settings=names)
+        return 2
     except FairleadError as error:
-        print(error, file=sys.stderr)
-        return 1
+        logger.error("it cannot start as it is set up", reason=str(error))
+        return 2 if isinstance(error, BadInput) else 1
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with Bell(store) as bell:
+    with serving(settings.metrics_host, settings.metrics_port), Bell(store) as bell:
         loops = start(store, settings, bell=bell)
         stop.wait()
         loops.stop()

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from fairlead.clock import Clock
+from fairlead.control.rows import ids_of
 from fairlead.errors import Unavailable
 from fairlead.evaluation import (
     CountState,
@@ -59,7 +60,7 @@ class Evaluate:
         try:
             return self._succeed(row, attempt)
         except OSError as error:  # the storage may come back: stay and try again
-            logger.warning("storage is not readable", experiment=row.id, error=str(error))
+            logger.warning("storage is not readable", error=str(error), **ids_of(row))
             self._explain(row, f"the storage cannot be used: {error.strerror or error}; it is tried again")
             return False
         except EvaluationBroken as error:
@@ -67,7 +68,7 @@ class Evaluate:
         except Unavailable:
             raise  # the database is away, or another process leads: nothing is wrong with this evaluation
         except Exception as error:  # a report that cannot be built must not block the others, nor be repeated for ever
-            logger.exception("evaluation failed", experiment=row.id)
+            logger.exception("evaluation failed", **ids_of(row))
             return self._hold(row, f"evaluation_error: {type(error).__name__}: {error}")
 
     def _succeed(self, row: ExperimentRow, attempt: AttemptRow) -> bool:

@@ -13,6 +13,7 @@ from fairlead.control.deliver import Deliver
 from fairlead.control.dispatch import Dispatch
 from fairlead.control.evaluate import Evaluate
 from fairlead.control.leader import Leadership, Term, stale_writes_dropped
+from fairlead.control.meters import LOOPS
 from fairlead.control.reap import Reap
 from fairlead.control.record import Record
 from fairlead.control.settle import Settle
@@ -38,27 +39,29 @@ such as a hundred submits a second, costs each loop a tenth of the time at most,
 
 def run_until(stop: Event, tick: Tick, *, name: str, idle_s: float, wake: Event, may_run: Callable[[], bool]) -> None:
     """Tick until ``stop``; when a tick found nothing to do, wait for ``idle_s`` or a ring. Ticks do not crowd."""
-    while not stop.is_set():
-        wake.clear()
-        began_s = time.monotonic()
-        is_busy = may_run() and _tick(tick, name)
-        ended_s = time.monotonic()
-        if not is_busy:
-            wake.wait(idle_s)
-        rested_s = time.monotonic() - ended_s
-        stop.wait(max(0.0, min(REST_AT_MOST_S, REST_SHARE * (ended_s - began_s)) - rested_s))
+    with structlog.contextvars.bound_contextvars(loop=name):
+        while not stop.is_set():
+            wake.clear()
+            began_s = time.monotonic()
+            is_busy = may_run() and _tick(tick, name)
+            ended_s = time.monotonic()
+            if not is_busy:
+                wake.wait(idle_s)
+            rested_s = time.monotonic() - ended_s
+            stop.wait(max(0.0, min(REST_AT_MOST_S, REST_SHARE * (ended_s - began_s)) - rested_s))
 
 
 def _tick(tick: Tick, name: str) -> bool:
     try:
-        return tick()
+        with LOOPS.round(name):
+            return tick()
     except StaleLeader as error:
         dropped = stale_writes_dropped.value
-        logger.info("the tick is given up", loop=name, reason=str(error), stale_write_dropped=dropped)
+        logger.info("the tick is given up", reason=str(error), stale_write_dropped=dropped)
     except Unavailable as error:
-        logger.warning("waiting", loop=name, reason=str(error))
+        logger.warning("waiting", reason=str(error))
     except Exception:  # one bad experiment must not stop the others
-        logger.exception("tick failed", loop=name)
+        logger.exception("tick failed")
     return False
 
 
@@ -82,6 +85,7 @@ class Loops:
         self.bell.ring()
         for thread in self._threads:
             thread.join(timeout_s)
+        LOOPS.leads.set(0)
         try:
             self.leadership.release()
         except Unavailable as error:
@@ -109,7 +113,9 @@ def start(
     stop, bell = Event(), bell or Bell()
     leadership = Leadership(store=beside(store), clock=clock, is_sole=is_sole, ttl_s=settings.control_ttl_s)
     threads = [Thread(target=_lead, args=(stop, bell, leadership), name="lead", daemon=True)]
-    for name, make in _loops(clock, settings, manifests).items():
+    made = _loops(clock, settings, manifests)
+    LOOPS.expect(made)
+    for name, make in made.items():
         term = Term(leadership=leadership)
         tick, idle_s = make(store.fenced(term.check), term), REAP_S if name == "reap" else settings.idle_s
         chained = _ringing(tick, bell) if name in RINGING else tick
@@ -161,4 +167,5 @@ def _lead(stop: Event, bell: Bell, leadership: Leadership) -> None:
             logger.warning("the lease could not be renewed", reason=str(error))
         except Exception:  # a database in a state nobody thought of: without this thread no loop would ever run again
             logger.exception("the lease could not be renewed")
+        LOOPS.leads.set(leadership.is_held)
         stop.wait(leadership.renew_s if leadership.is_held else min(FOLLOW_S, leadership.renew_s))

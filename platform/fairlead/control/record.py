@@ -244,10 +244,10 @@ class Record:
         except Unavailable:
             raise
         except NotFound as error:
-            logger.warning("the run is gone; it is made again", experiment=experiment_id, reason=str(error))
+            logger.warning("the run is gone; it is made again", experiment_id=experiment_id, reason=str(error))
             self._forget_run(experiment_id)
         except (FairleadError, OSError, ValueError) as error:
-            logger.exception("not recorded", experiment=experiment_id, reason=str(error))
+            logger.exception("not recorded", experiment_id=experiment_id, reason=str(error))
             self._not_before_s[experiment_id] = self.clock.monotonic_s() + RETRY_AFTER_S
             self._explain(experiment_id, str(error))
             return False

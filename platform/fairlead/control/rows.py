@@ -5,8 +5,13 @@ from typing import Protocol, TypeVar
 
 import structlog
 
+from fairlead.control.leader import Tally
 from fairlead.errors import Unavailable
+from fairlead.store import attempts
+from fairlead.store.tables import AttemptRow, ExperimentRow
 
+rows_not_served = Tally()
+"""Rows of this process's loops that broke and were left for the next tick."""
 logger = structlog.get_logger(__name__)
 
 
@@ -27,11 +32,13 @@ def for_each(rows: Iterable[R], act: Callable[[R], bool]) -> bool:
     changed = False
     for row in rows:
         try:
-            changed |= act(row)
+            with structlog.contextvars.bound_contextvars(**ids_of(row)):
+                changed |= act(row)
         except Unavailable:
             raise
         except Exception:  # a spec that this release cannot read, say: its experiment waits, the others go on
-            logger.exception("a row could not be served", id=row.id)
+            rows_not_served.add_one()
+            logger.exception("a row could not be served", **ids_of(row))
     return changed
 
 
@@ -51,3 +58,13 @@ def in_batches(rows: Iterable[R], act: Callable[[Sequence[R]], bool], *, size: i
             logger.info("a batch could not be served; its rows are served alone", rows=len(batch), reason=str(error))
             changed |= for_each(batch, lambda row: act((row,)))
     return changed
+
+
+def ids_of(row: HasId) -> dict[str, str]:
+    """What a line of the log says of a row: experiment and attempt."""
+    match row:
+        case AttemptRow():
+            return {"experiment_id": row.experiment_id, "attempt_id": row.id}
+        case ExperimentRow() if row.current_attempt_no:
+            return {"experiment_id": row.id, "attempt_id": attempts.attempt_id(row.id, row.current_attempt_no)}
+    return {"experiment_id": row.id}

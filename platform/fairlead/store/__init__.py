@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session
 from fairlead.store import outbox  # whoever writes an event writes its messages: always loaded
 from fairlead.store.engine import Fence, Store, Witness, beside, check_writable, open_store, ping
 from fairlead.store.schema import check_revision, migrate, schema_revision
+from fairlead.store.told import log_event
 
 __all__ = [
     "Fence",
@@ -14,6 +15,7 @@ __all__ = [
     "beside",
     "check_revision",
     "check_writable",
+    "log_event",
     "migrate",
     "open_store",
     "outbox",

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from fairlead.clock import Clock, SystemClock
 from fairlead.errors import BadInput, Conflict, Unavailable
+from fairlead.store.told import written_in
 
 UNWRITABLE_S = 10.0
 """How long a database that could not keep a write counts as one that takes none."""
@@ -31,6 +32,10 @@ Fence = Callable[[Session], None]
 """Asked at the beginning of every writing transaction, inside it; raises unless its caller may write."""
 Witness = Callable[[Session], AbstractContextManager[None]]
 """Stands round every writing transaction, inside it, and may add to it what it has seen."""
+
+
+Tell = Callable[[Mapping[str, Any]], None]
+"""Told of each event of an experiment that has been committed: what ``written_in`` the session says of it."""
 
 
 class Refusals:
@@ -68,12 +73,14 @@ class Store:
         fence: Fence | None = None,
         witness: Witness | None = None,
         refusals: Refusals | None = None,
+        tell: Tell | None = None,
     ) -> None:
         self.engine = writer
         self.refusals = refusals or Refusals(SystemClock())
         self._reader = reader
         self._fence = fence
         self._witness = witness
+        self._tell = tell
         self._read = sessionmaker(reader, expire_on_commit=False)
         self._write = sessionmaker(writer, expire_on_commit=False)
 
@@ -100,6 +107,9 @@ class Store:
                 self._fence(session)
             with self._witness(session) if self._witness is not None else nullcontext():
                 yield session
+        if self._tell is not None:
+            for one in written_in(session):
+                self._tell(one)
 
     @contextmanager
     def _noting_refusals(self) -> Iterator[None]:
@@ -111,11 +121,11 @@ class Store:
 
     def fenced(self, fence: Fence) -> "Store":
         """The same database over the same connections, for a writer that must prove each time that it still may."""
-        return Store(self._reader, self.engine, fence=fence, refusals=self.refusals)
+        return Store(self._reader, self.engine, fence=fence, refusals=self.refusals, tell=self._tell)
 
     def witnessed(self, witness: Witness) -> "Store":
         """The same database over the same connections, with somebody who sees every write."""
-        return Store(self._reader, self.engine, witness=witness, refusals=self.refusals)
+        return Store(self._reader, self.engine, witness=witness, refusals=self.refusals, tell=self._tell)
 
     def close(self) -> None:
         """Give all connections back."""
@@ -153,14 +163,14 @@ def _first_line(error: Exception) -> str:
     return re.sub(r"\s+", " ", str(getattr(error, "orig", error)))[:200]
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, *, tell: Tell | None = None) -> Store:
     """Open ``sqlite:///...`` or ``postgresql+psycopg://...``; tables are ``migrate``'s business."""
     if make_url(url).get_backend_name() == "sqlite":
-        return _open_sqlite(url)
-    return _open_postgresql(url)
+        return _open_sqlite(url, tell)
+    return _open_postgresql(url, tell=tell)
 
 
-def _open_sqlite(url: str) -> Store:
+def _open_sqlite(url: str, tell: Tell | None) -> Store:
     path = make_url(url).database
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -177,7 +187,7 @@ def _open_sqlite(url: str) -> Store:
     for engine, begin in ((writer, "BEGIN IMMEDIATE"), (reader, "BEGIN")):
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", lambda connection, begin=begin: connection.exec_driver_sql(begin))
-    return Store(reader, writer)
+    return Store(reader, writer, tell=tell)
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
@@ -186,7 +196,9 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _open_postgresql(url: str | URL, *, connections: int = 10, statement_s: float = 30, connect_s: int = 5) -> Store:
+def _open_postgresql(
+    url: str | URL, *, connections: int = 10, statement_s: float = 30, connect_s: int = 5, tell: Tell | None = None
+) -> Store:
     """A process that stops in the middle of a transaction loses it, and its locks, after ten seconds."""
     options = (
         f"-c statement_timeout={statement_s * 1000:.0f} -c lock_timeout=2000 "
@@ -202,7 +214,7 @@ def _open_postgresql(url: str | URL, *, connections: int = 10, statement_s: floa
         json_serializer=_dumps,
         connect_args={"options": options, "connect_timeout": connect_s, "tcp_user_timeout": connect_s * 1000},
     )
-    return Store(engine, engine)
+    return Store(engine, engine, tell=tell)
 
 
 def beside(store: Store) -> Store:

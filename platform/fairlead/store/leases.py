@@ -116,6 +116,14 @@ def _sighting(row: LeaseRow) -> Sighting:
     return Sighting(holder=row.holder, epoch=row.epoch, renewals=row.renewals)
 
 
+def left_s(session: Session, name: str, *, now: datetime) -> float:
+    """For how many seconds the lease is held unless it is renewed; 0 where nobody holds it."""
+    expires_at = session.scalar(select(LeaseRow.expires_at).where(LeaseRow.name == name))
+    if expires_at is None:
+        return 0.0
+    return max(0.0, (expires_at - (_database_now(session) or now)).total_seconds())
+
+
 def _database_now(session: Session) -> datetime | None:
     if session.get_bind().dialect.name != "postgresql":
         return None

@@ -8,22 +8,25 @@ machine, as in Ray's own tests. The storage is shared in both cases.
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+import pytest
 
 from fairlead import Client, Experiment
 from fairlead.embedded.processes import MARKER, describe, end
 from fairlead.errors import FairleadError, Unavailable
-from fairlead.protocol import BEGUN_FILE, attempt_path
+from fairlead.protocol import BEGUN_FILE, LOG_DIRECTORY, attempt_path
 from fairlead.run.census import MARKER as ATTEMPT
 from fairlead.run.environment import SILENT_PEER_S
 from fairlead.run.warm.launcher import DIRECTORY
@@ -48,6 +51,7 @@ QUICK = {
     "RAY_grpc_client_keepalive_timeout_ms": "5000",
 }
 """Node deaths are seen within seconds, not a minute; not at once either, since two cores carry all of this."""
+SHORT_GRACE = {"FAIRLEAD_NODE_GRACE_S": str(GRACE_S)}
 START_S = 120.0
 _OBJECT_STORE_BYTES = 80 * 2**20
 _INIT = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\nwhile True: signal.pause()"
@@ -249,12 +253,14 @@ def kill_all(*tops: psutil.Process) -> None:
 # ---- the site -------------------------------------------------------------------------------------------------------
 
 WORK = '''
-"""Counts steps of a rest each, and keeps a checkpoint every fifth."""
+"""Counts steps of a rest each, and keeps a checkpoint every fifth. Every rank says where it is."""
 import json, pathlib, tempfile, time
 import numpy as np
+import ray
 
 
 def train(params, context):
+    print("on node", ray.get_runtime_context().get_node_id(), flush=True)
     start = 0
     if context.resume_from is not None:
         start = json.loads((context.resume_from / "state.json").read_text())["step"]
@@ -290,9 +296,17 @@ class HostServer(Server):
 
 @dataclass
 class Site:
-    """Control plane, nodes and agent. Start nodes and the agent as you need them; ``close`` ends everything."""
+    """Control plane, nodes and agent. Start nodes and the agent as you need them; ``close`` ends everything.
+
+    Several clusters are several sites: all but the first are given the first one's ``server``, which they do not end.
+    """
 
     directory: Path
+    cluster: str = "local"
+    shared: HostServer | None = None
+    """The server of another site, to be this one's too."""
+    clusters: tuple[str, ...] = ("local",)
+    """Those that an own server knows."""
     network: Network | None = None
     is_warm: bool = True
     """Machines start cold in any case: a server forks in its own namespaces."""
@@ -313,7 +327,9 @@ class Site:
         (self.directory / "code" / "work.py").write_text(WORK)
         host = self.network.host if self.network else "127.0.0.1"
         settings = {"FAIRLEAD_RAY_SESSION_GRACE_S": str(GRACE_S), MARKER: self.marker, **self.server_settings}
-        self.server = HostServer(self.directory, mlflow_url=self.mlflow_url, environment=settings, host=host)
+        self.server = self.shared or HostServer(
+            self.directory, mlflow_url=self.mlflow_url, environment=settings, host=host, clusters=self.clusters
+        )
         self.client = Client(self.server.url, self.server.user)
         (self.port,) = free_ports(1)
 
@@ -324,7 +340,8 @@ class Site:
         leaders = [describe(part.name, part.process.pid) for part in parts if part.process is not None]
         for part in parts:
             part.kill()
-        self.server.stop()
+        if self.shared is None:
+            self.server.stop()
         end(leaders, marker=self.marker, grace_s=1)
         if self.network is not None:
             self.network.close()
@@ -349,6 +366,7 @@ class Site:
             "object-store-memory": _OBJECT_STORE_BYTES,
             "node-manager-port": 0,
             "object-manager-port": 0,
+            "dashboard-agent-listen-port": 0,  # the default of Ray may be the port that the head was given
             "min-worker-port": 0,
             "max-worker-port": 0,
             "temp-dir": self.short / "r",
@@ -372,9 +390,10 @@ class Site:
     def add_agent(self, on: str = HEAD) -> Part:
         """An agent with its supervisor, on the machine of a node."""
         token = self.directory / "agent-token"
-        token.write_text(self.server.agent)
+        token.write_text(self.server.agents[self.cluster])
         settings = {
             "FAIRLEAD_CONTROL_URL": self.server.url,
+            "FAIRLEAD_CLUSTER": self.cluster,
             "FAIRLEAD_AGENT_TOKEN_FILE": str(token),
             "FAIRLEAD_RAY_ADDRESS": self.head_address,
             "FAIRLEAD_STORAGE": str(self.server.storage),
@@ -418,15 +437,17 @@ class Site:
 
     # ---- experiments ----
 
-    def submit(self, name: str, *, workers: int = 1, steps: int = 100, step_s: float = 0.1) -> Experiment:
-        """An experiment of the counting workload, acknowledged."""
+    def submit(
+        self, name: str, *, workers: int = 1, steps: int = 100, step_s: float = 0.1, **resources: Any
+    ) -> Experiment:
+        """An experiment of the counting workload, acknowledged. ``resources``: more of them than its workers."""
         spec: dict[str, Any] = {
             "name": name,
             "workload": "work:train",
             "code": ".",
             "params": {"steps": steps, "step_s": step_s},
             "data": {"uri": "builtin://diabetes"},
-            "resources": {"workers": workers, "cpus_per_worker": 1},
+            "resources": {"workers": workers, "cpus_per_worker": 1, **resources},
             "policy": {"stall_timeout_s": 120},
         }
         (self.directory / "code" / "spec.json").write_text(json.dumps(spec))
@@ -463,6 +484,20 @@ class Site:
         begun = json.loads((self.attempt(experiment, attempt_no) / BEGUN_FILE).read_text())
         return next(node for node in self.nodes.values() if node.node_id == begun["node_id"])
 
+    def nodes_of_ranks(self, experiment: Experiment, *, workers: int, attempt_no: int = 1) -> list[Node]:
+        """Where the ranks of an attempt have begun, each by its own word; waits for all of them."""
+        logs = [
+            self.attempt(experiment, attempt_no) / LOG_DIRECTORY / f"rank-{rank}.000.log" for rank in range(workers)
+        ]
+        by_id = {node.node_id: node for node in self.nodes.values()}
+
+        def said() -> list[Node]:
+            found = [re.search(r"^on node (\w+)$", log.read_text(), re.MULTILINE) for log in logs if log.exists()]
+            return [by_id[each[1]] for each in found if each]
+
+        wait_for(lambda: len(said()) == workers, within_s=START_S, what=f"a word of {workers} ranks")
+        return said()
+
     def differences(self, experiment: Experiment) -> list[str]:
         """What MLflow shows of an experiment otherwise than the database has taken it in."""
         store = open_store(self.server.database_url)
@@ -479,3 +514,21 @@ class Site:
     def log(self) -> str:
         """What the agents have said."""
         return "\n".join(agent.log.read_text(errors="replace") for agent in self.agents)
+
+
+MakeSite = Callable[..., Site]
+
+
+@pytest.fixture
+def make_site(tmp_path: Path) -> Iterator[MakeSite]:
+    """Makes a site, with machines if asked; its logs are shown where a test fails."""
+    with ExitStack() as stack:
+
+        def make(name: str = "site", *, has_machines: bool = False, **more: Any) -> Site:
+            network = Network() if has_machines else None
+            site = Site(tmp_path / name, network=network, **{"agent_settings": SHORT_GRACE, **more})
+            stack.callback(site.close)
+            stack.callback(lambda: print(site.log()[-6000:]))
+            return site
+
+        yield make

@@ -55,6 +55,7 @@ LIMIT_S = 240.0
 class Server:
     """A real api process with its loops, started again whenever it has died; and a user and an agent of it.
 
+    ``clusters``: those that may have an agent; the first is that of ``agent``, the token.
     ``database_url``: a SQLite file in ``directory`` unless given. ``environment``: more settings of its process.
     ``prefix``: what the command line begins with, such as ``prlimit`` and its options.
     """
@@ -64,23 +65,33 @@ class Server:
     database_url: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     prefix: Sequence[str] = ()
+    clusters: Sequence[str] = ("local",)
     port: int = field(default_factory=free_port)
     process: "subprocess.Popen[bytes] | None" = None
     num_starts: int = 0
     user: str = ""
-    agent: str = ""
+    agents: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.failpoints.mkdir()
         self.database_url = self.database_url or f"sqlite:///{self.directory / 'fairlead.db'}"
         (self.directory / "secret").write_bytes(b"k" * 32)
         entries = []
-        for kind in ("user", "agent"):
+        for cluster in (None, *self.clusters):
             token_id, token = tokens.new_token()
-            entry = {"id": token_id, "sha256": tokens.hash_token(token), "kind": kind, "name": kind}
-            entries.append(entry | ({"cluster": "local"} if kind == "agent" else {}))
-            setattr(self, kind, token)
+            entry = {"id": token_id, "sha256": tokens.hash_token(token)}
+            if cluster is None:
+                self.user = token
+                entries.append(entry | {"kind": "user", "name": "user"})
+            else:
+                self.agents[cluster] = token
+                entries.append(entry | {"kind": "agent", "name": "agent", "cluster": cluster})
         (self.directory / "tokens.json").write_text(json.dumps({"tokens": entries}))
+
+    @property
+    def agent(self) -> str:
+        """The token of the first cluster's agent."""
+        return self.agents[self.clusters[0]]
 
     @property
     def failpoints(self) -> Path:

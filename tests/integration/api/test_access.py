@@ -48,6 +48,7 @@ def test_what_is_open_gives_nothing_away(small_bench: Any) -> None:
     assert {
         "/healthz",
         "/readyz",
+        "/startupz",
         "/docs",
         "/docs/problems",
         "/docs/{asset}",

@@ -4,6 +4,8 @@ import asyncio
 import json
 import logging
 import socket
+import sys
+import threading
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
+from fairlead.journal import log_to
 from fairlead.store.tables import (
     AuditRow,
     BundleRow,
@@ -25,7 +28,6 @@ from fairlead.store.tables import (
     WebhookEndpointRow,
 )
 from fairlead_api import bodies
-from fairlead_api.__main__ import _log_as_json
 from fairlead_api.access import OPEN, kind_for
 from fairlead_api.streams import Stream, Streams
 
@@ -146,13 +148,16 @@ def test_a_filter_matches_exactly_and_never_as_a_pattern(small_bench: Any, spec:
 
 def test_a_hostile_address_is_one_line_of_json_in_the_log(small_bench: Any, capsys: pytest.CaptureFixture[str]) -> None:
     handlers, level = logging.root.handlers[:], logging.root.level
+    hooks = sys.excepthook, threading.excepthook
     try:
-        _log_as_json("INFO")
+        log_to(sys.stderr, form="json")
         small_bench.user.get('/v1/experiments/a%0a{"event":"forged"}%0d%1b[31m', headers={"User-Agent": "x\x1b[31m"})
     finally:
         structlog.reset_defaults()
         logging.root.handlers[:] = handlers
         logging.root.setLevel(level)
+        logging.captureWarnings(False)
+        sys.excepthook, threading.excepthook = hooks
     text = capsys.readouterr().err
     lines = [json.loads(line) for line in text.splitlines()]
     (told,) = [line for line in lines if line["event"] == "request"]
@@ -206,4 +211,4 @@ def test_what_is_open_is_as_short_as_it_was(small_bench: Any) -> None:
     document = small_bench.nobody.get("/openapi.json").json()
     open_paths = {path for path in document["paths"] if kind_for(path) is None}
     assert open_paths <= OPEN
-    assert open_paths == {"/healthz", "/readyz", "/links/{token}"}
+    assert open_paths == {"/healthz", "/readyz", "/startupz", "/links/{token}"}

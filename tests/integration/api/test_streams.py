@@ -206,6 +206,26 @@ def test_a_log_stream_gives_whole_lines_and_goes_on_with_the_next_attempt(
         assert next(found)["event"] == "end"
 
 
+def test_a_log_stream_goes_on_behind_the_last_message_that_was_seen(
+    small_bench: Any, spec: dict[str, Any], serve: Any
+) -> None:
+    experiment_id, _, _ = small_bench.running(spec)
+    address, path = serve(small_bench.app), f"/v1/experiments/{experiment_id}/logs"
+    lines = [f"line {number}" for number in range(6)]
+    write_log(small_bench, experiment_id, "".join(f"{line}\n" for line in lines[:2]))
+    got: list[str] = []
+    with connect(small_bench, address, path) as answer:
+        seen = next(one for one in messages(answer.iter_lines()) if "id" in one)
+    got += seen["data"].splitlines()
+    write_log(small_bench, experiment_id, f"{lines[2]}\n{lines[3]}\n")
+    write_log(small_bench, experiment_id, f"{lines[4]}\n{lines[5]}\n", segment=3)
+    small_bench.move(experiment_id, State.RUNNING, State.FAILED)
+    with connect(small_bench, address, path, **{"Last-Event-ID": seen["id"]}) as answer:
+        for one in messages(answer.iter_lines()):
+            got += one["data"].splitlines() if "id" in one else []
+    assert got == lines
+
+
 def test_the_sdk_follows_events_and_logs_of_the_real_api(small_bench: Any, spec: dict[str, Any], serve: Any) -> None:
     address = serve(small_bench.app)
     token = small_bench.user.headers["authorization"].removeprefix("Bearer ")

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -20,6 +21,13 @@ def test_settings_that_cannot_be_used_are_named_and_not_tried_again() -> None:
         _, words = process.communicate(timeout=60)
     assert process.returncode == BAD_SETTINGS
     assert "ray_address" in words
+
+
+def test_an_agent_writes_json_where_that_is_asked_for() -> None:
+    with a_supervisor({"FAIRLEAD_LOG_FORMAT": "json"}) as process:
+        _, words = process.communicate(timeout=60)
+    (line,) = [json.loads(each) for each in words.splitlines()]
+    assert (line["event"], line["level"]) == ("the settings cannot be used", "error")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import yaml
 from compose_spec import PyCompose
+from pydantic_settings import BaseSettings
 
-from fairlead.settings import AgentSettings, ControlSettings
+from fairlead.settings import AgentSettings, ControlSettings, LogSettings
 from fairlead.store.tokens import hash_token
 from fairlead.tracking.server import server_environment
 
@@ -236,7 +237,7 @@ def start_help() -> str:
 def test_the_control_plane_gets_settings_it_knows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = service(name)["environment"]
     ours = {key for key in environment if key.startswith("FAIRLEAD_")}
-    assert ours <= {f"FAIRLEAD_{field.upper()}" for field in ControlSettings.model_fields}
+    assert ours <= known_to(ControlSettings, LogSettings)
     for key in ours:
         monkeypatch.setenv(key, environment[key])
     settings = ControlSettings()
@@ -247,6 +248,10 @@ def test_the_control_plane_gets_settings_it_knows(name: str, monkeypatch: pytest
         assert {"127.0.0.1:8170", "api:8170"} <= set(settings.allowed_hosts)
 
 
+def known_to(*kinds: type[BaseSettings]) -> set[str]:
+    return {f"FAIRLEAD_{field.upper()}" for kind in kinds for field in kind.model_fields}
+
+
 def test_the_agent_gets_settings_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = service("ray-head")["environment"]
     for key in environment:
@@ -254,8 +259,8 @@ def test_the_agent_gets_settings_it_knows(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("FAIRLEAD_RAY_ADDRESS", "10.0.0.2:6379")  # ray-head.sh fills it in
     settings = AgentSettings()
     assert settings.control_url == "http://api:8170"
-    known = {f"FAIRLEAD_{field.upper()}" for field in AgentSettings.model_fields}
-    assert {key for key in environment if key.startswith("FAIRLEAD_")} | {"FAIRLEAD_RAY_ADDRESS"} <= known
+    ours = {key for key in environment if key.startswith("FAIRLEAD_")} | {"FAIRLEAD_RAY_ADDRESS"}
+    assert ours <= known_to(AgentSettings, LogSettings)
     assert settings.cluster == json.loads(made()["FAIRLEAD_TOKENS"])["tokens"][1]["cluster"]
     shared = [{volume.split(":")[1] for volume in service(name)["volumes"]} for name in ("ray-head", "ray-worker")]
     assert {str(settings.storage), str(settings.cache)} <= shared[0] & shared[1]

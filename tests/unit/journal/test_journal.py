@@ -1,4 +1,7 @@
+import json
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -64,3 +67,43 @@ def say_what_fails(logger: Any, act: Callable[[], object]) -> None:
         act()
     except OSError:
         logger.exception("looking failed", attempt="a-1")
+
+
+LOUD = """
+import logging, sys, threading, warnings
+import structlog
+from fairlead.journal import log_to
+
+log_to(sys.stderr, form=sys.argv[1])
+structlog.contextvars.bind_contextvars(request_id="r1")
+structlog.get_logger().info("ours", attempt_id="e-a1")
+logging.getLogger("library").warning("theirs %s", "said")
+warnings.warn("take care")
+thread = threading.Thread(target=lambda: 1 / 0, name="helper")
+thread.start()
+thread.join()
+raise ValueError("the end\\nof it")
+"""
+
+
+def loud(form: str) -> list[str]:
+    command = [sys.executable, "-c", LOUD, form]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stderr.splitlines()
+
+
+def test_as_json_whatever_is_said_is_one_object_a_line() -> None:
+    lines = [json.loads(line) for line in loud("json")]
+    assert [line["event"] for line in lines[:2]] == ["ours", "theirs said"]
+    assert (lines[0]["request_id"], lines[0]["attempt_id"], lines[1]["request_id"]) == ("r1", "e-a1", "r1")
+    assert "take care" in lines[2]["event"]
+    assert [(line["event"], line["level"]) for line in lines[3:]] == [("uncaught", "critical")] * 2
+    assert lines[3]["thread"] == "helper"
+    assert "ZeroDivisionError" in lines[3]["exception"]
+    assert "the end\nof it" in lines[4]["exception"]
+
+
+def test_as_text_a_line_is_for_people() -> None:
+    lines = loud("text")
+    assert "ours" in lines[0]
+    assert "request_id=r1" in lines[0]
+    assert not lines[0].startswith("{")

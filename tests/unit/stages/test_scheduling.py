@@ -144,6 +144,41 @@ def test_labels_choose_the_cluster_and_alternatives_are_tried_in_order() -> None
     assert "with gpu=a100" in nowhere.detail
 
 
+def test_who_needs_a_cluster_that_is_closed_waits_for_that_and_not_for_hardware() -> None:
+    silent = a_cluster("silent", labels={"zone": "a"}, has_fresh_agent=False)
+    drained = a_cluster("drained", labels={"zone": "b"}, is_active=False, why_closed="draining")
+    here = [silent, drained, a_cluster("open", labels={"zone": "c"})]
+    bound = place(a_candidate(wishes=(a_wish(zone="a"),)), here)
+    assert str(bound) == (
+        "no_agent: needs 1 CPUs for 1 workers with zone=a, which no open cluster has:"
+        " no agent answers for silent; is it running?"
+    )
+    closed = place(a_candidate(wishes=(a_wish(zone="b"),)), here)
+    assert str(closed).startswith("cluster_closed: ")
+    assert str(closed).endswith("which no open cluster has: drained is draining")
+    too_large = place(a_candidate(wishes=(a_wish(64, zone="a"),)), here)
+    assert isinstance(too_large, Waiting)
+    assert too_large.reason is WaitingReason.NO_CLUSTER_FITS
+    other = place(a_candidate(wishes=(a_wish(zone="a"), a_wish(zone="c"))), here)
+    assert isinstance(other, Placement)
+    assert (other.cluster, other.alternative) == ("open", 1)
+
+
+def test_who_waits_for_room_is_told_of_the_wish_that_an_open_cluster_could_hold() -> None:
+    silent = a_cluster("silent", labels={"zone": "a"}, has_fresh_agent=False)
+    busy = running(a_cluster("busy", labels={"zone": "b"}), 2)
+    waiting = place(a_candidate(wishes=(a_wish(zone="a"), a_wish(2, zone="b"))), [silent, busy])
+    assert str(waiting) == "resources_in_use: needs 2 CPUs for 2 workers with zone=b; busy has 0 CPUs free now"
+
+
+def test_who_fits_in_sum_but_on_no_node_is_told_of_the_nodes() -> None:
+    here = [a_cluster(nodes=((1, 0), (1, 0), (1, 0)))]
+    waiting = place(a_candidate(wishes=(a_wish(1, cpus=2),)), here)
+    assert str(waiting) == (
+        "no_cluster_fits: needs 2 CPUs for 1 workers; local has 3 CPUs and 0 GPUs on 3 nodes, room for 0 of 1 workers"
+    )
+
+
 def test_an_excluded_node_gets_no_workers() -> None:
     cluster = a_cluster(nodes=((2, 0), (2, 0)))
     cluster = replace(cluster, nodes=(replace(cluster.nodes[0], is_excluded=True), cluster.nodes[1]))
