@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,6 +102,12 @@ class Progress:
         """Process ids of the newest group by rank."""
         with self._lock:
             return {rank: hello.pid for rank, hello in self.group.hellos.items()} if self.group else {}
+
+    def nodes_of(self, actor_ids: Container[str]) -> tuple[str, ...]:
+        """Nodes of these workers, as far as they have come up."""
+        with self._lock:
+            hellos = [hello for group in self._groups for hello in group.hellos.values()]
+        return tuple(sorted({hello.node_id for hello in hellos if hello.actor_id in actor_ids}))
 
     def finish(self, finished: Finished) -> None:
         """One rank has returned."""

@@ -284,6 +284,7 @@ class Runner:
     def _drive(self) -> None:
         """From the first worker to the result on disk. Whatever goes wrong here is our own error, and said so."""
         trouble: str | None = None
+        died_on: tuple[str, ...] = ()
         watch = threading.Thread(target=self._watch, name="fairlead-watch")
         watch.start()
         try:
@@ -292,12 +293,13 @@ class Runner:
             fit(self._require_document(), self._require_places())
         except Exception as error:  # Ray Train raises what it likes; the verdict reads it
             trouble = f"{type(error).__name__}: {error}"
+            died_on = self._progress.nodes_of(_dead_actors(error))
         self._fit_is_over.set()
         watch.join()
         try:
             self._end_group(timeout_s=GROUP_END_WAIT_S)
             failpoint("runner.ended_group")
-            verdict, outputs = self._conclude(trouble)
+            verdict, outputs = self._conclude(trouble, died_on)
         except Exception:  # a result that says so is better than none
             detail = traceback.format_exc()[-MAX_DETAIL:]
             verdict = Verdict(outcome=Outcome.INFRA_ERROR, reason="runner_error", detail=detail)
@@ -312,7 +314,7 @@ class Runner:
         failpoint("runner.result")
         self._is_finished.set()
 
-    def _conclude(self, trouble: str | None) -> tuple[Verdict, Outputs]:
+    def _conclude(self, trouble: str | None, died_on: tuple[str, ...]) -> tuple[Verdict, Outputs]:
         progress, group = self._progress, self._progress.group
         has_finished = group is not None and group.has_finished
         outputs = Outputs()
@@ -325,6 +327,7 @@ class Runner:
             incomplete=outputs.incomplete,
             trouble=trouble,
             was_killed_for_memory=trouble is not None and not has_finished and self._was_killed_for_memory(),
+            died_on=died_on,
         )
         document = self._require_document()
         verdict = judge(decide(ending), document.spec.policy.rules, last_lines(self._require_places().attempt))
@@ -397,6 +400,7 @@ class Runner:
             outcome=verdict.outcome,
             reason=_plain(verdict.reason),
             detail=_plain(verdict.detail),
+            died_on=verdict.died_on,
             last_step=self._progress.last_step,
             metrics={key: value for key, value in values.items() if not key.startswith(SYSTEM_PREFIX)},
             evaluation=outputs.evaluation,
@@ -553,6 +557,13 @@ class Runner:
     def _require_spool(self) -> SpoolWriter:
         assert self._spool is not None, "begin() comes first"
         return self._spool
+
+
+def _dead_actors(error: Exception) -> frozenset[str]:
+    """Ids of the workers whose death made Ray Train give up; others of the group it ends itself."""
+    failures = getattr(error, "worker_failures", {}).values()
+    causes = (getattr(failure, "health_check_failure", None) for failure in failures)
+    return frozenset(cause.actor_id for cause in causes if isinstance(cause, ray.exceptions.ActorDiedError))
 
 
 def _plain(text: str) -> str:

@@ -48,6 +48,20 @@ def test_the_first_cause_counts_then_the_wish_then_the_work(
 
 
 @pytest.mark.parametrize(
+    ("changes", "nodes"),
+    [
+        ({"trouble": "ActorDiedError"}, ("n1",)),
+        ({"trouble": "WorkerGroupStartupTimeoutError: 120 s"}, ()),
+        ({"trouble": "ActorDiedError", "was_killed_for_memory": True}, ()),
+        ({"trouble": "ActorDiedError", "cause": CAUSE}, ()),
+        ({"trouble": "ActorDiedError", "stop": StopMode.PAUSE}, ()),
+    ],
+)
+def test_nodes_are_named_only_where_a_death_is_what_ended_it(changes: dict[str, object], nodes: tuple[str]) -> None:
+    assert decide(an_ending(died_on=("n1",), **changes)).died_on == nodes
+
+
+@pytest.mark.parametrize(
     ("failure", "outcome", "reason"),
     [
         ({"type_name": "ValueError", "message": "bad\nmore"}, "user_error", "ValueError: bad"),
