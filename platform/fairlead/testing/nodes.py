@@ -250,11 +250,15 @@ def kill_all(*tops: psutil.Process) -> None:
 
 WORK = '''
 """Counts steps of a rest each, and keeps a checkpoint every fifth."""
-import json, pathlib, tempfile, time
+import json, os, pathlib, signal, tempfile, time
 import numpy as np
+import ray
 
 
 def train(params, context):
+    print("node", ray.get_runtime_context().get_node_id(), flush=True)
+    if params.get("dies"):
+        os.kill(os.getpid(), signal.SIGKILL)
     start = 0
     if context.resume_from is not None:
         start = json.loads((context.resume_from / "state.json").read_text())["step"]
@@ -418,16 +422,18 @@ class Site:
 
     # ---- experiments ----
 
-    def submit(self, name: str, *, workers: int = 1, steps: int = 100, step_s: float = 0.1) -> Experiment:
-        """An experiment of the counting workload, acknowledged."""
+    def submit(
+        self, name: str, *, workers: int = 1, steps: int = 100, step_s: float = 0.1, dies: bool = False
+    ) -> Experiment:
+        """An experiment of the counting workload, acknowledged. ``dies``: every rank at once, and it is tried once."""
         spec: dict[str, Any] = {
             "name": name,
             "workload": "work:train",
             "code": ".",
-            "params": {"steps": steps, "step_s": step_s},
+            "params": {"steps": steps, "step_s": step_s, "dies": dies},
             "data": {"uri": "builtin://diabetes"},
             "resources": {"workers": workers, "cpus_per_worker": 1},
-            "policy": {"stall_timeout_s": 120},
+            "policy": {"stall_timeout_s": 120, "retries": {"infra": 0 if dies else 5}},
         }
         (self.directory / "code" / "spec.json").write_text(json.dumps(spec))
         key = f"{name}-{len(self.acknowledged)}"
