@@ -31,6 +31,7 @@ from fairlead.protocol import (
     StopMode,
 )
 from fairlead.run.census import end_actors, find_family, on_nodes, remove_groups
+from fairlead.run.idleness import Idle, Load, Span, look
 from fairlead.run.kills import has_killed_since
 from fairlead.run.messages import Failure, Finished, Hello, Orders, Report, RunnerStatus, Welcome, WrittenCheckpoint
 from fairlead.run.meter import BURST, MAX_KEYS, POINTS_PER_S
@@ -54,6 +55,7 @@ from fairlead.run.verdict import (
     decide,
     from_exit,
     from_failure,
+    idle,
     judge,
     stalled,
     storage_failed,
@@ -96,6 +98,7 @@ class Runner:
         self._started_at: datetime = self._clock.now()
         self._dump_stacks = False
         self._kept_until_s: float | None = None
+        self._span: Span | None = None
         self._fit_is_over = threading.Event()
         self._is_finished = threading.Event()
 
@@ -183,12 +186,14 @@ class Runner:
         )
 
     @ray.method(concurrency_group="control")
-    def poll(self, rank: int, generation: int, sample: dict[str, float]) -> Orders:
+    def poll(self, rank: int, generation: int, sample: dict[str, float], load: Load | None = None) -> Orders:
         """A worker shows that it lives, and learns what is asked of it."""
         is_current = self._progress.is_current(generation)
         if is_current and sample:
             seconds = int(self._clock.monotonic_s() - self._began_s)
             self._require_spool().metrics(sample, step=seconds, at_ms=_now_ms())
+        if load is not None:
+            self._progress.note_load(rank, generation, load)
         return Orders(
             is_current=is_current,
             should_stop=self._progress.stop is not None,
@@ -437,6 +442,16 @@ class Runner:
         if age_s is not None and age_s > document.spec.policy.stall_timeout_s and self._progress.cause is None:
             self._collect_stacks()
             self._progress.end(stalled(age_s, self._progress.last_step))
+        self._watch_idleness(document.spec.policy.idle_limit_s)
+
+    def _watch_idleness(self, limit_s: float | None) -> None:
+        if limit_s is None or self._progress.cause is not None or self._progress.stop is not None:
+            return
+        seen = look(self._span, self._progress.loads(), now_s=self._clock.monotonic_s(), limit_s=limit_s)
+        if isinstance(seen, Idle):
+            self._progress.end(idle(seen))
+        else:
+            self._span = seen
 
     def _collect_stacks(self) -> None:
         """Have every rank write down what it is doing; those whose interpreter is blocked are asked by a signal."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from fairlead.lifecycle import WORKER_DIED, Outcome
 from fairlead.protocol import StopMode
+from fairlead.run.idleness import IDLE_SHARE, Idle
 from fairlead.run.messages import Failure
 from fairlead.spec import RuleSpec
 from fairlead.spec.experiment import SIGNALS
@@ -130,6 +131,13 @@ def stalled(age_s: float, last_step: int | None) -> Verdict:
     where = "before its first step" if last_step is None else f"after step {last_step}"
     detail = f"no new step for {age_s:.0f} s, {where}; the stacks of all ranks are in the logs"
     return Verdict(outcome=Outcome.STALLED, reason="no progress", detail=detail)
+
+
+def idle(seen: Idle) -> Verdict:
+    """The workers hold resources and do nothing: nobody gains by trying it again."""
+    told = f"idle: the workers used {seen.used_s:.1f} CPU seconds in {seen.counted_s:.0f} s"
+    reason = f"{told}; policy.idle_limit_s asks for at least {IDLE_SHARE:.0%} of a CPU on one of them"
+    return Verdict(outcome=Outcome.OVER_BUDGET, reason=reason)
 
 
 def storage_failed(message: str) -> Verdict:

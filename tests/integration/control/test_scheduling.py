@@ -262,6 +262,16 @@ def test_a_spent_budget_stops_it_and_nothing_begins_again(plane: Plane) -> None:
     assert plane.row("e").reason == "over_budget: 1.01 of 1 CPU hours are spent"
 
 
+def test_idle_workers_end_the_experiment_whatever_retries_are_left(plane: Plane) -> None:
+    plane.attach(2)
+    plane.submit("e", policy={"idle_limit_s": 600, "retries": {"infra": 9}})
+    plane.dispatch()
+    plane.begin("e")
+    plane.end("e", Outcome.OVER_BUDGET, reason="idle: the workers used 0.2 CPU seconds in 600 s")
+    assert plane.states("e") == ["failed"]
+    assert plane.row("e").reason == "over_budget: idle: the workers used 0.2 CPU seconds in 600 s"
+
+
 def test_gpu_hours_are_counted_over_all_attempts(plane: Plane) -> None:
     plane.attach(4, gpus=4)
     plane.submit("e", resources={"workers": 2, "gpus_per_worker": 2}, budget={"gpu_hours": 4})
