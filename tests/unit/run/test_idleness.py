@@ -33,7 +33,7 @@ def test_ranks_that_use_next_to_nothing_for_the_limit_are_idle() -> None:
     assert (early.counted_s, early.used_s) == (99, {0: 0.5, 1: 0.5})
 
 
-@pytest.mark.parametrize("cpu_s", [(7.0, 0.0), (2.0, 0.0), (0.0, 2.0)], ids=["at work", "at the share", "another"])
+@pytest.mark.parametrize("cpu_s", [(7.0, 0.0), (5.0, 0.0), (0.0, 5.0)], ids=["at work", "at the share", "another"])
 def test_one_rank_at_work_keeps_all_of_them_from_being_idle(cpu_s: tuple[float, float]) -> None:
     span = over((0, ranks(0, 0)), (60, ranks(*cpu_s)), (120, ranks(*cpu_s)))
     assert isinstance(span, Span)

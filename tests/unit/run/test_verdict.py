@@ -174,6 +174,6 @@ def test_idle_workers_end_over_budget_which_no_rule_changes() -> None:
     verdict = idle(Idle(used_s=0.24, counted_s=600.2))
     assert verdict.outcome is Outcome.OVER_BUDGET
     told = "idle: the workers used 0.2 CPU seconds in 600 s"
-    assert verdict.reason == f"{told}; policy.idle_limit_s asks for at least 2% of a CPU on one of them"
+    assert verdict.reason == f"{told}; policy.idle_limit_s asks for at least 5% of a CPU on one of them"
     rule = RuleSpec(log="idle", then="retry")
     assert judge(decide(an_ending(cause=verdict, trouble="ActorDiedError")), (rule,), ["idle"]) == verdict
