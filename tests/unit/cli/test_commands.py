@@ -295,9 +295,12 @@ def test_an_attempt_is_declared_lost_with_a_reason(run: Run, spec: str, api: Fak
 
 
 def test_clusters_are_listed_with_why_one_gets_no_work(run: Run, api: FakeApi) -> None:
-    api.clusters["far"] = ClusterView(name="far", state="suspect", why="suspect: three were lost", is_agent_fresh=False)
+    far = {"why": "suspect: three were lost", "nodes": 3, "nodes_excluded": 1}
+    api.clusters["far"] = ClusterView(name="far", state="suspect", is_agent_fresh=False, **far)
     shown = run("clusters").stdout
-    assert all(text in shown for text in ("local", "active", "answers", "far", "silent", "three were lost"))
+    assert all(
+        text in shown for text in ("local", "active", "answers", "far", "silent", "3, 1 excluded", "three were lost")
+    )
     assert [one["name"] for one in json.loads(run("clusters", "--json").stdout)] == ["local", "far"]
 
 
