@@ -242,10 +242,10 @@ class Board:
 
     def would_fit(self, wish: Wish) -> bool:
         """Whether it would have room for it now, were none of its nodes excluded."""
+        if not self.snapshot.has_excluded or not self.snapshot.carries(wish):
+            return False
         nodes = zip(self.snapshot.nodes, self.rooms, strict=True)
-        return self.snapshot.has_excluded and (
-            pack(wish, [node.unused if node.is_excluded else room for node, room in nodes]) is not None
-        )
+        return pack(wish, [node.unused if node.is_excluded else room for node, room in nodes]) is not None
 
     def fit(self, candidate: Candidate, wish: Wish) -> tuple[int, ...] | None:
         """Where it fits now without delaying the reservation; None where it does not."""
@@ -476,9 +476,10 @@ class _Now:
         if not kept and self._has_waiter:
             return _BEHIND
         self._has_waiter = True
-        excluded = next(((i, board) for i, board in holders if board.would_fit(candidate.wishes[i])), None)
-        if excluded is not None:
-            return _only_excluded(candidate.wishes[excluded[0]], excluded[1])
+        for index in sorted({index for index, _ in holders}):  # clusters that could not hold it otherwise included
+            wish = candidate.wishes[index]
+            if (found := next((board for board in self._open if board.would_fit(wish)), None)) is not None:
+                return _only_excluded(wish, found)
         return _in_use(candidate.wishes[0], [board for _, board in holders])
 
     def _reserve(self, candidate: Candidate, holders: list[tuple[int, Board]]) -> bool:

@@ -187,6 +187,17 @@ def test_who_would_fit_were_no_node_excluded_is_told_so(
     assert (found.in_s is None) is (found.basis.startswith(("never", "not while nodes are excluded")))
 
 
+def test_excluded_nodes_of_another_cluster_are_told_of_where_the_one_that_could_hold_it_is_full() -> None:
+    full, burnt = running(a_cluster("full"), 2), without(a_cluster("burnt"), 0)
+    waiting = place(a_candidate(workers=2), [full, burnt])
+    assert isinstance(waiting, Waiting)
+    assert waiting.reason is WaitingReason.NODES_EXCLUDED
+    assert "burnt has 0 CPUs free now" in waiting.detail
+    elsewhere = place(a_candidate(wishes=(a_wish(2, zone="a"),)), [replace(full, labels={"zone": "a"}), burnt])
+    assert isinstance(elsewhere, Waiting)
+    assert elsewhere.reason is WaitingReason.RESOURCES_IN_USE
+
+
 def test_who_waits_behind_one_that_misses_an_excluded_node_waits_behind_it() -> None:
     cluster = running(without(a_cluster(nodes=((2, 0), (4, 0))), 0), 3, ends_in_s=600)
     first, second = a_candidate("a", workers=2), a_candidate("b", workers=2)
