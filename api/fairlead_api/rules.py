@@ -43,6 +43,7 @@ def _rule(role: Role, reach: Reach, *writes: str, notes: bool = False) -> Rule:
 
 _OF_EXPERIMENT = ("experiment", "experiment_id")
 _OF_CLUSTER = ("cluster", "name")
+_OF_NODE = ("node", "name", "node_id")
 _OF_WEBHOOK = ("webhook", "webhook_id")
 NOBODYS = _rule(Role.ADMIN, Reach.EVERYWHERE)
 """Of a route that is not in the table."""
@@ -86,6 +87,9 @@ RULES: Mapping[str, Rule] = {
     "POST /v1/clusters/{name}/drain": _rule(Role.ADMIN, Reach.EVERYWHERE, *_OF_CLUSTER),
     "POST /v1/clusters/{name}/activate": _rule(Role.ADMIN, Reach.EVERYWHERE, *_OF_CLUSTER),
     "POST /v1/clusters/{name}/retire": _rule(Role.ADMIN, Reach.EVERYWHERE, *_OF_CLUSTER),
+    "GET /v1/clusters/{name}/nodes": _rule(Role.VIEWER, Reach.ANYWHERE),
+    "POST /v1/clusters/{name}/nodes/{node_id}/exclude": _rule(Role.ADMIN, Reach.EVERYWHERE, *_OF_NODE),
+    "POST /v1/clusters/{name}/nodes/{node_id}/readmit": _rule(Role.ADMIN, Reach.EVERYWHERE, *_OF_NODE),
     # the queue; a project's own admin must not raise what it may hold
     "GET /v1/queue": _rule(Role.VIEWER, Reach.ANYWHERE),
     "GET /v1/projects/{name}/queue": _rule(Role.VIEWER, Reach.PROJECT),

@@ -85,6 +85,8 @@ def _basis(now_s: float, *, has_guessed: bool) -> str:
 
 
 def _nothing_to_say(waiting: Waiting) -> Estimate:
+    if waiting.reason is WaitingReason.NODES_EXCLUDED:
+        return Estimate(in_s=None, basis="not while nodes are excluded, as far as can be told")
     if waiting.reason in HOPELESS:
         return Estimate(in_s=None, basis="never, as things are")
     return Estimate(in_s=None, basis="too far off to tell")

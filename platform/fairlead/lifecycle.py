@@ -5,8 +5,9 @@ Final states are those without a move: that is derived, not maintained.
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from fairlead.errors import IllegalMove
@@ -106,6 +107,11 @@ RETRY_BASE_S = 10.0
 POISON_AFTER = 3
 REFUSALS_HELD_AFTER = 3
 BLAME_AFTER = 3
+EXCLUDE_AFTER = 3
+EXCLUDE_WITHIN = timedelta(hours=24)
+WORKER_DIED, RUNNER_DIED = "worker_died", "runner_died"
+DEATHS_ON_NODES = (WORKER_DIED, RUNNER_DIED)
+"""Reasons of attempts whose death says where it came. ``node_lost`` is none: under its id no lost node comes back."""
 OFFER_WITHDRAWN = "offer_withdrawn"
 """The reason of an attempt whose cluster had no agent that answered."""
 OFFER_REFUSED = "offer_refused"
@@ -113,7 +119,7 @@ OFFER_REFUSED = "offer_refused"
 SESSION_ENDED = "node_lost: the Ray session it ran in has ended"
 RULE_FAIL = "rule: fail:"
 """So begins the reason of an attempt that a rule of its spec wants to be the last."""
-_POISONOUS_REASONS = frozenset({"worker_died", "runner_died"})
+_POISONOUS_REASONS = frozenset(DEATHS_ON_NODES)
 _REASONS_OUTSIDE = frozenset({"node_lost", "storage", "environment"})
 
 
@@ -280,3 +286,43 @@ def _was_lost_outside(attempt: EndedThere) -> bool:
     if attempt.outcome is Outcome.LOST:
         return True
     return attempt.outcome is Outcome.INFRA_ERROR and attempt.reason.split(":")[0] in _REASONS_OUTSIDE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeDeath:
+    """What the judgement of nodes needs to know of an attempt that died, where its death names one or more."""
+
+    experiment_id: str
+    outcome: Outcome
+    reason: str
+    nodes: tuple[str, ...]
+    """Where ranks died, as the runner reports it; or where the runner was, as the proof of its death has it."""
+    ended_at: datetime
+
+
+def blame_nodes(
+    deaths: Iterable[NodeDeath], *, now: datetime, readmitted: Mapping[str, datetime]
+) -> dict[str, tuple[NodeDeath, ...]]:
+    """Nodes that are to get no more workers, each with the deaths that say so, the newest first.
+
+    Attempts of three different experiments have died there by infrastructure errors within a day. An experiment that
+    died so on several nodes counts against none of them: its death follows it. ``readmitted``: when an admin last took
+    a node in again; what died there before counts no more.
+    """
+    recent = [one for one in deaths if _names_nodes(one) and now - one.ended_at < EXCLUDE_WITHIN]
+    named: dict[str, set[str]] = {}
+    for one in recent:
+        named.setdefault(one.experiment_id, set()).update(one.nodes)
+    found: dict[str, dict[str, NodeDeath]] = {}
+    for one in sorted(recent, key=lambda one: one.ended_at, reverse=True):
+        if len(named[one.experiment_id]) > 1:
+            continue
+        (node,) = one.nodes
+        if node not in readmitted or one.ended_at > readmitted[node]:
+            found.setdefault(node, {}).setdefault(one.experiment_id, one)
+    return {node: tuple(those.values()) for node, those in found.items() if len(those) >= EXCLUDE_AFTER}
+
+
+def _names_nodes(death: NodeDeath) -> bool:
+    is_told = death.outcome is Outcome.INFRA_ERROR and death.reason.split(":")[0] in DEATHS_ON_NODES
+    return is_told and bool(death.nodes)

@@ -29,6 +29,7 @@ class WaitingReason(StrEnum):
     CLUSTER_CLOSED = "cluster_closed"
     NO_AGENT = "no_agent"
     NO_CLUSTER_FITS = "no_cluster_fits"
+    NODES_EXCLUDED = "nodes_excluded"
     EXCEEDS_QUOTA = "exceeds_quota"
     QUOTA_IN_USE = "quota_in_use"
     RESOURCES_IN_USE = "resources_in_use"
@@ -47,12 +48,17 @@ class Node:
     used_cpus: float = 0
     used_gpus: float = 0
     is_excluded: bool = False
-    """Attempts failed there again and again: it gets no workers."""
+    """One experiment after the other died there, or an admin says so: it gets no workers."""
 
     @property
     def room(self) -> "Room":
         """What is free; nothing of an excluded node."""
-        return (0.0, 0.0) if self.is_excluded else (self.cpus - self.used_cpus, self.gpus - self.used_gpus)
+        return (0.0, 0.0) if self.is_excluded else self.unused
+
+    @property
+    def unused(self) -> "Room":
+        """What nobody holds, were it not excluded."""
+        return self.cpus - self.used_cpus, self.gpus - self.used_gpus
 
     @property
     def size(self) -> "Room":
@@ -109,6 +115,11 @@ class ClusterSnapshot:
     def free_gpus(self) -> float:
         """GPUs that nobody holds."""
         return sum(node.room[1] for node in self.nodes)
+
+    @property
+    def has_excluded(self) -> bool:
+        """Whether some of its nodes get no workers."""
+        return any(node.is_excluded for node in self.nodes)
 
     @property
     def is_open(self) -> bool:
@@ -223,6 +234,18 @@ class Board:
     def holds(self, wish: Wish) -> bool:
         """Whether the empty cluster could."""
         return self.snapshot.carries(wish) and pack(wish, [node.size for node in self.snapshot.nodes]) is not None
+
+    def would_hold(self, wish: Wish) -> bool:
+        """Whether the empty cluster could, were none of its nodes excluded."""
+        sizes = [(node.cpus, node.gpus) for node in self.snapshot.nodes]
+        return self.snapshot.has_excluded and self.snapshot.carries(wish) and pack(wish, sizes) is not None
+
+    def would_fit(self, wish: Wish) -> bool:
+        """Whether it would have room for it now, were none of its nodes excluded."""
+        if not self.snapshot.has_excluded or not self.snapshot.carries(wish):
+            return False
+        nodes = zip(self.snapshot.nodes, self.rooms, strict=True)
+        return pack(wish, [node.unused if node.is_excluded else room for node, room in nodes]) is not None
 
     def fit(self, candidate: Candidate, wish: Wish) -> tuple[int, ...] | None:
         """Where it fits now without delaying the reservation; None where it does not."""
@@ -375,7 +398,7 @@ class _Now:
         decision = self._try(candidate, mine, account)
         if isinstance(decision, Waiting) and self._is_telling(decision, candidate, mine):
             # Where several bounds failed the smallest is remembered: a smaller one may still go past.
-            in_use = decision.reason is WaitingReason.RESOURCES_IN_USE
+            in_use = decision.reason in _IN_USE
             self._failed[shape, within] = bound_s(candidate), _BEHIND if in_use else decision
         return decision
 
@@ -454,6 +477,10 @@ class _Now:
         if not kept and self._has_waiter:
             return _BEHIND
         self._has_waiter = True
+        for index in sorted({index for index, _ in holders}):  # clusters that could not hold it otherwise included
+            wish = candidate.wishes[index]
+            if (found := next((board for board in self._open if board.would_fit(wish)), None)) is not None:
+                return _only_excluded(wish, found)
         return _in_use(candidate.wishes, holders)
 
     def _reserve(self, candidate: Candidate, holders: list[tuple[int, Board]]) -> bool:
@@ -473,16 +500,20 @@ class _Now:
     def _fits_nowhere(self, shape: int, wishes: tuple[Wish, ...]) -> Waiting:
         """No open cluster could hold it even if nothing ran there; whether a closed one could is another matter."""
         if shape not in self._nowhere:
-            closed = [board for board in self.boards if not board.snapshot.is_open]
-            could = [board.snapshot for board in closed if any(board.holds(wish) for wish in wishes)]
-            asked = " or ".join(_needs(wish) for wish in wishes)
-            if could:
-                why = _why_closed(could)
-                self._nowhere[shape] = replace(why, detail=f"{asked}, which no open cluster has: {why.detail}")
-            else:
-                have = "; ".join(_has(board.snapshot, wishes) for board in self._open)
-                self._nowhere[shape] = Waiting(reason=WaitingReason.NO_CLUSTER_FITS, detail=f"{asked}; {have}")
+            self._nowhere[shape] = self._why_nowhere(wishes)
         return self._nowhere[shape]
+
+    def _why_nowhere(self, wishes: tuple[Wish, ...]) -> Waiting:
+        asked = " or ".join(_needs(wish) for wish in wishes)
+        closed = [board for board in self.boards if not board.snapshot.is_open]
+        if could := [board.snapshot for board in closed if any(board.holds(wish) for wish in wishes)]:
+            why = _why_closed(could)
+            return replace(why, detail=f"{asked}, which no open cluster has: {why.detail}")
+        have = "; ".join(_has(board.snapshot, wishes) for board in self._open)
+        if names := [board.snapshot.name for board in self._open if any(map(board.would_hold, wishes))]:
+            told = f"{asked}; {have}; it would fit on {names[0]} if the excluded nodes were taken in again"
+            return Waiting(reason=WaitingReason.NODES_EXCLUDED, detail=told)
+        return Waiting(reason=WaitingReason.NO_CLUSTER_FITS, detail=f"{asked}; {have}")
 
 
 def with_placed(clusters: Iterable[ClusterSnapshot], decided: Round) -> tuple[ClusterSnapshot, ...]:
@@ -568,6 +599,10 @@ _BEHIND = Waiting(
 )
 
 
+_IN_USE = frozenset({WaitingReason.RESOURCES_IN_USE, WaitingReason.NODES_EXCLUDED})
+"""It waits for room, so that those behind it may have to wait for it."""
+
+
 def _needs(wish: Wish) -> str:
     gpus = f" and {wish.gpus:g} GPUs" if wish.gpus else ""
     labels = "".join(f" with {name}={value}" for name, value in wish.labels)
@@ -594,9 +629,17 @@ def _in_use(wishes: Sequence[Wish], holders: Sequence[tuple[int, Board]]) -> Wai
         return sum(room[1] for room in board.rooms), sum(room[0] for room in board.rooms)
 
     index, freest = max(holders, key=lambda one: (*free(one[1]), -one[0]))
-    wish, (gpus, cpus) = wishes[index], free(freest)
-    total = sum(_fits(wish, freest.rooms))
+    return Waiting(reason=WaitingReason.RESOURCES_IN_USE, detail=_free_now(wishes[index], freest))
+
+
+def _only_excluded(wish: Wish, board: Board) -> Waiting:
+    detail = f"{_free_now(wish, board)}; it would fit if the excluded nodes were taken in again"
+    return Waiting(reason=WaitingReason.NODES_EXCLUDED, detail=detail)
+
+
+def _free_now(wish: Wish, board: Board) -> str:
+    cpus, gpus = (sum(room[i] for room in board.rooms) for i in (0, 1))
+    total = sum(_fits(wish, board.rooms))
     spread = f", room for {total} of {wish.workers} workers" if total else ""
     has_gpus = f" and {gpus:g} GPUs" if wish.gpus else ""
-    detail = f"{_needs(wish)}; {freest.snapshot.name} has {cpus:g} CPUs{has_gpus} free now{spread}"
-    return Waiting(reason=WaitingReason.RESOURCES_IN_USE, detail=detail)
+    return f"{_needs(wish)}; {board.snapshot.name} has {cpus:g} CPUs{has_gpus} free now{spread}"

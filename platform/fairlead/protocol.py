@@ -153,6 +153,8 @@ class ResultDocument(Document):
     reason: str
     detail: str = ""
     """For people: the workload's last words, a bounded traceback."""
+    died_on: Annotated[tuple[Annotated[str, Field(max_length=100)], ...], Field(max_length=10_000)] = ()
+    """Ids of the nodes on which ranks died, where they were killed or crashed."""
     last_step: int | None = None
     metrics: dict[str, Number] = Field(default_factory=dict)
     """Last value of each metric."""

@@ -98,6 +98,8 @@ class ClusterView(Representation):
     last_sync_at: datetime | None = None
     nodes: int = 0
     """Those that live."""
+    nodes_excluded: int = 0
+    """Those of them that get no workers."""
     cpus: float = 0
     gpus: float = 0
     cpus_in_use: float = 0
@@ -108,6 +110,33 @@ class ClusterView(Representation):
     ray_version: str = ""
     labels: dict[str, str] = Field(default_factory=dict)
     """What operators say of it, for specs to ask for: ``{"gpu": "h100"}``."""
+
+
+class NodeView(Representation):
+    """One node of a cluster as its agent last described it, and whether it gets workers."""
+
+    cluster: str
+    node_id: str
+    """Ray's own; a node that is started again comes under another one."""
+    address: str = ""
+    """Told to those who may see all projects."""
+    is_alive: bool
+    cpus: float = 0
+    gpus: float = 0
+    is_excluded: bool = False
+    """It gets no workers until it is readmitted; what runs there goes on."""
+    why: str = ""
+    """Why it is excluded."""
+    excluded_by: str | None = None
+    """An admin; or ``settle``, the loop that excludes nodes on which one experiment after the other dies."""
+    excluded_at: datetime | None = None
+
+
+class NodeExclusion(Document):
+    """An admin's word that a node is to get no more workers."""
+
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+    """Why: everybody who sees the cluster may read it."""
 
 
 class ClusterChange(Document):

@@ -133,6 +133,44 @@ def test_a_lost_node_without_another_ends_the_attempt_and_the_next_waits_for_roo
     assert _resumed_at(experiment, 2) == [max(_committed(site, experiment, 1))]
 
 
+def _node_of_rank_0(experiment: Experiment) -> str:
+    """As the workload has printed it last."""
+    lines = [line for line in experiment.logs() if line.startswith("node ")]
+    return lines[-1].removeprefix("node ") if lines else ""
+
+
+@pytest.mark.nightly  # three attempts whose groups Ray Train restarts three times each
+def test_a_node_on_which_three_experiments_die_is_avoided_by_ray_until_it_is_readmitted(make_site: MakeSite) -> None:
+    site = make_site()
+    site.add_node(cpus=0)
+    site.add_node("c", cpus=1)
+    site.add_agent()
+    holder = site.submit("holder", steps=10_000)
+    site.await_step(holder, 5)
+    site.add_node("bad", cpus=1)
+    for name in ("x", "y", "z"):
+        experiment = site.submit(name, dies=True)
+        _await_end(site, experiment)
+        assert experiment.view.reason.startswith("infra_error: worker_died"), experiment.view.reason
+        assert _node_of_rank_0(experiment) == site.nodes["bad"].node_id
+    (event,) = [event for event in experiment.events() if event.kind == "node_excluded"]
+    assert event.payload == {"cluster": "local", "node": site.nodes["bad"].node_id}
+    moved = site.submit("moved", steps=10_000)
+    site.until("its reason", lambda: site.client.why(moved.id).code == "nodes_excluded")
+    site.add_node("d", cpus=1)
+    site.await_step(moved, 5)
+    assert _node_of_rank_0(moved) == site.nodes["d"].node_id, "the bad node had a CPU free as well"
+    back = site.submit("back", steps=20)
+    site.until("its reason", lambda: site.client.why(back.id).code == "nodes_excluded")
+    assert not site.client.readmit_node(site.nodes["bad"].node_id[:10]).is_excluded
+    _assert_well(site, back, num_attempts=1)
+    assert _node_of_rank_0(back) == site.nodes["bad"].node_id
+    for one in (holder, moved):
+        one.cancel()
+        _await_end(site, one)
+    assert site.broken_promises() == ()
+
+
 def _node_of_a_rank_alone(site: Site, experiment: Experiment) -> Node:
     """A node that has a rank, and not the runner."""
     at_runner = site.node_of_runner(experiment)

@@ -277,6 +277,12 @@ def _lease(api: Api, cluster: str, attempt_id: str, request: LeaseRequest, token
         return _launch_document(api, session, row, attempt, token)
 
 
+def _excluded(session: Session, cluster: str) -> tuple[str, ...]:
+    """Living nodes only: a cluster may have lost many that were excluded once."""
+    living = {node["node_id"] for node in clusters.get(session, cluster).nodes if node["is_alive"]}
+    return tuple(one.node_id for one in exclusions.on(session, cluster) if one.node_id in living)
+
+
 def _launch_document(api: Api, session: Session, row: ExperimentRow, attempt: AttemptRow, token: str) -> LaunchDocument:
     try:
         spec = experiments.spec_of(row)
@@ -301,5 +307,5 @@ def _launch_document(api: Api, session: Session, row: ExperimentRow, attempt: At
         storage_path=attempt.storage_path,
         resume=_refs(session, row.id),
         runtime_left_s=max(0.0, spec.policy.max_runtime_s - attempts.spent_s(session, row.id, without=attempt.id)),
-        excluded_nodes=tuple(one.node_id for one in exclusions.on(session, attempt.cluster)),
+        excluded_nodes=_excluded(session, attempt.cluster),
     )

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from fairlead.errors import Conflict
 from fairlead.representation import ClusterChange, ClusterView, LossDeclaration, Page
 from fairlead.rights import Role
-from fairlead.store import Session, attempts, clusters
+from fairlead.store import Session, attempts, clusters, exclusions
 from fairlead.store.clusters import ClusterState
 from fairlead.store.tables import ClusterRow
 from fairlead.store.tokens import Principal
@@ -69,6 +69,7 @@ def label(api: ApiParts, caller: Caller, name: Name, body: SpecBody) -> Response
 def _view(api: Api, session: Session, row: ClusterRow, caller: Principal) -> ClusterView:
     """What was lost on it, of any project, is told to those who may see all projects."""
     living = [node for node in row.nodes if node["is_alive"]]
+    excluded = {one.node_id for one in exclusions.on(session, row.name)}
     cpus, gpus, _ = clusters.usage(session).get(row.name, (0, 0, 0))
     return ClusterView(
         name=row.name,
@@ -77,6 +78,7 @@ def _view(api: Api, session: Session, row: ClusterRow, caller: Principal) -> Clu
         is_agent_fresh=clusters.has_fresh_agent(row, ttl_s=api.settings.agent_ttl_s, now=api.now()),
         last_sync_at=row.last_sync_at,
         nodes=len(living),
+        nodes_excluded=sum(node["node_id"] in excluded for node in living),
         cpus=sum(node["cpus"] for node in living),
         gpus=sum(node["gpus"] for node in living),
         cpus_in_use=cpus,

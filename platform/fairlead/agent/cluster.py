@@ -30,7 +30,7 @@ from fairlead.run.census import (
     marked_processes,
     remove_groups,
 )
-from fairlead.run.environment import runner_environment
+from fairlead.run.environment import elsewhere, runner_environment
 from fairlead.run.messages import RunnerStatus
 from fairlead.run.runner import RUNNER
 from fairlead.run.warm import SWITCHED_OFF, WarmServer, cold_env, runtime_env, was_forked
@@ -247,6 +247,8 @@ class RayCluster:
             "get_if_exists": True,
             "runtime_env": self._runtime_env(environment),
         }
+        if document.excluded_nodes:
+            options["label_selector"] = elsewhere(document.excluded_nodes)
         text = document.amended(attempt_token="").model_dump_json(by_alias=True)
         runner = RUNNER.options(**options).remote()
         begin = runner.begin.remote(

@@ -62,6 +62,8 @@ workloads_app = typer.Typer(cls=Commands, help="List the built-in training progr
 app.add_typer(workloads_app, name="workloads", rich_help_panel="Look")
 cluster_app = typer.Typer(cls=Commands, no_args_is_help=True, help="Empty a cluster, open it again, or give it up.")
 app.add_typer(cluster_app, name="cluster", rich_help_panel="Operate")
+nodes_app = typer.Typer(cls=Commands, help="List the nodes of clusters, or give one no more workers.")
+app.add_typer(nodes_app, name="nodes", rich_help_panel="Operate")
 webhooks_app = typer.Typer(cls=Commands, help="List the addresses that hear of events, or change one.")
 app.add_typer(webhooks_app, name="webhooks", rich_help_panel="Operate")
 tokens_app = typer.Typer(cls=Commands, no_args_is_help=True, help="Make tokens, find them again, take them back.")
@@ -78,6 +80,10 @@ Home = Annotated[
 ]
 ProjectName = Annotated[str, typer.Argument(metavar="PROJECT")]
 ClusterName = Annotated[str, typer.Argument(metavar="NAME", help="The cluster's name, as clusters prints it.")]
+NodeId = Annotated[
+    str, typer.Argument(metavar="NODE", help="The node's id, as nodes prints it, or a beginning that no other has.")
+]
+OfCluster = Annotated[str | None, typer.Option(help="Only nodes of this cluster.")]
 WebhookId = Annotated[str, typer.Argument(metavar="ID", help="The webhook's id, as webhooks prints it.")]
 Reason = Annotated[str, typer.Option(help="Why you know; it is written into the experiment's events.")]
 SpecFile = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML or JSON file; - reads standard input.")]
@@ -379,6 +385,40 @@ def retire(
     from fairlead.cli import clusters as commands
 
     commands.retire(_where(context, as_json), name, reason=reason, is_forced=force)
+
+
+# ---- nodes ----------------------------------------------------------------------------------------------------------
+
+
+@nodes_app.callback(invoke_without_command=True)
+def nodes(context: typer.Context, cluster: OfCluster = None, as_json: Json = False) -> None:
+    """List the nodes of clusters, or give one no more workers."""
+    if context.invoked_subcommand is None:
+        from fairlead.cli import nodes as commands
+
+        commands.list_nodes(_where(context, as_json), cluster=cluster)
+
+
+@nodes_app.command("exclude")
+def exclude_node(
+    context: typer.Context,
+    node: NodeId,
+    why: Annotated[str, typer.Option(help="Why: everybody who sees the cluster may read it.")],
+    cluster: OfCluster = None,
+    as_json: Json = False,
+) -> None:
+    """No more workers for it; what runs there goes on."""
+    from fairlead.cli import nodes as commands
+
+    commands.exclude(_where(context, as_json), node, why=why, cluster=cluster)
+
+
+@nodes_app.command("readmit")
+def readmit_node(context: typer.Context, node: NodeId, cluster: OfCluster = None, as_json: Json = False) -> None:
+    """Workers for it again: what died there before counts no more."""
+    from fairlead.cli import nodes as commands
+
+    commands.readmit(_where(context, as_json), node, cluster=cluster)
 
 
 # ---- webhooks -------------------------------------------------------------------------------------------------------

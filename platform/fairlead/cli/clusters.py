@@ -81,7 +81,7 @@ def _print(found: tuple[ClusterView, ...]) -> None:
             escape(view.name),
             styled(view.state, CLUSTER_STYLES),
             "answers" if view.is_agent_fresh else f"silent, heard {heard}",
-            str(view.nodes),
+            f"{view.nodes}, {view.nodes_excluded} excluded" if view.nodes_excluded else str(view.nodes),
             f"{view.cpus_in_use:g} of {view.cpus:g}",
             f"{view.gpus_in_use:g} of {view.gpus:g}",
             str(view.open_attempts),

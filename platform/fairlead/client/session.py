@@ -1,7 +1,7 @@
 """The client: finds the API, submits specs with their code, and hands out experiments."""
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,7 +12,7 @@ from fairlead.client.experiment import Experiment, pages
 from fairlead.client.stack import find_stack, read_token
 from fairlead.client.transport import Transport
 from fairlead.client.webhooks import Webhooks
-from fairlead.errors import BadSpec
+from fairlead.errors import BadSpec, Conflict, NotFound
 from fairlead.protocol import from_answer
 from fairlead.representation import (
     BundleView,
@@ -20,6 +20,8 @@ from fairlead.representation import (
     ExperimentDetail,
     ExperimentView,
     LossDeclaration,
+    NodeExclusion,
+    NodeView,
     PlanView,
     QueueView,
     QuotaView,
@@ -151,6 +153,30 @@ class Client:
         """
         return self._change_cluster(cluster, "retire", LossDeclaration(reason=reason, force=force))
 
+    def nodes(self, cluster: str | None = None) -> tuple[NodeView, ...]:
+        """The nodes of a cluster, or of all, and which of them get no workers. Raises ``NotFound``."""
+        names = [cluster] if cluster is not None else [one.name for one in self.clusters()]
+        return tuple(
+            node for name in names for node in pages(self.transport, NodeView, f"/v1/clusters/{name}/nodes", {})
+        )
+
+    def exclude_node(self, node: str, *, why: str, cluster: str | None = None) -> NodeView:
+        """No more workers for a node; what runs there goes on. ``node``: its id, or a beginning that no other has.
+
+        Raises ``NotFound``, ``Conflict`` where several begin so.
+        """
+        return self._change_node(node, cluster, "exclude", NodeExclusion(reason=why))
+
+    def readmit_node(self, node: str, *, cluster: str | None = None) -> NodeView:
+        """Workers for a node again: what died there before counts no more. Raises like ``exclude_node``."""
+        return self._change_node(node, cluster, "readmit")
+
+    def _change_node(self, node: str, cluster: str | None, verb: str, given: NodeExclusion | None = None) -> NodeView:
+        meant = _one_node(node, self.nodes(cluster))
+        path = f"/v1/clusters/{meant.cluster}/nodes/{meant.node_id}/{verb}"
+        answer = self.transport.request("POST", path, document=given.model_dump() if given else None)
+        return from_answer(NodeView, answer.content)
+
     def _change_cluster(self, name: str, verb: str, given: LossDeclaration | None = None) -> ClusterView:
         document = given.model_dump() if given else None
         answer = self.transport.request("POST", f"/v1/clusters/{name}/{verb}", document=document)
@@ -199,6 +225,17 @@ def read_spec(spec: SpecLike) -> tuple[ExperimentSpec, Path]:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise BadSpec(f"the spec {path} cannot be read: {reason}") from error
     return from_mapping(ExperimentSpec, load_yaml(text)), path.absolute().parent
+
+
+def _one_node(node: str, among: Sequence[NodeView]) -> NodeView:
+    """The node with this id, or the only one whose id begins so. Raises ``NotFound``, ``Conflict``."""
+    exact = [one for one in among if one.node_id == node]
+    found = exact or [one for one in among if node and one.node_id.startswith(node)]
+    if not found:
+        raise NotFound(f"no node's id begins with {node!r}; 'fairlead nodes' shows which there are")
+    if len(found) > 1:
+        raise Conflict(f"the ids of {len(found)} nodes begin with {node!r}: write more of it, or name the cluster")
+    return found[0]
 
 
 def _code_of(document: ExperimentSpec, base: Path) -> Path | None:

@@ -1,7 +1,7 @@
 """What follows: from agents' words, results, evidence of death and users' wishes to the next state."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -13,12 +13,15 @@ from fairlead.control.rows import for_each
 from fairlead.control.situation import used_by
 from fairlead.failpoints import failpoint
 from fairlead.lifecycle import (
+    DEATHS_ON_NODES,
+    EXCLUDE_AFTER,
     OFFER_REFUSED,
     OFFER_WITHDRAWN,
     SESSION_ENDED,
     Desired,
     EndedAttempt,
     Next,
+    NodeDeath,
     Observation,
     Outcome,
     State,
@@ -28,7 +31,7 @@ from fairlead.lifecycle import (
 from fairlead.protocol import STOP_GRACE_S, StopMode
 from fairlead.queueing import rate, use_of
 from fairlead.settings import ControlSettings
-from fairlead.store import Session, Store, attempts, checkpoints, clusters, experiments, projects
+from fairlead.store import Session, Store, attempts, checkpoints, clusters, exclusions, experiments, projects
 from fairlead.store.tables import AttemptRow, ClusterRow, ExperimentRow, ProjectRow
 
 ACTOR = "settle"
@@ -235,6 +238,7 @@ class Settle:
                 failpoint("settle.moving")
                 self._settle(session, attempt, project)
                 self._judge_cluster(session, attempt)
+                self._judge_nodes(session, attempt)
         return moved
 
     def _settle(self, session: Session, attempt: AttemptRow, project: ProjectRow | None) -> None:
@@ -271,6 +275,27 @@ class Settle:
                 payload={"cluster": attempt.cluster},
             )
 
+    def _judge_nodes(self, session: Session, attempt: AttemptRow) -> None:
+        """No more workers for a node on which one experiment after the other dies, until an admin takes it in again."""
+        if attempt.outcome != Outcome.INFRA_ERROR or attempt.reason not in DEATHS_ON_NODES:
+            return
+        now, cluster = self.clock.now(), clusters.get(session, attempt.cluster)
+        for node, deaths in exclusions.blamed_on(session, cluster, now=now).items():
+            why = _why_excluded(deaths)
+            if exclusions.exclude(session, cluster.name, node, reason=why, by=ACTOR, now=now):
+                ids = [one.experiment_id for one in deaths]
+                logger.error("a node gets no more workers", cluster=cluster.name, node=node, why=why, experiments=ids)
+                experiments.note(
+                    session,
+                    attempt.experiment_id,
+                    kind="node_excluded",
+                    actor=ACTOR,
+                    now=now,
+                    reason=f"node {node} of cluster {cluster.name} gets no more workers until it is readmitted: {why}",
+                    attempt_no=attempt.attempt_no,
+                    payload={"cluster": cluster.name, "node": node},
+                )
+
     def _move(self, session: Session, row: ExperimentRow, to: State, reason: str, attempt: AttemptRow) -> bool:
         now = self.clock.now()
         return experiments.move_if_current(
@@ -290,6 +315,12 @@ class Settle:
     def _due_at(self, following: Next) -> object:
         bound = retry_delay_bound_s(following.retry_no or 1)
         return self.clock.now() + timedelta(seconds=self.uniform(0, bound))
+
+
+def _why_excluded(deaths: Sequence[NodeDeath]) -> str:
+    """Without the experiments' names: whoever sees the cluster may read it."""
+    reasons = ", ".join(one.reason for one in deaths[:EXCLUDE_AFTER])
+    return f"attempts of {len(deaths)} experiments have died there within a day ({reasons})"
 
 
 def _waits_for_an_end(row: ExperimentRow) -> bool:

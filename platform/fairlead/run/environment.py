@@ -1,8 +1,12 @@
 """Environment variables of a runner and of everything it starts. Never a secret: every workload can read them."""
 
+from collections.abc import Sequence
+
 from fairlead.run.census import MARKER
 from fairlead.spec import ExperimentSpec
 
+NODE_ID_LABEL = "ray.io/node-id"
+"""Ray itself gives every node this label."""
 COLLECTIVE_MARGIN_S = 60
 """What a collective waits beyond the stall time-out: the watchdog comes first, with the stacks of all ranks."""
 
@@ -27,6 +31,11 @@ def runner_environment(runner_name: str, spec: ExperimentSpec, *, worker_start_t
         "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
         "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "10",
     }
+
+
+def elsewhere(excluded: Sequence[str]) -> dict[str, str] | None:
+    """For Ray, a selector by labels: any node but these. None where there are none."""
+    return {NODE_ID_LABEL: f"!in({','.join(excluded)})"} if excluded else None
 
 
 def collective_timeout_s(spec: ExperimentSpec) -> int:

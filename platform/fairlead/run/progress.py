@@ -2,18 +2,21 @@
 
 import itertools
 import threading
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fairlead.clock import Clock
 from fairlead.protocol import StopMode
+from fairlead.run.idleness import Load
 from fairlead.run.messages import Finished, Hello, Report
 from fairlead.run.meter import MAX_KEYS, Meter
 from fairlead.run.verdict import Verdict
 
 SYSTEM_PREFIX = "system/"
 MAX_STORAGE_FAILURES = 3
+LOAD_COUNTS_S = 30.0
+"""A rank that has said nothing for longer may be busy in C code, or stopped: nothing is known of its load."""
 
 
 @dataclass(slots=True)
@@ -27,6 +30,8 @@ class Group:
     """Steps by metric that an earlier group has reported: at or below it a point is being repeated."""
     hellos: dict[int, Hello] = field(default_factory=dict)
     finished: dict[int, Finished] = field(default_factory=dict)
+    loads: dict[int, tuple[float, Load]] = field(default_factory=dict)
+    """What each rank last said of its load, and when."""
     last_step: int | None = None
     last_values: dict[str, float] = field(default_factory=dict)
     """As the group itself has reported them, repeated steps included."""
@@ -103,11 +108,33 @@ class Progress:
         with self._lock:
             return {rank: hello.pid for rank, hello in self.group.hellos.items()} if self.group else {}
 
+    def nodes_of(self, actor_ids: Container[str]) -> tuple[str, ...]:
+        """Nodes of these workers, as far as they have come up."""
+        with self._lock:
+            hellos = [hello for group in self._groups for hello in group.hellos.values()]
+        return tuple(sorted({hello.node_id for hello in hellos if hello.actor_id in actor_ids}))
+
     def finish(self, finished: Finished) -> None:
         """One rank has returned."""
         with self._lock:
             if self.group is not None and self.is_current(finished.generation):
                 self.group.finished[finished.rank] = finished
+
+    def note_load(self, rank: int, generation: int, load: Load) -> None:
+        """What a rank of the newest group says of its load."""
+        with self._lock:
+            if self.group is not None and self.is_current(generation):
+                self.group.loads[rank] = self._clock.monotonic_s(), load
+
+    def loads(self) -> dict[int, Load] | None:
+        """Of the ranks that have not finished; None where the group is not complete, or one has said nothing lately."""
+        with self._lock:
+            if self.group is None or not self.group.is_complete:
+                return None
+            oldest_s = self._clock.monotonic_s() - LOAD_COUNTS_S
+            fresh = {rank: load for rank, (at_s, load) in self.group.loads.items() if at_s >= oldest_s}
+            working = self.group.hellos.keys() - self.group.finished.keys()
+            return {rank: fresh[rank] for rank in working} if working <= fresh.keys() else None
 
     # ---- steps ----
 

@@ -31,6 +31,7 @@ from fairlead.protocol import (
     StopMode,
 )
 from fairlead.run.census import end_actors, find_family, on_nodes, remove_groups
+from fairlead.run.idleness import Idle, Load, Span, look
 from fairlead.run.kills import has_killed_since
 from fairlead.run.messages import Failure, Finished, Hello, Orders, Report, RunnerStatus, Welcome, WrittenCheckpoint
 from fairlead.run.meter import BURST, MAX_KEYS, POINTS_PER_S
@@ -54,6 +55,7 @@ from fairlead.run.verdict import (
     decide,
     from_exit,
     from_failure,
+    idle,
     judge,
     stalled,
     storage_failed,
@@ -96,6 +98,7 @@ class Runner:
         self._started_at: datetime = self._clock.now()
         self._dump_stacks = False
         self._kept_until_s: float | None = None
+        self._span: Span | None = None
         self._fit_is_over = threading.Event()
         self._is_finished = threading.Event()
 
@@ -183,12 +186,14 @@ class Runner:
         )
 
     @ray.method(concurrency_group="control")
-    def poll(self, rank: int, generation: int, sample: dict[str, float]) -> Orders:
+    def poll(self, rank: int, generation: int, sample: dict[str, float], load: Load | None = None) -> Orders:
         """A worker shows that it lives, and learns what is asked of it."""
         is_current = self._progress.is_current(generation)
         if is_current and sample:
             seconds = int(self._clock.monotonic_s() - self._began_s)
             self._require_spool().metrics(sample, step=seconds, at_ms=_now_ms())
+        if load is not None:
+            self._progress.note_load(rank, generation, load)
         return Orders(
             is_current=is_current,
             should_stop=self._progress.stop is not None,
@@ -284,6 +289,7 @@ class Runner:
     def _drive(self) -> None:
         """From the first worker to the result on disk. Whatever goes wrong here is our own error, and said so."""
         trouble: str | None = None
+        died_on: tuple[str, ...] = ()
         watch = threading.Thread(target=self._watch, name="fairlead-watch")
         watch.start()
         try:
@@ -292,12 +298,13 @@ class Runner:
             fit(self._require_document(), self._require_places())
         except Exception as error:  # Ray Train raises what it likes; the verdict reads it
             trouble = f"{type(error).__name__}: {error}"
+            died_on = self._progress.nodes_of(_dead_actors(error))
         self._fit_is_over.set()
         watch.join()
         try:
             self._end_group(timeout_s=GROUP_END_WAIT_S)
             failpoint("runner.ended_group")
-            verdict, outputs = self._conclude(trouble)
+            verdict, outputs = self._conclude(trouble, died_on)
         except Exception:  # a result that says so is better than none
             detail = traceback.format_exc()[-MAX_DETAIL:]
             verdict = Verdict(outcome=Outcome.INFRA_ERROR, reason="runner_error", detail=detail)
@@ -312,7 +319,7 @@ class Runner:
         failpoint("runner.result")
         self._is_finished.set()
 
-    def _conclude(self, trouble: str | None) -> tuple[Verdict, Outputs]:
+    def _conclude(self, trouble: str | None, died_on: tuple[str, ...]) -> tuple[Verdict, Outputs]:
         progress, group = self._progress, self._progress.group
         has_finished = group is not None and group.has_finished
         outputs = Outputs()
@@ -325,6 +332,7 @@ class Runner:
             incomplete=outputs.incomplete,
             trouble=trouble,
             was_killed_for_memory=trouble is not None and not has_finished and self._was_killed_for_memory(),
+            died_on=died_on,
         )
         document = self._require_document()
         verdict = judge(decide(ending), document.spec.policy.rules, last_lines(self._require_places().attempt))
@@ -397,6 +405,7 @@ class Runner:
             outcome=verdict.outcome,
             reason=_plain(verdict.reason),
             detail=_plain(verdict.detail),
+            died_on=verdict.died_on,
             last_step=self._progress.last_step,
             metrics={key: value for key, value in values.items() if not key.startswith(SYSTEM_PREFIX)},
             evaluation=outputs.evaluation,
@@ -433,6 +442,16 @@ class Runner:
         if age_s is not None and age_s > document.spec.policy.stall_timeout_s and self._progress.cause is None:
             self._collect_stacks()
             self._progress.end(stalled(age_s, self._progress.last_step))
+        self._watch_idleness(document.spec.policy.idle_limit_s)
+
+    def _watch_idleness(self, limit_s: float | None) -> None:
+        if limit_s is None or self._progress.cause is not None or self._progress.stop is not None:
+            return
+        seen = look(self._span, self._progress.loads(), now_s=self._clock.monotonic_s(), limit_s=limit_s)
+        if isinstance(seen, Idle):
+            self._progress.end(idle(seen))
+        else:
+            self._span = seen
 
     def _collect_stacks(self) -> None:
         """Have every rank write down what it is doing; those whose interpreter is blocked are asked by a signal."""
@@ -553,6 +572,13 @@ class Runner:
     def _require_spool(self) -> SpoolWriter:
         assert self._spool is not None, "begin() comes first"
         return self._spool
+
+
+def _dead_actors(error: Exception) -> frozenset[str]:
+    """Ids of the workers whose death made Ray Train give up; others of the group it ends itself."""
+    failures = getattr(error, "worker_failures", {}).values()
+    causes = (getattr(failure, "health_check_failure", None) for failure in failures)
+    return frozenset(cause.actor_id for cause in causes if isinstance(cause, ray.exceptions.ActorDiedError))
 
 
 def _plain(text: str) -> str:

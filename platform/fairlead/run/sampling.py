@@ -1,8 +1,20 @@
 """What a rank's process uses: processor cores, memory, and the memory of its GPU."""
 
+import contextlib
 import sys
 
 import psutil
+
+
+def processor_seconds() -> float:
+    """Of this process and all its children so far, those that have ended and were waited for included."""
+    own = psutil.Process()
+    total = 0.0
+    for each in (own, *own.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = each.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
 
 
 class Sampler:

@@ -9,7 +9,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from fairlead.protocol import LaunchDocument
-from fairlead.run.environment import collective_timeout_s
+from fairlead.run.environment import collective_timeout_s, elsewhere
 from fairlead.run.places import Places
 from fairlead.run.worker import Assignment, work
 
@@ -67,7 +67,7 @@ def fit(document: LaunchDocument, places: Places) -> None:
             num_workers=resources.workers,
             use_gpu=resources.gpus_per_worker > 0,
             resources_per_worker=per_worker,
-            label_selector=_elsewhere(document.excluded_nodes),
+            label_selector=elsewhere(document.excluded_nodes),
         ),
         run_config=RunConfig(
             name=document.runner_name,
@@ -75,8 +75,3 @@ def fit(document: LaunchDocument, places: Places) -> None:
             failure_config=FailureConfig(max_failures=GROUP_RESTARTS, controller_failure_limit=GROUP_RESTARTS),
         ),
     ).fit()
-
-
-def _elsewhere(excluded: tuple[str, ...]) -> dict[str, str] | None:
-    """For Ray: any node but these."""
-    return {"ray.io/node-id": f"!in({','.join(excluded)})"} if excluded else None

@@ -9,15 +9,16 @@ import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from fairlead.lifecycle import Outcome
+from fairlead.lifecycle import WORKER_DIED, Outcome
 from fairlead.protocol import StopMode
+from fairlead.run.idleness import IDLE_SHARE, Idle
 from fairlead.run.messages import Failure
 from fairlead.spec import RuleSpec
 from fairlead.spec.experiment import SIGNALS
 
 MAX_REASON = 300
 MAX_DETAIL = 16_000
-NO_RESULT, WORKER_DIED = "no_result", "worker_died"
+NO_RESULT = "no_result"
 # Not "OOM killer": Ray mentions it as one possible cause of every death it cannot explain.
 _MEMORY = re.compile(r"OutOfMemoryError|(?:running low on|ran out of) memory", re.IGNORECASE)
 _START = re.compile(r"WorkerGroupStartupTimeoutError|startup timed out|InsufficientClusterResources")
@@ -48,6 +49,8 @@ class Verdict:
     detail: str = ""
     exit_code: int | None = None
     """Of the rank whose program ended its own process."""
+    died_on: tuple[str, ...] = ()
+    """Nodes on which ranks were killed or crashed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +68,8 @@ class Ending:
     """What Ray Train said when it gave up."""
     was_killed_for_memory: bool = False
     """The kernel has killed something for memory around a rank of the last group, while that group ran."""
+    died_on: tuple[str, ...] = ()
+    """Nodes of the ranks that Ray Train found dead when it gave up; empty where it does not say which those are."""
 
 
 def decide(ending: Ending) -> Verdict:
@@ -76,19 +81,21 @@ def decide(ending: Ending) -> Verdict:
         outcome, reason = _STOPPED[ending.stop]
         return Verdict(outcome=outcome, reason=reason)
     if not ending.has_finished:
-        return _why_it_broke(ending.trouble, was_killed_for_memory=ending.was_killed_for_memory)
+        return _why_it_broke(ending)
     return ending.incomplete or Verdict(outcome=Outcome.SUCCEEDED, reason="completed")
 
 
-def _why_it_broke(trouble: str | None, *, was_killed_for_memory: bool) -> Verdict:
+def _why_it_broke(ending: Ending) -> Verdict:
+    trouble = ending.trouble
     if trouble is None:
         detail = "the worker group ended, and not every rank has returned from the workload"
         return Verdict(outcome=Outcome.USER_ERROR, reason=NO_RESULT, detail=detail)
     detail = trouble[-MAX_DETAIL:]
-    if was_killed_for_memory or _MEMORY.search(trouble):
+    if ending.was_killed_for_memory or _MEMORY.search(trouble):
         return Verdict(outcome=Outcome.OOM, reason="a worker was killed for memory", detail=detail)
-    reason = "start_timeout" if _START.search(trouble) else WORKER_DIED
-    return Verdict(outcome=Outcome.INFRA_ERROR, reason=reason, detail=detail)
+    if _START.search(trouble):
+        return Verdict(outcome=Outcome.INFRA_ERROR, reason="start_timeout", detail=detail)
+    return Verdict(outcome=Outcome.INFRA_ERROR, reason=WORKER_DIED, detail=detail, died_on=ending.died_on)
 
 
 def from_failure(failure: Failure) -> Verdict:
@@ -124,6 +131,13 @@ def stalled(age_s: float, last_step: int | None) -> Verdict:
     where = "before its first step" if last_step is None else f"after step {last_step}"
     detail = f"no new step for {age_s:.0f} s, {where}; the stacks of all ranks are in the logs"
     return Verdict(outcome=Outcome.STALLED, reason="no progress", detail=detail)
+
+
+def idle(seen: Idle) -> Verdict:
+    """The workers hold resources and do nothing: nobody gains by trying it again."""
+    told = f"idle: the workers used {seen.used_s:.1f} CPU seconds in {seen.counted_s:.0f} s"
+    reason = f"{told}; policy.idle_limit_s asks for at least {IDLE_SHARE:.0%} of a CPU on one of them"
+    return Verdict(outcome=Outcome.OVER_BUDGET, reason=reason)
 
 
 def storage_failed(message: str) -> Verdict:

@@ -4,6 +4,7 @@ What the workload raises goes to the runner as text and never to Ray Train, whic
 second a thread shows the runner that the rank lives, and ends the process when the runner is gone.
 """
 
+import contextlib
 import importlib
 import os
 import platform
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,11 +31,12 @@ from fairlead.data.export import Origin
 from fairlead.data.torch import any_rank, share_cores
 from fairlead.errors import BadData, BadInput
 from fairlead.protocol import MODEL_DIRECTORY, LaunchDocument
+from fairlead.run.idleness import Load
 from fairlead.run.kills import count_kills
 from fairlead.run.logs import drain_output, redirect_output
 from fairlead.run.messages import Failure, Finished, Hello, Orders, Report, Welcome, WrittenCheckpoint
 from fairlead.run.reports import ReportQueue
-from fairlead.run.sampling import Sampler
+from fairlead.run.sampling import Sampler, processor_seconds
 from fairlead.run.stacks import dump_stacks, listen_for_stacks
 from fairlead.run.storage import copy_checkpoint, seal_checkpoint
 from fairlead.run.warm import birth
@@ -74,7 +76,7 @@ def work(config: Mapping[str, Any]) -> None:
     redirect_output(attempt, rank=rank)
     listen_for_stacks(attempt, rank)
     line = RunnerLine.open(document.runner_name)
-    line.start_heartbeat(attempt)
+    line.start_heartbeat(attempt, tells_load=document.spec.policy.idle_limit_s is not None)
     _report_own_exit(line)
     try:
         _run(document, assignment, line)
@@ -85,12 +87,14 @@ def work(config: Mapping[str, Any]) -> None:
 
 
 def _run(document: LaunchDocument, assignment: Assignment, line: "RunnerLine") -> None:
-    _prepare_process(document, assignment)
-    dataset = open_dataset(document.spec.data)
-    workload = load_workload(document.workload_module)
-    context = _context(document, Path(assignment.attempt), dataset, line)
+    with line.excused():
+        _prepare_process(document, assignment)
+        dataset = open_dataset(document.spec.data)
+        workload = load_workload(document.workload_module)
+        context = _context(document, Path(assignment.attempt), dataset, line)
     workload(document.params, context)
-    line.finish(context, dataset, document)
+    with line.excused():
+        line.finish(context, dataset, document)
 
 
 def _prepare_process(document: LaunchDocument, assignment: Assignment) -> None:
@@ -116,11 +120,12 @@ def load_workload(name: str) -> Workload:
     return workload
 
 
-def _context(document: LaunchDocument, attempt: Path, dataset: Dataset, line: "RunnerLine") -> LocalContext:
+def _context(document: LaunchDocument, attempt: Path, dataset: Dataset, line: "RunnerLine") -> "RankContext":
     context = ray.train.get_context()
     spec = document.spec
     code_hash = f"sha256:{document.code_sha256}" if document.code_sha256 else None
-    return LocalContext(
+    return RankContext(
+        line,
         dataset=dataset,
         origin=Origin(
             workload=spec.workload,
@@ -140,6 +145,24 @@ def _context(document: LaunchDocument, attempt: Path, dataset: Dataset, line: "R
     )
 
 
+class RankContext(LocalContext):
+    """A rank's context: it is not idle while it counts or exports, whatever that waits for."""
+
+    def __init__(self, line: "RunnerLine", **given: Any) -> None:
+        super().__init__(**given)
+        self._line = line
+
+    def evaluate(self, *given: Any, **named: Any) -> None:
+        """Count predictions of this rank's rows."""
+        with self._line.excused():
+            super().evaluate(*given, **named)
+
+    def export(self, *given: Any, **named: Any) -> None:
+        """Write the model where the platform wants it."""
+        with self._line.excused():
+            super().export(*given, **named)
+
+
 class RunnerOutlet:
     """Rank 0's reports, straight to the runner. Other ranks' reports count nothing and cost nothing."""
 
@@ -155,7 +178,8 @@ class RunnerOutlet:
             return
         self._line.report(metrics, step=step)
         if checkpoint is not None:
-            self._keep(checkpoint, step)
+            with self._line.excused():
+                self._keep(checkpoint, step)
 
     def _keep(self, checkpoint: Path, step: int) -> None:
         try:
@@ -180,6 +204,9 @@ class RunnerLine:
         self._hello = hello
         self._reports = ReportQueue(self._deliver)
         self._sampler = Sampler(hello.rank)
+        self._excuse_lock = threading.Lock()
+        self._num_excused = 0
+        self._num_excuses = 0
 
     @classmethod
     def open(cls, runner_name: str) -> "RunnerLine":
@@ -204,15 +231,34 @@ class RunnerLine:
 
     # ---- life ----
 
-    def start_heartbeat(self, attempt: Path) -> None:
-        """Keep in touch from a thread of its own."""
-        threading.Thread(target=self._beat, args=(attempt,), name="fairlead-heartbeat", daemon=True).start()
+    def start_heartbeat(self, attempt: Path, *, tells_load: bool) -> None:
+        """Keep in touch from a thread of its own. ``tells_load``: and say how much this rank does."""
+        arguments = attempt, tells_load
+        threading.Thread(target=self._beat, args=arguments, name="fairlead-heartbeat", daemon=True).start()
 
-    def _beat(self, attempt: Path) -> None:
+    @contextlib.contextmanager
+    def excused(self) -> Iterator[None]:
+        """What is done meanwhile may wait for a disk, and is no idleness."""
+        with self._excuse_lock:
+            self._num_excused += 1
+            self._num_excuses += 1
+        try:
+            yield
+        finally:
+            with self._excuse_lock:
+                self._num_excused -= 1
+
+    def _load(self) -> Load:
+        with self._excuse_lock:
+            is_excused, num_excuses = self._num_excused > 0, self._num_excuses
+        return Load(cpu_s=processor_seconds(), is_excused=is_excused, num_excuses=num_excuses)
+
+    def _beat(self, attempt: Path, tells_load: bool) -> None:
         count, has_dumped = 0, False
         while True:
-            sample = self._sampler.sample() if count % SAMPLE_EVERY == 0 else {}
-            orders = self._poll(sample)
+            is_due = count % SAMPLE_EVERY == 0
+            sample = self._sampler.sample() if is_due else {}
+            orders = self._poll(sample, self._load() if tells_load and is_due else None)
             if orders is not None:
                 self.should_stop = orders.should_stop
                 if orders.should_dump_stacks and not has_dumped:
@@ -223,11 +269,10 @@ class RunnerLine:
             count += 1
             time.sleep(HEARTBEAT_S)
 
-    def _poll(self, sample: Mapping[str, float]) -> Orders | None:
+    def _poll(self, sample: Mapping[str, float], load: Load | None) -> Orders | None:
         try:
-            orders: Orders = ray.get(
-                self._runner.poll.remote(self._hello.rank, self.welcome.generation, dict(sample)), timeout=10
-            )
+            polled = self._runner.poll.remote(self._hello.rank, self.welcome.generation, dict(sample), load)
+            orders: Orders = ray.get(polled, timeout=10)
             return orders
         except ray.exceptions.ActorDiedError:
             os._exit(_RUNNER_IS_GONE)
@@ -249,6 +294,10 @@ class RunnerLine:
         self._reports.then(lambda: self._hand_over(copied, step=step, world_size=world_size))
 
     def _hand_over(self, copied: Path, *, step: int, world_size: int) -> None:
+        with self.excused():
+            self._seal_and_tell(copied, step=step, world_size=world_size)
+
+    def _seal_and_tell(self, copied: Path, *, step: int, world_size: int) -> None:
         try:
             files = seal_checkpoint(copied)
         except OSError as error:

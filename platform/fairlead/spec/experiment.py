@@ -177,6 +177,9 @@ class PolicySpec(Document):
     """Run time over all attempts together."""
     stall_timeout_s: float = Field(default=600, gt=0)
     """Time without a reported step after which an attempt is stopped."""
+    idle_limit_s: float | None = Field(default=None, ge=60)
+    """Time after which workers are stopped that hold resources and do nothing: all use less than 5 % of a CPU each.
+    Absent: they may. The attempt ends as ``over_budget`` and is not tried again; its last checkpoint stays."""
     retries: RetriesSpec = RetriesSpec()
     rules: tuple[RuleSpec, ...] = Field(default=(), max_length=20)
     """What errors of this workload mean; the first that matches counts."""

@@ -11,7 +11,17 @@ from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from fairlead.errors import NotFound, StaleAttempt, Unauthorized
-from fairlead.lifecycle import OFFER_REFUSED, OFFER_WITHDRAWN, Desired, Observation, Outcome
+from fairlead.lifecycle import (
+    DEATHS_ON_NODES,
+    EXCLUDE_WITHIN,
+    OFFER_REFUSED,
+    OFFER_WITHDRAWN,
+    WORKER_DIED,
+    Desired,
+    NodeDeath,
+    Observation,
+    Outcome,
+)
 from fairlead.protocol import StopMode, attempt_path, runner_name
 from fairlead.store.experiments import Candidate
 from fairlead.store.rows import reread_if_loaded
@@ -167,6 +177,35 @@ def ended_on(session: Session, cluster: str, *, limit: int = 50) -> list[Attempt
         says_something,
     )
     return list(session.scalars(query.order_by(AttemptRow.ended_at.desc(), AttemptRow.id.desc()).limit(limit)))
+
+
+def deaths_on(session: Session, cluster: str, *, now: datetime) -> list[NodeDeath]:
+    """Attempts of a cluster that have died within a day in a way that names nodes, the latest first."""
+    query = select(
+        AttemptRow.experiment_id,
+        AttemptRow.reason,
+        AttemptRow.ended_at,
+        AttemptRow.node_id,
+        AttemptRow.result["died_on"],
+    ).where(
+        AttemptRow.cluster == cluster,
+        AttemptRow.outcome == Outcome.INFRA_ERROR,
+        AttemptRow.reason.in_(DEATHS_ON_NODES),
+        AttemptRow.ended_at > now - EXCLUDE_WITHIN,
+    )
+    return [
+        NodeDeath(
+            experiment_id=experiment_id,
+            outcome=Outcome.INFRA_ERROR,
+            reason=reason,
+            nodes=tuple(died_on or ()) if reason == WORKER_DIED else (runner_node,) if runner_node else (),
+            ended_at=ended_at,
+        )
+        for experiment_id, reason, ended_at, runner_node, died_on in session.execute(
+            query.order_by(AttemptRow.ended_at.desc(), AttemptRow.id)
+        )
+        if ended_at is not None
+    ]
 
 
 def not_taken_since(session: Session, since: datetime) -> dict[str, frozenset[str]]:

@@ -20,6 +20,7 @@ from fairlead.store.tables import (
     AuditRow,
     BundleProjectRow,
     ClusterRow,
+    ExclusionRow,
     ExperimentRow,
     MembershipRow,
     ProjectRow,
@@ -85,6 +86,7 @@ KINDS: Mapping[str, _Kind] = {
         project=_project_of_attempt,
     ),
     "cluster": _Kind(row=ClusterRow, columns=("state", "labels")),
+    "node": _Kind(row=ExclusionRow, columns=("reason", "created_at", "created_by", "readmitted_at"), key=tuple),
     "project": _Kind(
         row=ProjectRow,
         columns=("name", "weight", "quota_workers", "quota_cpus", "quota_gpus", "quota_experiments"),

@@ -289,7 +289,7 @@ class ClusterRow(Table):
 
 
 class ExclusionRow(Table):
-    """A node that gets no workers: attempts failed there again and again."""
+    """A node that gets no workers until an admin takes it in again; the row stays, since it says when that was."""
 
     __tablename__ = "exclusion"
 
@@ -297,6 +297,10 @@ class ExclusionRow(Table):
     node_id: Mapped[str] = mapped_column(String(100), primary_key=True)
     reason: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime]
+    created_by: Mapped[str] = mapped_column(String(100), server_default="settle")
+    """An admin, or the loop that judges nodes."""
+    readmitted_at: Mapped[datetime | None]
+    """Null: it is excluded."""
 
 
 class ProjectRow(Table):

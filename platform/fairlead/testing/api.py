@@ -30,6 +30,8 @@ from fairlead.representation import (
     LinkView,
     LossDeclaration,
     MetricsView,
+    NodeExclusion,
+    NodeView,
     PlanView,
     ProblemView,
     QueueEntryView,
@@ -126,6 +128,7 @@ class FakeApi:
         self.clusters: dict[str, ClusterView] = {
             "local": ClusterView(name="local", state="active", is_agent_fresh=True)
         }
+        self.nodes: list[NodeView] = []
         self._answers: dict[str, tuple[bytes, Answer]] = {}
         self.changed = threading.Condition()
         self.is_closing = False
@@ -383,6 +386,11 @@ class _Handler(BaseHTTPRequestHandler):
                 return Answer.json({"items": [view.model_dump(mode="json") for view in self.api.clusters.values()]})
             case "PATCH", ["clusters", name] if name in self.api.clusters:
                 return self._label_cluster(self.api.clusters[name], body)
+            case "GET", ["clusters", name, "nodes"] if name in self.api.clusters:
+                here = [node.model_dump(mode="json") for node in self.api.nodes if node.cluster == name]
+                return Answer.json({"items": here})
+            case "POST", ["clusters", name, "nodes", node_id, verb]:
+                return self._change_node(name, node_id, verb, body)
             case "POST", ["clusters", name, verb] if name in self.api.clusters:
                 return self._change_cluster(self.api.clusters[name], verb, body)
             case "POST", ["code-bundles"]:
@@ -430,6 +438,15 @@ class _Handler(BaseHTTPRequestHandler):
         labels = {name: value for name, value in changed.items() if value is not None}
         self.api.clusters[view.name] = view.model_copy(update={"labels": labels})
         return Answer.of(self.api.clusters[view.name])
+
+    def _change_node(self, name: str, node_id: str, verb: str, body: bytes) -> Answer:
+        given = from_json(NodeExclusion, body) if verb == "exclude" else None
+        changes = {"is_excluded": given is not None, "why": given.reason if given else ""}
+        for index, node in enumerate(self.api.nodes):
+            if (node.cluster, node.node_id) == (name, node_id):
+                self.api.nodes[index] = node.model_copy(update=changes)
+                return Answer.of(self.api.nodes[index])
+        return Answer.problem(404, "not_found", f"cluster {name} has no node {node_id!r}")
 
     def _change_cluster(self, view: ClusterView, verb: str, body: bytes) -> Answer:
         states = {"drain": "draining", "activate": "active", "retire": "retired"}

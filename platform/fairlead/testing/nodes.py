@@ -254,13 +254,15 @@ def kill_all(*tops: psutil.Process) -> None:
 
 WORK = '''
 """Counts steps of a rest each, and keeps a checkpoint every fifth. Every rank says where it is."""
-import json, pathlib, tempfile, time
+import json, os, pathlib, signal, tempfile, time
 import numpy as np
 import ray
 
 
 def train(params, context):
     print("on node", ray.get_runtime_context().get_node_id(), flush=True)
+    if params.get("dies"):
+        os.kill(os.getpid(), signal.SIGKILL)
     start = 0
     if context.resume_from is not None:
         start = json.loads((context.resume_from / "state.json").read_text())["step"]
@@ -438,17 +440,27 @@ class Site:
     # ---- experiments ----
 
     def submit(
-        self, name: str, *, workers: int = 1, steps: int = 100, step_s: float = 0.1, **resources: Any
+        self,
+        name: str,
+        *,
+        workers: int = 1,
+        steps: int = 100,
+        step_s: float = 0.1,
+        dies: bool = False,
+        **resources: Any,
     ) -> Experiment:
-        """An experiment of the counting workload, acknowledged. ``resources``: more of them than its workers."""
+        """An experiment of the counting workload, acknowledged. ``dies``: every rank at once, and it is tried once.
+
+        ``resources``: more of them than its workers.
+        """
         spec: dict[str, Any] = {
             "name": name,
             "workload": "work:train",
             "code": ".",
-            "params": {"steps": steps, "step_s": step_s},
+            "params": {"steps": steps, "step_s": step_s, "dies": dies},
             "data": {"uri": "builtin://diabetes"},
             "resources": {"workers": workers, "cpus_per_worker": 1, **resources},
-            "policy": {"stall_timeout_s": 120},
+            "policy": {"stall_timeout_s": 120, "retries": {"infra": 0 if dies else 5}},
         }
         (self.directory / "code" / "spec.json").write_text(json.dumps(spec))
         key = f"{name}-{len(self.acknowledged)}"

@@ -121,6 +121,16 @@ def _executed_daemon() -> int:
     return subprocess.Popen(["sleep", "3600"], start_new_session=True, close_fds=True).pid
 
 
+def _work(context: Context) -> None:
+    """Rest for 75 seconds while a child works, a quarter of the time at most."""
+    program = "import time\nwhile True:\n    time.sleep(0.15)\n    until = time.process_time() + 0.05\n"
+    program += "    while time.process_time() < until: pass\n"
+    child = subprocess.Popen([sys.executable, "-c", program])
+    time.sleep(75)
+    child.kill()
+    child.wait()
+
+
 def _block(context: Context) -> None:
     """Wait in C code that keeps the interpreter's lock: no other thread of this process runs any more."""
     ctypes.PyDLL(None).sleep(3600)
@@ -154,6 +164,7 @@ MISBEHAVIOURS: Mapping[str, Callable[[Context], Any]] = {
     "print": _print_much,
     "die_once": _die_once,
     "hang": lambda _: time.sleep(3600),
+    "work": _work,
     "fill_disk": _nothing,
     "defy": _defy,
     "block": _block,

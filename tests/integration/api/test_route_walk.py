@@ -14,6 +14,7 @@ from fairlead.rights import Role
 from fairlead.store import bundles, experiments
 from fairlead.store.tables import AuditRow, EventRow
 from fairlead.testing.people import a_member, a_token, id_of
+from fairlead.testing.stored import a_node
 from fairlead_api.access import REFUSAL, kind_for
 from fairlead_api.openapi import EXAMPLE_SPEC
 from fairlead_api.rules import RULES, Reach, Rule, rule_for
@@ -92,6 +93,7 @@ class Town:
             "declareAttemptLost": {"reason": "sold", "force": True},
             "retireCluster": {"reason": "sold", "force": True},
             "labelCluster": {"labels": {"gpu": "h100"}},
+            "excludeNode": {"reason": "it burns"},
             "createWebhook": {"url": HOOK, "project": project},
             "changeWebhook": {"description": "another"},
             "replayWebhook": {"messages": ["evt_nonesuch_1"]},
@@ -131,7 +133,7 @@ def town(small_bench: Any, spec: dict[str, Any]) -> Town:
     a_member(bench.store, "bob", {"blue": Role.ADMIN}, now=now)
     a_member(bench.store, "both", {"red": Role.ADMIN, "blue": Role.ADMIN}, now=now)
     experiment_id, attempt_id, attempt_headers = bench.running({**spec, "project": "red"})
-    bench.sync(1, observations=[])
+    bench.sync(1, observations=[], nodes=[a_node().model_dump(mode="json")])
     asked = {"url": HOOK, "project": "red"}
     webhook = bench.user.post("/v1/webhooks", json=asked, headers={"Idempotency-Key": "town"}).json()["id"]
     with bench.store.write() as session:
@@ -161,6 +163,7 @@ def town(small_bench: Any, spec: dict[str, Any]) -> Town:
             "member": "zoe",
             "token_id": id_of(spare),
             "webhook_id": webhook,
+            "node_id": "node-1",
             "asset": "nonesuch",
             "token": "nonesuch",
         },

@@ -95,6 +95,22 @@ def test_why_says_what_is_missing_and_changes_when_the_cause_does(busy: Any, spe
     assert busy.user.get("/v1/experiments/nothing/why").status_code == 404
 
 
+def test_why_and_plan_tell_of_excluded_nodes_until_they_are_readmitted(busy: Any, spec: dict[str, Any]) -> None:
+    here = "/v1/clusters/local/nodes/node-1"
+    assert busy.user.post(f"{here}/exclude", json={"reason": "it burns"}).status_code == 200
+    waits = busy.submit(a(spec))["id"]
+    busy.dispatch()
+    view = get(busy, f"/v1/experiments/{waits}/why")
+    assert (view["code"], view["estimated_start_at"]) == ("nodes_excluded", None)
+    assert "it would fit on local if the excluded nodes were taken in again" in view["reason"]
+    assert view["basis"].startswith("not while nodes are excluded")
+    plan = dict(busy.user.post("/v1/plan", json=a(spec, workers=9)).json())
+    assert (plan["fits"], plan["code"]) == (False, "no_cluster_fits")
+    assert busy.user.post(f"{here}/readmit").status_code == 200
+    busy.dispatch()
+    assert get(busy, f"/v1/experiments/{waits}/why")["code"] == "placed"
+
+
 def test_a_plan_says_where_who_is_ahead_and_when(busy: Any, spec: dict[str, Any]) -> None:
     _, head, behind = fill(busy, spec)
     view = dict(busy.user.post("/v1/plan", json=a(spec)).json())

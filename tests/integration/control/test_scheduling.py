@@ -262,6 +262,16 @@ def test_a_spent_budget_stops_it_and_nothing_begins_again(plane: Plane) -> None:
     assert plane.row("e").reason == "over_budget: 1.01 of 1 CPU hours are spent"
 
 
+def test_idle_workers_end_the_experiment_whatever_retries_are_left(plane: Plane) -> None:
+    plane.attach(2)
+    plane.submit("e", policy={"idle_limit_s": 600, "retries": {"infra": 9}})
+    plane.dispatch()
+    plane.begin("e")
+    plane.end("e", Outcome.OVER_BUDGET, reason="idle: the workers used 0.2 CPU seconds in 600 s")
+    assert plane.states("e") == ["failed"]
+    assert plane.row("e").reason == "over_budget: idle: the workers used 0.2 CPU seconds in 600 s"
+
+
 def test_gpu_hours_are_counted_over_all_attempts(plane: Plane) -> None:
     plane.attach(4, gpus=4)
     plane.submit("e", resources={"workers": 2, "gpus_per_worker": 2}, budget={"gpu_hours": 4})
@@ -309,12 +319,116 @@ def test_labels_and_alternatives_choose_cluster_and_size(plane: Plane) -> None:
 def test_an_excluded_node_gets_nothing(plane: Plane) -> None:
     plane.attach(2, 2)
     with plane.store.write() as session:
-        exclusions.exclude(session, "local", "local-0", reason="three infra errors", now=plane.clock.now())
+        exclusions.exclude(session, "local", "local-0", reason="it burns", by="ada", now=plane.clock.now())
     plane.submit("e", resources={"workers": 2})
     plane.submit("f", resources={"workers": 3})
     plane.dispatch()
     assert plane.attempt("e").plan == {"local-1": 2}
-    assert "1 more excluded" in str(plane.row("f").waiting)
+    assert str(plane.row("f").waiting).startswith("nodes_excluded: needs 3 CPUs for 3 workers; local has 2 CPUs")
+    with plane.store.write() as session:
+        assert exclusions.readmit(session, "local", "local-0", now=plane.clock.now())
+    plane.end("e", Outcome.SUCCEEDED)
+    plane.submit("g", resources={"workers": 5})
+    plane.dispatch()
+    assert plane.states("f") == ["placed"]
+    assert str(plane.row("g").waiting).startswith("no_cluster_fits:")
+
+
+# ---- nodes on which one experiment after the other dies -------------------------------------------------------------
+
+
+def excluded(plane: Plane) -> list[str]:
+    with plane.store.read() as session:
+        return [one.node_id for one in exclusions.on(session, "local")]
+
+
+def dies(plane: Plane, key: str, *nodes: str, reason: str = "worker_died", outcome: str = "infra_error") -> None:
+    """A new experiment, of which ranks die there, or whose runner does."""
+    plane.submit(key)
+    plane.dispatch()
+    plane.begin(key)
+    with plane.store.write() as session:
+        attempt_id = attempts.attempt_id(key, 1)
+        result = None if reason == "runner_died" else {"died_on": list(nodes)}
+        attempts.write_if_open(session, attempt_id, node_id=nodes[0] if reason == "runner_died" else "local-2")
+        attempts.end(session, attempt_id, outcome=Outcome(outcome), reason=reason, now=plane.clock.now(), result=result)
+    plane.settle()
+
+
+def told(plane: Plane, key: str) -> list[tuple[str, str, dict[str, Any]]]:
+    with plane.store.read() as session:
+        found = events.after(session, key, 0, limit=100)
+    return [(one.actor, one.reason, one.payload) for one in found if one.kind == "node_excluded"]
+
+
+def test_a_node_on_which_three_experiments_die_gets_no_more_workers(plane: Plane) -> None:
+    plane.attach(8, 8, 8)
+    dies(plane, "a", "local-0")
+    dies(plane, "b", "local-0", reason="runner_died")
+    dies(plane, "elsewhere", "local-1")
+    dies(plane, "unnamed")
+    assert excluded(plane) == []
+    dies(plane, "c", "local-0")
+    assert excluded(plane) == ["local-0"]
+    why = "attempts of 3 experiments have died there within a day (worker_died, runner_died, worker_died)"
+    reason = f"node local-0 of cluster local gets no more workers until it is readmitted: {why}"
+    assert told(plane, "c") == [("settle", reason, {"cluster": "local", "node": "local-0"})]
+    with plane.store.read() as session:
+        (row,) = exclusions.on(session, "local")
+    assert (row.reason, row.created_by, row.created_at) == (why, "settle", plane.clock.now())
+    plane.submit("next", resources={"workers": 8})
+    plane.dispatch()
+    assert "local-0" not in (plane.attempt("next").plan or {})
+    dies(plane, "d", "local-0")
+    assert told(plane, "d") == [], "it is excluded already"
+
+
+def test_a_node_that_was_readmitted_needs_three_new_deaths(plane: Plane) -> None:
+    plane.attach(8, 8)
+    for key in "abc":
+        dies(plane, key, "local-0")
+    plane.clock.advance(10)
+    with plane.store.write() as session:
+        assert exclusions.readmit(session, "local", "local-0", now=plane.clock.now())
+        assert not exclusions.readmit(session, "local", "local-0", now=plane.clock.now())
+    for key in "de":
+        dies(plane, key, "local-0")
+    assert excluded(plane) == []
+    dies(plane, "f", "local-0")
+    assert excluded(plane) == ["local-0"]
+
+
+def test_old_deaths_and_those_that_follow_an_experiment_do_not_count(plane: Plane) -> None:
+    plane.attach(8, 8, 8)
+    dies(plane, "a", "local-0")
+    plane.clock.advance(86_400)
+    dies(plane, "b", "local-0")
+    dies(plane, "c", "local-0", "local-1")
+    dies(plane, "d", "local-0", outcome="oom")
+    dies(plane, "e", "local-0")
+    assert excluded(plane) == []
+    dies(plane, "f", "local-0")
+    assert excluded(plane) == ["local-0"]
+
+
+def test_the_last_node_is_not_excluded_by_the_platform(plane: Plane) -> None:
+    plane.attach(8, 8, 0)  # the last is a head without CPUs
+    with plane.store.write() as session:
+        exclusions.exclude(session, "local", "local-1", reason="it burns", by="ada", now=plane.clock.now())
+    for key in "abcd":
+        dies(plane, key, "local-0")
+    assert excluded(plane) == ["local-1"]
+
+
+def test_a_crash_after_an_exclusion_repeats_all_of_it_or_nothing(plane: Plane) -> None:
+    plane.attach(8, 8)
+    for key in "ab":
+        dies(plane, key, "local-0")
+    with pytest.raises(Crash), armed("settle.moving"):
+        dies(plane, "c", "local-0")
+    assert (excluded(plane), told(plane, "c")) == ([], [])
+    plane.settle()
+    assert (excluded(plane), len(told(plane, "c"))) == (["local-0"], 1)
 
 
 def test_a_new_term_forgets_the_reasons_of_the_one_before(plane: Plane) -> None:

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from fairlead.lifecycle import Outcome
 from fairlead.protocol import RESULT_FILE, CheckpointRef, LaunchDocument, NoteRecord, ResultDocument
 from fairlead.run.census import end_actors, end_marked_processes, find_family, remove_groups
 from fairlead.run.environment import runner_environment
+from fairlead.run.idleness import IDLE_SHARE
 from fairlead.run.runner import RUNNER
 from fairlead.run.spool import SpoolReader
 from fairlead.run.storage import complete_checkpoints, problem_with, relative_name
@@ -235,6 +237,30 @@ def test_a_stall_leaves_the_stacks_of_all_ranks_even_of_one_whose_interpreter_is
     assert "_block" in stacks[1]
     assert all("tiny.py" in each for each in stacks)
     assert "stacks_incomplete" not in attempts.notes(document)
+
+
+@pytest.mark.nightly  # no limit is shorter than a minute
+def test_who_sleeps_past_the_idle_limit_is_ended_and_whose_child_works_is_not(attempts: Attempts) -> None:
+    policy = {"idle_limit_s": 60}
+    asleep, working = (
+        a_launch(key, spec=a_spec(params={"misbehave": what, "steps": 3}, policy=policy, **ALONE))
+        for key, what in (("exp-asleep", "hang"), ("exp-work", "work"))
+    )
+    for document in (asleep, working):
+        attempts.start(document)
+    result = attempts.result(asleep)
+    print(result.reason)
+    told = re.fullmatch(
+        r"idle: the workers used (\d\.\d) CPU seconds in (6\d) s; policy.idle_limit_s .*", result.reason
+    )
+    assert told is not None, result.reason
+    assert float(told[1]) < IDLE_SHARE * 60
+    assert (result.outcome, result.last_step) == (Outcome.OVER_BUDGET, 0)
+    (kept,) = complete_checkpoints(attempts.directory(asleep))
+    assert (kept.step, problem_with(kept.directory)) == (0, None)
+    assert "kept_alive" not in attempts.notes(asleep)
+    ended = attempts.result(working)
+    assert (ended.outcome, ended.reason) == (Outcome.SUCCEEDED, "completed")
 
 
 def test_run_time_is_limited_by_the_runner_itself_whatever_the_workload_ignores(attempts: Attempts) -> None:

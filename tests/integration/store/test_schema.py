@@ -21,6 +21,8 @@ from fairlead.store import (
     Store,
     bundles,
     check_revision,
+    clusters,
+    exclusions,
     experiments,
     migrate,
     open_store,
@@ -81,6 +83,21 @@ def test_a_database_with_rows_goes_back_to_the_release_before_and_forth(store: S
         assert experiments.get(session, "of-other").max_runtime_s == 77
         assert [row.name for row in projects.every(session)] == ["default", "other"]
         assert projects.held(session) == {"default": projects.Held(workers=1, cpus=1, experiments=1)}
+
+
+def test_nodes_that_were_taken_in_again_are_not_excluded_by_the_release_before(store: Store, clock: FakeClock) -> None:
+    with store.write() as session:
+        clusters.ensure(session, "local")
+        for node in ("n1", "n2"):
+            exclusions.exclude(session, "local", node, reason="it burns", by="ada", now=clock.now())
+        assert exclusions.readmit(session, "local", "n2", now=clock.now())
+    downgrade(store, "0006")
+    with store.engine.connect() as connection:
+        assert connection.scalars(text("SELECT node_id FROM exclusion")).all() == ["n1"]
+    migrate(store)
+    with store.read() as session:
+        assert exclusions.by_cluster(session) == {"local": frozenset({"n1"})}
+        assert [row.created_by for row in exclusions.on(session, "local")] == ["settle"]
 
 
 def test_what_could_be_done_before_there_were_members_still_can(store: Store, clock: FakeClock) -> None:

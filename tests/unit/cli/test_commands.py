@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from fairlead.cli import app
 from fairlead.lifecycle import Observation, State
-from fairlead.representation import AttemptView, ClusterView
+from fairlead.representation import AttemptView, ClusterView, NodeView
 from fairlead.testing.api import AT, TOKEN, FakeApi
 
 SPEC: dict[str, Any] = {
@@ -295,9 +295,12 @@ def test_an_attempt_is_declared_lost_with_a_reason(run: Run, spec: str, api: Fak
 
 
 def test_clusters_are_listed_with_why_one_gets_no_work(run: Run, api: FakeApi) -> None:
-    api.clusters["far"] = ClusterView(name="far", state="suspect", why="suspect: three were lost", is_agent_fresh=False)
+    far = {"why": "suspect: three were lost", "nodes": 3, "nodes_excluded": 1}
+    api.clusters["far"] = ClusterView(name="far", state="suspect", is_agent_fresh=False, **far)
     shown = run("clusters").stdout
-    assert all(text in shown for text in ("local", "active", "answers", "far", "silent", "three were lost"))
+    assert all(
+        text in shown for text in ("local", "active", "answers", "far", "silent", "3, 1 excluded", "three were lost")
+    )
     assert [one["name"] for one in json.loads(run("clusters", "--json").stdout)] == ["local", "far"]
 
 
@@ -318,6 +321,42 @@ def test_a_cluster_gets_labels_and_loses_them(run: Run) -> None:
     assert run("cluster", "label", "local", "zone=").stdout == "local: no labels\n"
     assert run("cluster", "label", "local", "gpu").exit_code == 2
     assert run("cluster", "label", "nowhere", "gpu=h100").exit_code == 1
+
+
+# ---- nodes ----------------------------------------------------------------------------------------------------------
+
+
+def with_nodes(api: FakeApi) -> None:
+    api.clusters["far"] = ClusterView(name="far", state="active", is_agent_fresh=True)
+    for cluster, node_id in (("local", "aa11" * 14), ("local", "ab22" * 14), ("far", "aa33" * 14)):
+        api.nodes.append(NodeView(cluster=cluster, node_id=node_id, is_alive=True, cpus=4, gpus=1))
+
+
+def test_nodes_are_listed_of_one_cluster_or_of_all(run: Run, api: FakeApi) -> None:
+    assert run("nodes").stderr == "No agent has told of a node.\n"
+    with_nodes(api)
+    api.nodes[1] = api.nodes[1].model_copy(update={"is_excluded": True, "why": "it burns", "excluded_at": AT})
+    shown = run("nodes").stdout
+    assert all(text in shown for text in ("aa11aa11aa11", "ab22ab22ab22", "far", "in use", "excluded", "it burns"))
+    assert "aa33" not in run("nodes", "--cluster", "local").stdout
+    assert len(json.loads(run("nodes", "--json").stdout)) == 3
+    assert run("nodes", "--cluster", "nowhere").exit_code == 1
+
+
+def test_a_node_is_excluded_and_readmitted_by_the_beginning_of_its_id(run: Run, api: FakeApi) -> None:
+    with_nodes(api)
+    result = run("nodes", "exclude", "ab", "--why", "it burns")
+    assert result.stdout == "ab22ab22ab22 of local: now excluded: it burns\n"
+    assert [node.is_excluded for node in api.nodes] == [False, True, False]
+    assert json.loads(api.requests[-1].body) == {"reason": "it burns"}
+    assert run("nodes", "readmit", "ab22" * 14).stdout == "ab22ab22ab22 of local: now in use\n"
+    assert run("nodes", "exclude", "aa", "--why", "which?", "--cluster", "far").exit_code == 0
+    assert [node.is_excluded for node in api.nodes] == [False, False, True]
+    several = run("nodes", "readmit", "aa")
+    assert (several.exit_code, "ids of 2 nodes begin with 'aa'" in several.stderr) == (1, True)
+    for unknown in ("ac", ""):
+        assert run("nodes", "readmit", unknown).exit_code == 1
+    assert run("nodes", "exclude", "ab").exit_code == 2, "a reason is needed"
 
 
 # ---- the queue ------------------------------------------------------------------------------------------------------

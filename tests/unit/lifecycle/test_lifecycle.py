@@ -1,4 +1,6 @@
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -7,6 +9,8 @@ from hypothesis import strategies as st
 from fairlead.errors import IllegalMove
 from fairlead.lifecycle import (
     BLAME_AFTER,
+    EXCLUDE_AFTER,
+    EXCLUDE_WITHIN,
     MAX_RETRY_DELAY_S,
     MOVES,
     POISON_AFTER,
@@ -16,10 +20,12 @@ from fairlead.lifecycle import (
     EndedAttempt,
     EndedThere,
     Next,
+    NodeDeath,
     Outcome,
     State,
     after_attempt,
     blame,
+    blame_nodes,
     move,
     retry_delay_bound_s,
 )
@@ -281,6 +287,78 @@ def test_a_cluster_that_loses_three_experiments_in_a_row_is_suspected(
     why = blame(newest_first)
     assert (why is not None) is is_blamed
     assert why is None or str(BLAME_AFTER) in why
+
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+def death(key: str, *nodes: str, age_s: float = 60, outcome: Outcome = Outcome.INFRA_ERROR, **more: str) -> NodeDeath:
+    told = {"reason": "worker_died", **more}
+    return NodeDeath(experiment_id=key, outcome=outcome, nodes=nodes, ended_at=NOW - timedelta(seconds=age_s), **told)
+
+
+@pytest.mark.parametrize(
+    ("deaths", "blamed"),
+    [
+        ([death("a", "n"), death("b", "n"), death("c", "n")], {"n"}),
+        ([death("a", "n"), death("b", "n", reason="runner_died"), death("c", "n")], {"n"}),
+        ([death("a", "n"), death("b", "n")], set()),
+        ([death("a", "n"), death("b", "n"), death("b", "n"), death("a", "n")], set()),
+        ([death("a", "n"), death("b", "n"), death("c", "m")], set()),
+        ([death("a", "n"), death("b", "n"), death("c", "n", age_s=86_400)], set()),
+        ([death("a", "n"), death("b", "n"), death("c", "n", age_s=86_399)], {"n"}),
+        ([death("a", "n"), death("b", "n"), death("c", "n", outcome=Outcome.USER_ERROR)], set()),
+        ([death("a", "n"), death("b", "n"), death("c", "n", outcome=Outcome.LOST)], set()),
+        ([death("a", "n"), death("b", "n"), death("c", "n", reason="node_lost")], set()),
+        ([death("a", "n"), death("b", "n"), death("c", "n", reason="storage: full")], set()),
+        ([death("a", "n"), death("b", "n"), death("c")], set()),
+        ([death("a", "n"), death("b", "n"), death("c", "n", "m")], set()),
+        ([death("a", "n"), death("b", "n"), death("c", "n"), death("c", "m")], set()),
+        ([death(key, node) for key, node in zip("abcdef", "nmnmnm", strict=True)], {"n", "m"}),
+    ],
+)
+def test_a_node_on_which_three_experiments_died_within_a_day_is_to_blame(
+    deaths: list[NodeDeath], blamed: set[str]
+) -> None:
+    assert blame_nodes(deaths, now=NOW, readmitted={}).keys() == blamed
+
+
+@pytest.mark.parametrize(("age_s", "is_blamed"), [(90, True), (60, False), (30, False)])
+def test_what_died_on_a_node_before_it_was_readmitted_counts_no_more(age_s: float, is_blamed: bool) -> None:
+    deaths = [death("a", "n"), death("b", "n", age_s=50), death("c", "n", age_s=40)]
+    found = blame_nodes(deaths, now=NOW, readmitted={"n": NOW - timedelta(seconds=age_s)})
+    assert ("n" in found) is is_blamed
+
+
+@given(
+    st.lists(
+        st.builds(
+            death,
+            st.sampled_from("abcdef"),
+            st.sampled_from("nmo"),
+            age_s=st.integers(0, 100_000),
+            outcome=st.sampled_from([Outcome.INFRA_ERROR, Outcome.INFRA_ERROR, Outcome.OOM]),
+            reason=st.sampled_from(["worker_died", "runner_died", "start_timeout"]),
+        ),
+        max_size=30,
+    ),
+    st.dictionaries(st.sampled_from("nmo"), st.integers(0, 100_000).map(lambda s: NOW - timedelta(seconds=s))),
+    st.randoms(use_true_random=False),
+)
+def test_who_is_blamed_has_three_deaths_that_are_its_own_in_any_order(
+    deaths: list[NodeDeath], readmitted: dict[str, datetime], random: Random
+) -> None:
+    found = blame_nodes(deaths, now=NOW, readmitted=readmitted)
+    shuffled = random.sample(deaths, len(deaths))
+    assert blame_nodes(shuffled, now=NOW, readmitted=readmitted).keys() == found.keys()
+    for node, those in found.items():
+        assert len({one.experiment_id for one in those}) == len(those) >= EXCLUDE_AFTER
+        for one in those:
+            assert (one.nodes, one.outcome) == ((node,), Outcome.INFRA_ERROR)
+            assert NOW - one.ended_at < EXCLUDE_WITHIN
+            assert one.ended_at > readmitted.get(node, NOW - EXCLUDE_WITHIN)
+    later = dict.fromkeys(found, NOW)
+    assert blame_nodes(deaths, now=NOW, readmitted={**readmitted, **later}) == {}, "taken in again, they begin anew"
 
 
 # ---- the delay before a retry -------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import pytest
 
 from fairlead.lifecycle import Outcome
 from fairlead.protocol import StopMode
+from fairlead.run.idleness import Load
 from fairlead.run.messages import Finished, Hello, Report
 from fairlead.run.progress import Progress
 from fairlead.run.verdict import Verdict
@@ -102,3 +103,33 @@ def test_a_cancel_overrides_a_pause_and_a_grace_is_never_extended(progress: Prog
 def test_three_failed_writes_in_a_row_are_too_many(progress: Progress) -> None:
     answers = [progress.count_storage(failed=failed) for failed in (True, True, False, True, True, True)]
     assert answers == [False, False, False, False, False, True]
+
+
+# ---- what ranks do --------------------------------------------------------------------------------------------------
+
+
+def test_loads_are_known_once_all_ranks_have_come_up_and_told_of_theirs_lately(
+    progress: Progress, clock: HandClock
+) -> None:
+    progress.greet(hello(0, "g"))
+    progress.note_load(0, 2, Load(cpu_s=1))
+    assert progress.loads() is None, "a rank is still to come"
+    progress.greet(hello(1, "g"))
+    assert progress.loads() is None, "it has not told of its load"
+    clock.seconds = 20
+    progress.note_load(1, 2, Load(cpu_s=2))
+    assert progress.loads() == {0: Load(cpu_s=1), 1: Load(cpu_s=2)}
+    clock.seconds = 31
+    assert progress.loads() is None, "rank 0 has said nothing for half a minute"
+    progress.finish(Finished(generation=2, rank=0, states={}, dataset={}, has_exported=False))
+    assert progress.loads() == {1: Load(cpu_s=2)}
+    progress.greet(hello(0, "h", world_size=1))
+    progress.note_load(0, 2, Load(cpu_s=3))
+    assert progress.loads() is None, "of an older group"
+
+
+def test_nodes_are_told_of_workers_that_have_come_up(progress: Progress) -> None:
+    progress.greet(hello(0, "g"))
+    progress.greet(hello(1, "g"))
+    assert progress.nodes_of({"g1", "strange"}) == ("n",)
+    assert progress.nodes_of({"strange"}) == ()

@@ -4,9 +4,10 @@ import pytest
 
 from fairlead.lifecycle import Outcome
 from fairlead.protocol import StopMode
+from fairlead.run.idleness import Idle
 from fairlead.run.messages import Failure
 from fairlead.run.tails import TAIL_BYTES, last_lines
-from fairlead.run.verdict import Ending, Verdict, decide, from_exit, from_failure, judge, stalled
+from fairlead.run.verdict import Ending, Verdict, decide, from_exit, from_failure, idle, judge, stalled
 from fairlead.spec import RuleSpec
 
 BAD_COUNTS = Verdict(outcome=Outcome.USER_ERROR, reason="rows counted twice or not at all")
@@ -45,6 +46,20 @@ def test_the_first_cause_counts_then_the_wish_then_the_work(
 ) -> None:
     verdict = decide(an_ending(**changes))
     assert (verdict.outcome, verdict.reason) == (outcome, reason)
+
+
+@pytest.mark.parametrize(
+    ("changes", "nodes"),
+    [
+        ({"trouble": "ActorDiedError"}, ("n1",)),
+        ({"trouble": "WorkerGroupStartupTimeoutError: 120 s"}, ()),
+        ({"trouble": "ActorDiedError", "was_killed_for_memory": True}, ()),
+        ({"trouble": "ActorDiedError", "cause": CAUSE}, ()),
+        ({"trouble": "ActorDiedError", "stop": StopMode.PAUSE}, ()),
+    ],
+)
+def test_nodes_are_named_only_where_a_death_is_what_ended_it(changes: dict[str, object], nodes: tuple[str]) -> None:
+    assert decide(an_ending(died_on=("n1",), **changes)).died_on == nodes
 
 
 @pytest.mark.parametrize(
@@ -153,3 +168,12 @@ def test_only_the_last_of_what_each_rank_printed_is_read(tmp_path: Path) -> None
     assert "too old" not in found
     assert sum(map(len, found)) < TAIL_BYTES + 100
     assert list(last_lines(tmp_path / "nowhere")) == []
+
+
+def test_idle_workers_end_over_budget_which_no_rule_changes() -> None:
+    verdict = idle(Idle(used_s=0.24, counted_s=600.2))
+    assert verdict.outcome is Outcome.OVER_BUDGET
+    told = "idle: the workers used 0.2 CPU seconds in 600 s"
+    assert verdict.reason == f"{told}; policy.idle_limit_s asks for at least 5% of a CPU on one of them"
+    rule = RuleSpec(log="idle", then="retry")
+    assert judge(decide(an_ending(cause=verdict, trouble="ActorDiedError")), (rule,), ["idle"]) == verdict

@@ -194,6 +194,15 @@ def test_a_rule_that_cannot_be_meant_is_refused_where_it_is_wrong(rule: dict[str
     assert any(problem.pointer.startswith(pointer) for problem in refused.value.problems)
 
 
+@pytest.mark.parametrize("limit_s", [59.9, 0, -1, float("nan"), "soon"])
+def test_an_idle_limit_of_less_than_a_minute_is_refused_where_it_stands(limit_s: object) -> None:
+    plain = a_spec().model_dump(mode="json", by_alias=True)
+    with pytest.raises(BadSpec) as refused:
+        from_mapping(ExperimentSpec, {**plain, "policy": {"idle_limit_s": limit_s}})
+    assert [problem.pointer for problem in refused.value.problems] == ["/policy/idle_limit_s"]
+    assert [a_spec(policy={"idle_limit_s": one}).policy.idle_limit_s for one in (60, None)] == [60, None]
+
+
 def test_there_are_at_most_twenty_rules() -> None:
     rule = {"exit_code": 1, "then": "fail"}
     assert len(a_spec(policy={"rules": [rule] * 20}).policy.rules) == 20

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fairlead.forecast import forecast
 from fairlead.placement import (
     OVERHEAD_S,
     Board,
@@ -188,6 +189,57 @@ def test_an_excluded_node_gets_no_workers() -> None:
     waiting = place(a_candidate(workers=3), [cluster])
     assert isinstance(waiting, Waiting)
     assert "1 more excluded" in waiting.detail
+
+
+def without(cluster: ClusterSnapshot, *indices: int) -> ClusterSnapshot:
+    """The cluster with these of its nodes excluded."""
+    nodes = (replace(node, is_excluded=index in indices) for index, node in enumerate(cluster.nodes))
+    return replace(cluster, nodes=tuple(nodes))
+
+
+PAIR = a_cluster(nodes=((2, 0), (2, 0)))
+
+
+@pytest.mark.parametrize(
+    ("workers", "cluster", "reason"),
+    [
+        (3, without(PAIR, 0), WaitingReason.NODES_EXCLUDED),
+        (1, without(PAIR, 0, 1), WaitingReason.NODES_EXCLUDED),
+        (5, without(PAIR, 0), WaitingReason.NO_CLUSTER_FITS),
+        (2, running(without(PAIR, 0), 1), WaitingReason.NODES_EXCLUDED),
+        (2, without(running(running(PAIR, 1), 2, counts=(0, 2)), 0), WaitingReason.RESOURCES_IN_USE),
+    ],
+    ids=["too large without", "none is left", "too large anyway", "it has room now", "it is as full"],
+)
+def test_who_would_fit_were_no_node_excluded_is_told_so(
+    workers: int, cluster: ClusterSnapshot, reason: WaitingReason
+) -> None:
+    waiting = place(a_candidate(workers=workers), [cluster])
+    assert isinstance(waiting, Waiting)
+    assert waiting.reason is reason
+    assert ("excluded nodes were taken in again" in waiting.detail) is (reason is WaitingReason.NODES_EXCLUDED)
+    found = forecast([a_candidate("e", workers=workers)], [cluster], {})["e"]
+    assert (found.in_s is None) is (found.basis.startswith(("never", "not while nodes are excluded")))
+
+
+def test_excluded_nodes_of_another_cluster_are_told_of_where_the_one_that_could_hold_it_is_full() -> None:
+    full, burnt = running(a_cluster("full"), 2), without(a_cluster("burnt"), 0)
+    waiting = place(a_candidate(workers=2), [full, burnt])
+    assert isinstance(waiting, Waiting)
+    assert waiting.reason is WaitingReason.NODES_EXCLUDED
+    assert "burnt has 0 CPUs free now" in waiting.detail
+    elsewhere = place(a_candidate(wishes=(a_wish(2, zone="a"),)), [replace(full, labels={"zone": "a"}), burnt])
+    assert isinstance(elsewhere, Waiting)
+    assert elsewhere.reason is WaitingReason.RESOURCES_IN_USE
+
+
+def test_who_waits_behind_one_that_misses_an_excluded_node_waits_behind_it() -> None:
+    cluster = running(without(a_cluster(nodes=((2, 0), (4, 0))), 0), 3, ends_in_s=600)
+    first, second = a_candidate("a", workers=2), a_candidate("b", workers=2)
+    decided = decide([first, second], cluster)
+    assert decided.waiting["a"].reason is WaitingReason.NODES_EXCLUDED
+    assert decided.waiting["b"].reason is WaitingReason.BEHIND_OTHERS
+    assert [one.experiment_id for one in decided.reservations] == ["a"]
 
 
 NODES = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=6)
