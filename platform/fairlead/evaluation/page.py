@@ -123,6 +123,19 @@ _REASONS = {
     "single_group": "fewer than two groups have a value",
     "both_zero": "all rates are zero",
 }
+_METHODS = {
+    "reweighing": "While training, rows counted more or less, so that of the weighted rows the label says nothing of "
+    "the group (reweighing).",
+    "group_dro": "While training, the groups on which the model was worst counted most (group distributionally robust "
+    "optimization).",
+    "lagrangian": "While training, distances between the groups’ {goal} had a price that rose while they lasted "
+    "(Lagrangian constraint).",
+    "adversarial": "While training, a second model tried to tell the group from the score, and the first was paid for "
+    "misleading it (adversary with gradient reversal); the aim was equal {goal}.",
+    "thresholds": "After training, each group got a threshold of its own, chosen on validation rows for equal {goal}: "
+    "the model uses the group whenever it decides.",
+}
+_GOALS = {"demographic_parity": "selection rates", "equal_opportunity": "true positive rates"}
 _SYMBOLS = {"pass": "✓", "fail": "✕", "inconclusive": "?"}
 
 
@@ -148,6 +161,8 @@ class GateCard:
     why: str
     advice: str
     mark: Mark
+    end: str
+    """The value at the right end of the scale."""
     limit_at: float | None
     is_upper: bool
     id: str
@@ -226,6 +241,34 @@ class Chart:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """One metric before and after mitigation, both on the same scale."""
+
+    name: str
+    before: Mark
+    after: Mark
+    limit_at: float | None
+    is_upper: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MitigationPart:
+    """What was done against gaps, and what it changed."""
+
+    text: str
+    why_not_compared: str
+    before: str
+    gates: tuple[tuple[str, str, str, str], ...]
+    """Each gate: what it asks, before, after, and the symbol of after."""
+    gaps: tuple[Change, ...]
+    gaps_end: str
+    overall: tuple[Change, ...]
+    columns: tuple[str, ...]
+    groups: tuple[tuple[str, str, tuple[str, ...]], ...]
+    """Each group: name, rows, and "before → after" of each column; no columns where it is hidden."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
     """Everything about one grouping."""
 
@@ -251,6 +294,7 @@ def render_page(report: Report, *, sha256: str | None = None) -> str:
         digest=sha256 or report_sha256(report),
         headline=_headline(report),
         gates=[_gate_card(gate) for gate in report["gates"]],
+        mitigation=_mitigation_part(report) if "mitigation" in report else None,
         tiles=_tiles(report),
         who=[_who(report, attribute["name"]) for attribute in report["attributes"]],
         charts=charts,
@@ -332,14 +376,17 @@ def _gate_card(gate: Mapping[str, Any]) -> GateCard:
     rows = gate["rows_needed_per_group"]
     where = "rows in each group" if gate["by"] else "rows"
     is_count = gate["metric"] == "count"
+    reach = [gate[name] for name in (*_REACH, "lower95")] + [float(gate["limit"])]
+    end = _round_end(reach) if gate["metric"] in _SMALL else 1.0
     return GateCard(
         outcome=gate["outcome"],
         symbol=_SYMBOLS[gate["outcome"]],
         sentence=f"{title[:1].upper()}{title[1:]}{by}: {_OPERATORS[operator]} {gate['limit'].strip()}",
         why=_sentence(gate["why"]),
         advice=f"At the observed rates about {_roughly(rows)} {where} would decide it." if rows else "",
-        mark=Mark(text=_count(gate["value"])) if is_count else _mark_of_bounds(gate),
-        limit_at=None if is_count else _percent(float(gate["limit"])),
+        mark=Mark(text=_count(gate["value"])) if is_count else _mark_of_bounds(gate, end=end),
+        end=f"{end:g}",
+        limit_at=None if is_count else _percent(float(gate["limit"]) / end),
         is_upper=operator.startswith("<"),
         id=gate["id"],
     )
@@ -357,6 +404,77 @@ def _mark_of_bounds(entry: Mapping[str, Any], *, end: float = 1.0) -> Mark:
         low=None if low is None else _percent(low / end),
         high=None if high is None else _percent(high / end),
     )
+
+
+def _mitigation_part(report: Report) -> MitigationPart:
+    section = report["mitigation"]
+    by = section["by"]
+    text = _METHODS[section["method"]].format(goal=_GOALS.get(section["goal"], ""))
+    compared = section["comparison"]
+    gaps = [one for one in compared if one["metric"] in _SMALL]
+    limits = [float(gate["limit"]) for gate in report["gates"] if gate["metric"] in _SMALL]
+    end = _round_end([*limits, *(one[side][name] for one in gaps for side in _SIDES for name in _REACH)])
+    hidden = _hidden_by(report, by)
+    columns = [metric for metric in _COLUMNS[report["task"]] if any(metric in g["metrics"] for g in section["groups"])]
+    return MitigationPart(
+        text=f"{text} Groups: by {_by(by)}.",
+        why_not_compared=_sentence(section["why_not_compared"]) if section["why_not_compared"] else "",
+        before=section["before"]["experiment"] if section["before"] else "",
+        gates=_gates_before_and_after(report),
+        gaps=tuple(_change(report, one, end=end) for one in gaps),
+        gaps_end=f"{end:g}",
+        overall=tuple(_change(report, one, end=1.0) for one in compared if one["metric"] not in _SMALL),
+        columns=tuple(_TITLES[metric] for metric in columns),
+        groups=tuple(_group_change(group, columns, hidden) for group in section["groups"] if group["n"]),
+    )
+
+
+_SIDES = ("before", "after")
+_REACH = ("value", "upper95")
+_SMALL = frozenset(name for names in _LADDER.values() for name in names)
+"""Metrics that are gaps: drawn on a scale that ends where they do."""
+
+
+def _round_end(values: Sequence[float | None]) -> float:
+    """A round number that none of them exceeds."""
+    reach = max((value for value in values if value is not None), default=1.0)
+    return next((end for end in (0.1, 0.2, 0.3, 0.4, 0.5, 0.75) if reach <= end), 1.0)
+
+
+def _hidden_by(report: Report, by: Sequence[str]) -> frozenset[Key]:
+    found = [group for group in report["groups"] if set(group["by"]) == set(by)]
+    return hidden_groups(found, min_display=report["settings"]["min_display"])
+
+
+def _gates_before_and_after(report: Report) -> tuple[tuple[str, str, str, str], ...]:
+    cards = {gate["id"]: _gate_card(gate) for gate in report["gates"]}
+    return tuple(
+        (cards[one["id"]].sentence, one["before"], one["after"], _SYMBOLS[one["before"]])
+        for one in report["mitigation"]["gates"]
+    )
+
+
+def _change(report: Report, one: Mapping[str, Any], *, end: float) -> Change:
+    title = metric_title(one["metric"])
+    gate = next((g for g in report["gates"] if g["metric"] == one["metric"] and set(g["by"]) == set(one["by"])), None)
+    before, after = (_mark_of_bounds(one[side], end=end) for side in _SIDES)
+    return Change(
+        name=f"{title[:1].upper()}{title[1:]}",
+        before=before,
+        after=after,
+        limit_at=_percent(float(gate["limit"]) / end) if gate else None,
+        is_upper=gate is None or gate["require"].startswith("<"),
+    )
+
+
+def _group_change(
+    group: Mapping[str, Any], columns: Sequence[str], hidden: frozenset[Key]
+) -> tuple[str, str, tuple[str, ...]]:
+    key = tuple(group["key"].values())
+    if key in hidden:
+        return _group_name(key), "not shown", ()
+    pairs = (group["metrics"][metric] for metric in columns)
+    return _group_name(key), _count(group["n"]), tuple(f"{_number(p['before'])} → {_number(p['after'])}" for p in pairs)
 
 
 def _mark_of_interval(entry: Mapping[str, Any]) -> Mark:
@@ -464,7 +582,7 @@ def _ladder_end(report: Report, by: Sequence[str]) -> float:
         if entry["by"] == list(by) and entry["metric"] in _LADDER[report["task"]]:
             shown, _ = _shown(entry)
             reach += [shown[name] for name in ("value", "upper95") if shown[name] is not None]
-    return next((end for end in (0.1, 0.2, 0.3, 0.4, 0.5, 0.75) if max(reach, default=1.0) <= end), 1.0)
+    return _round_end(reach)
 
 
 def _ladder(report: Report, by: Sequence[str], hidden: frozenset[Key], *, end: float) -> tuple[Rung, ...]:
@@ -589,9 +707,10 @@ def _reliability_series(index: int, entry: Mapping[str, Any], sizes: Mapping[Key
 
 def _sweep_chart(report: Report, points: Sequence[Mapping[str, float]]) -> Chart:
     lines = (("accuracy", "accuracy_score"), ("gap in selection rate", "selection_rate_difference"))
-    threshold = report["threshold"]["value"] if report["threshold"] else None
+    decides_by_group = report.get("mitigation", {}).get("decides_by_group", False)
+    threshold = report["threshold"]["value"] if report["threshold"] and not decides_by_group else None
     return Chart(
-        title="If the threshold were another",
+        title="If all groups had one threshold" if decides_by_group else "If the threshold were another",
         x_axis="threshold",
         y_axis="accuracy and gap",
         series=tuple(
