@@ -135,8 +135,8 @@ def test_a_lost_node_without_another_ends_the_attempt_and_the_next_waits_for_roo
 
 def _node_of_rank_0(experiment: Experiment) -> str:
     """As the workload has printed it last."""
-    lines = [line for line in experiment.logs() if line.startswith("node ")]
-    return lines[-1].removeprefix("node ") if lines else ""
+    lines = [line for line in experiment.logs() if line.startswith("on node ")]
+    return lines[-1].removeprefix("on node ") if lines else ""
 
 
 @pytest.mark.nightly  # three attempts whose groups Ray Train restarts three times each
