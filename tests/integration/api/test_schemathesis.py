@@ -42,7 +42,6 @@ def as_bytes(_: Any, value: Any) -> Any:
 
 def sweep(bench: Any, spec: dict[str, Any], examples: int) -> tuple[Counter[int], list[str]]:
     """Call every operation ``examples`` times in each mode; the answers by status, and what the checks find."""
-    bench.app.state.api.stopping.set()  # streams and long polls then end at once
     experiment_id, attempt_id, attempt = bench.running(spec)
     spare = a_token(bench.store, "spare", now=bench.clock.now())
     asked = {"url": "https://hooks.example.com/x"}
@@ -62,7 +61,11 @@ def sweep(bench: Any, spec: dict[str, Any], examples: int) -> tuple[Counter[int]
     operations = [found.ok() for found in schema.get_all_operations()]
     answers: Counter[int] = Counter()
     found = []
+    stopping = bench.app.state.api.stopping
     for operation in operations:
+        stopping.set()  # streams and long polls then end at once
+        if operation.path == "/readyz":
+            stopping.clear()  # which says rightly 503 then
         kind = kind_for(operation.path)
         name = next((value for path, value in names.items() if operation.path.startswith(path)), "x")
         headers = {"Authorization": tokens[kind]} if kind else {}
