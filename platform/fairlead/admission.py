@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from fairlead.data.builtin import BUILTIN, BUILTIN_PREFIX
+from fairlead.data.builtin import BUILTIN_PREFIX, builtin_problem
 from fairlead.errors import Problem
 from fairlead.evaluation import problem_with_gate
 from fairlead.spec import ExperimentSpec, Manifest
@@ -109,10 +109,8 @@ def _code_problems(spec: ExperimentSpec, has_bundle: Callable[[str], bool]) -> t
 
 
 def _data_problems(spec: ExperimentSpec) -> tuple[Problem, ...]:
-    name = spec.data.uri.removeprefix(BUILTIN_PREFIX)
-    if spec.data.uri.startswith(BUILTIN_PREFIX) and name not in BUILTIN:
-        message = f"there is no built-in data set {name!r}"
-        return (Problem(pointer="/data/uri", message=message, suggestion=f"known: {', '.join(BUILTIN)}"),)
+    if spec.data.uri.startswith(BUILTIN_PREFIX) and (problem := builtin_problem(spec.data.uri)):
+        return (problem,)
     if spec.data.split.test == 0 and (spec.gates or spec.register_as):
         message = "there is no test split, so gates and registration have nothing to look at"
         return (Problem(pointer="/data/split/test", message=message, suggestion="give it 0.2 or more"),)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairlead.data.builtin import BUILTIN, BUILTIN_PREFIX
+from fairlead.data.builtin import BUILTIN_PREFIX, builtin_problem, read_builtin
 from fairlead.data.columns import Column, Source
 from fairlead.errors import BadData, Problem
 
@@ -49,10 +49,10 @@ def read(uri: str) -> Source:
 
 
 def _builtin(uri: str) -> Source:
-    name = uri.removeprefix(BUILTIN_PREFIX)
-    if name not in BUILTIN:
-        raise bad("/data/uri", f"there is no built-in data set {name!r}", f"known: {', '.join(BUILTIN)}")
-    return BUILTIN[name]()
+    problem = builtin_problem(uri)
+    if problem is not None:
+        raise bad(problem.pointer, problem.message, problem.suggestion)
+    return read_builtin(uri)
 
 
 def _locate(uri: str) -> tuple[Any, str]:

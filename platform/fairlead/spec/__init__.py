@@ -23,6 +23,7 @@ from fairlead.spec.experiment import (
     spec_hash,
 )
 from fairlead.spec.manifest import Manifest, Parameter
+from fairlead.spec.mitigation import MitigationSpec
 from fairlead.spec.predictions import ColumnsSpec, PredictionsSpec, read_predictions_spec
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Label",
     "LabelNoiseSpec",
     "Manifest",
+    "MitigationSpec",
     "Name",
     "Parameter",
     "PolicySpec",

@@ -120,11 +120,16 @@ def _problem(model: type[BaseModel], detail: Any) -> Problem:
         parts, here = _follow(model, location[:-1])
         return _unknown_key(parts, str(location[-1]), _keys_of(here))
     parts, _ = _follow(model, location)
-    message = str(detail["msg"]).removeprefix("Value error, ")
+    message = _in_our_words(str(detail["msg"]).removeprefix("Value error, "))
     given = detail.get("input")
     if isinstance(given, (str, int, float, bool)) and detail["type"] != "value_error":
         message = f"{message} (given: {str(given)[:80]!r})"
     return Problem(pointer=_pointer(parts), message=message)
+
+
+def _in_our_words(message: str) -> str:
+    """Who writes YAML or JSON knows lists; that we keep them as tuples is our affair."""
+    return message.replace("a valid tuple", "a list").replace("a valid list", "a list").replace("Tuple ", "List ")
 
 
 def _unknown_key(parts: Path, key: str, keys: list[str]) -> Problem:

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, StrictInt, StringConstraints, field_vali
 from fairlead.spec.data import DataSpec
 from fairlead.spec.document import Document, unfit
 from fairlead.spec.evaluation import EvaluationSpec, GateSpec
+from fairlead.spec.mitigation import MitigationSpec
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 SIGNALS = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGHUP", "SIGILL", "SIGINT", "SIGKILL", "SIGSEGV", "SIGTERM")
@@ -213,6 +214,8 @@ class ExperimentSpec(Document):
     )
     data: DataSpec
     resources: ResourcesSpec = ResourcesSpec()
+    # Left out where there is none: specs without it keep their hashes, and agents of older releases can read them.
+    mitigation: MitigationSpec | None = Field(default=None, exclude_if=lambda value: value is None)
     evaluation: EvaluationSpec = EvaluationSpec()
     gates: tuple[GateSpec, ...] = Field(default=(), max_length=100)
     register_as: RegisterSpec | None = Field(default=None, alias="register")
@@ -235,12 +238,30 @@ class ExperimentSpec(Document):
     def _names_agree(self) -> Self:
         known = set(self.data.sensitive)
         groupings = () if self.evaluation.groupings == "all" else self.evaluation.groupings
-        for where, names in [("evaluation.groupings", g) for g in groupings] + [("gates", g.by) for g in self.gates]:
+        asked = [("evaluation.groupings", g) for g in groupings] + [("gates", g.by) for g in self.gates]
+        if self.mitigation is not None:
+            asked.append(("mitigation.by", self.mitigation.by))
+        for where, names in asked:
             if strangers := set(names) - known:
                 raise ValueError(f"{where} names {sorted(strangers)}, which data.sensitive does not list")
         gate_names = [gate.name for gate in self.gates]
         if len(set(gate_names)) != len(gate_names):
             raise ValueError("two gates have one name; give each an id")
+        return self
+
+    @model_validator(mode="after")
+    def _thresholds_can_be_chosen_and_used(self) -> Self:
+        if self.mitigation is None or self.mitigation.is_in_training:
+            return self
+        if self.data.split.validation == 0:
+            raise ValueError("thresholds are chosen on the validation split, and data.split gives it no rows")
+        sources = [self.data.bins[name].column if name in self.data.bins else name for name in self.mitigation.by]
+        unseen = [name for name in sources if name not in (self.data.features or ())]
+        if self.register_as is not None and unseen:
+            raise ValueError(
+                "a model with a threshold a group must be told the group whenever it predicts: "
+                f"list {', '.join(unseen)} under data.features, or register nothing"
+            )
         return self
 
     @property

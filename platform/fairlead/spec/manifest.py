@@ -6,6 +6,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from fairlead.errors import Problem
 from fairlead.spec.document import Document
+from fairlead.spec.mitigation import Method
 
 Task = Literal["binary", "multiclass"]
 
@@ -74,6 +75,8 @@ class Manifest(Document):
     module: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")]
     """``package.module:function``."""
     parameters: dict[str, Parameter] = Field(default_factory=dict)
+    mitigation: tuple[Method, ...] = ()
+    """Methods of ``mitigation`` that it carries out."""
     steps: str | None = None
     """The parameter that says how many steps will be reported, such as ``epochs``; lets progress have an end."""
 
