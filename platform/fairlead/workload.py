@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fairlead.spec import MitigationSpec
+
 Params = Mapping[str, Any]
 Predictor = Callable[[Any], Any]
 """From a DataFrame of feature columns (or an array of shape (n, ...)) to predictions, shape (n,) or (n, classes)."""
@@ -97,6 +99,22 @@ class Context(Protocol):
 
     def shard(self, split: str) -> Rows:
         """This rank's rows of a split: contiguous, disjoint, together exactly the split, maybe unequal or empty."""
+        ...
+
+    @property
+    def mitigation(self) -> MitigationSpec | None:
+        """What the spec asks for against gaps between groups; ``fairlead.mitigation`` carries it out.
+
+        Whoever never reads it, though the spec asks for something, ends as a user error: it would pass as done.
+        """
+        ...
+
+    def groups(self, records: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The group of each record by ``mitigation.by``, shape (n,); all 0 where the spec asks for no mitigation.
+
+        Numbers go over the combinations of levels in their order, the last attribute fastest; rows with a level
+        unknown have the last number.
+        """
         ...
 
     @property

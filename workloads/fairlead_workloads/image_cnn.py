@@ -23,6 +23,7 @@ from fairlead.data.alone import run_alone
 from fairlead.data.export import read_model
 from fairlead.data.torch import seed_epoch, share_cores, sum_over_ranks
 from fairlead.errors import BadData
+from fairlead.mitigation import begin_mitigation
 from fairlead.workload import Context, Params, Predictor
 
 
@@ -95,12 +96,14 @@ def train(params: Params, context: Context) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     steps = num_batches(len(rows), global_batch=settings.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=settings.epochs * steps)
+    mitigation = begin_mitigation(context)  # what the spec asks for against gaps between groups: mostly nothing
     best, best_loss, first_epoch = copy.deepcopy(model.state_dict()), float("inf"), 1
     if context.resume_from is not None:
         saved = torch.load(context.resume_from / "checkpoint.pt", map_location=context.device, weights_only=True)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
+        mitigation.load_state_dict(saved["mitigation"])
         best, best_loss, first_epoch = saved["best"], saved["best_loss"], saved["epoch"] + 1
     if context.rank == 0:
         size = sum(weight.numel() for weight in model.parameters())
@@ -110,6 +113,7 @@ def train(params: Params, context: Context) -> None:
 
     pictures = torch.from_numpy(rows.features).to(context.device)
     labels = torch.from_numpy(rows.labels).to(context.device)
+    groups = mitigation.groups(rows.records)
     for epoch in range(first_epoch, settings.epochs + 1):
         parallel.train()
         shifts = draw_shifts(len(rows), settings.shift, seed=context.seed, epoch=epoch)
@@ -126,19 +130,26 @@ def train(params: Params, context: Context) -> None:
             shifted = shift(pictures[chosen], shifts[batch.positions], settings.shift)
             # Sum, then scale: the averaged gradient is that of the mean over the global batch, even if this rank
             # holds fewer rows than another or none.
-            loss = functional.cross_entropy(parallel(shifted), labels[chosen], reduction="sum")
+            logits = parallel(shifted)
+            losses = functional.cross_entropy(logits, labels[chosen], reduction="none")
+            loss = mitigation.loss(
+                losses, logits=logits, labels=labels[chosen], groups=groups[chosen], loss_scale=batch.loss_scale
+            )
             optimizer.zero_grad()
-            (loss * batch.loss_scale).backward()
+            loss.backward()
             optimizer.step()
             schedule.step()
-            local_loss += loss.item()
+            local_loss += losses.sum().item()
         (total_loss,) = sum_over_ranks(local_loss)
-        metrics = {"train/loss": total_loss / len(rows), **validate(model, context)}
-        if metrics.get("validation/loss", -epoch) < best_loss:  # without a validation split the last epoch is best
-            best, best_loss = copy.deepcopy(model.state_dict()), metrics.get("validation/loss", -epoch)
+        metrics = {"train/loss": total_loss / len(rows), **validate(model, context), **mitigation.metrics()}
+        # Without a validation split the last epoch is best, and also with mitigation: it costs validation loss.
+        merit = -epoch if mitigation.is_in_training else metrics.get("validation/loss", -epoch)
+        if merit < best_loss:
+            best, best_loss = copy.deepcopy(model.state_dict()), merit
         with tempfile.TemporaryDirectory() as directory:
             checkpoint = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
             checkpoint |= {"schedule": schedule.state_dict(), "best": best, "best_loss": best_loss}
+            checkpoint["mitigation"] = mitigation.state_dict()
             if context.rank == 0:
                 torch.save(checkpoint, f"{directory}/checkpoint.pt")
             context.report(metrics, step=epoch, checkpoint=Path(directory) if context.rank == 0 else None)
@@ -146,13 +157,20 @@ def train(params: Params, context: Context) -> None:
             return  # the last checkpoint is already safe
 
     model.load_state_dict(best)
+    if classes == 2:
+        tuning = context.shard("validation")
+        mitigation.choose(
+            probabilities(model, tuning.features)[:, 1], labels=tuning.labels, groups=mitigation.groups(tuning.records)
+        )
     test = context.shard("test")
     scores = probabilities(model, test.features)
-    predictions = scores.argmax(axis=1) if classes > 2 else (scores[:, 1] >= context.threshold).astype(np.int64)
-    context.evaluate(
-        "test", records=test.records, predictions=predictions, scores=scores if classes > 2 else scores[:, 1]
-    )
-    context.export(model.state_dict(), config=config)
+    if classes == 2:
+        scores = scores[:, 1]
+        predictions = mitigation.decide(scores, groups=mitigation.groups(test.records))
+    else:
+        predictions = scores.argmax(axis=1)
+    context.evaluate("test", records=test.records, predictions=predictions, scores=scores)
+    context.export(model.state_dict(), config=config | mitigation.config())
 
 
 def scale_of(pictures: np.ndarray) -> tuple[list[float], list[float]]:
@@ -211,7 +229,8 @@ def probabilities(model: nn.Module, pictures: np.ndarray) -> np.ndarray:
 def load(directory: Path) -> Predictor:
     """From raw pictures, shape (rows, channels, height, width), to class probabilities, shape (rows, classes)."""
     exported = read_model(Path(directory))
-    model = ConvolutionalNet(**exported.config, classes=len(exported.document["classes"]))
+    built_from = {name: exported.config[name] for name in ("mean", "std", "width", "blocks")}
+    model = ConvolutionalNet(**built_from, classes=len(exported.document["classes"]))
     model.load_state_dict({name: torch.from_numpy(array) for name, array in exported.tensors.items()})
 
     def predict(pictures: Any) -> np.ndarray:

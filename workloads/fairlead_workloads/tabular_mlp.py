@@ -23,6 +23,7 @@ from fairlead.data.alone import run_alone
 from fairlead.data.export import read_model
 from fairlead.data.torch import seed_epoch, share_cores, sum_over_ranks
 from fairlead.errors import BadData
+from fairlead.mitigation import begin_mitigation
 from fairlead.workload import Context, Params, Predictor
 
 
@@ -78,11 +79,13 @@ def train(params: Params, context: Context) -> None:
     model = Perceptron(mean=mean, std=std, classes=classes, settings=settings).to(context.device)
     parallel = DistributedDataParallel(model) if context.world_size > 1 else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    mitigation = begin_mitigation(context)  # what the spec asks for against gaps between groups: mostly nothing
     best, best_loss, first_epoch = copy.deepcopy(model.state_dict()), float("inf"), 1
     if context.resume_from is not None:
         saved = torch.load(context.resume_from / "checkpoint.pt", map_location=context.device, weights_only=True)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
+        mitigation.load_state_dict(saved["mitigation"])
         best, best_loss, first_epoch = saved["best"], saved["best_loss"], saved["epoch"] + 1
     if context.rank == 0:
         steps = num_batches(len(rows), global_batch=settings.batch_size)
@@ -92,6 +95,7 @@ def train(params: Params, context: Context) -> None:
 
     features = torch.from_numpy(rows.features).to(context.device)
     labels = torch.from_numpy(rows.labels).to(context.device)
+    groups = mitigation.groups(rows.records)
     for epoch in range(first_epoch, settings.epochs + 1):
         parallel.train()
         seed_epoch(context.seed, epoch=epoch, rank=context.rank)  # dropout differs between ranks, and resumes
@@ -107,17 +111,24 @@ def train(params: Params, context: Context) -> None:
             chosen = torch.from_numpy(batch.positions).to(context.device)
             # Sum, then scale: the averaged gradient is that of the mean over the global batch, even if this rank
             # holds fewer rows than another or none.
-            loss = functional.cross_entropy(parallel(features[chosen]), labels[chosen], reduction="sum")
+            logits = parallel(features[chosen])
+            losses = functional.cross_entropy(logits, labels[chosen], reduction="none")
+            loss = mitigation.loss(
+                losses, logits=logits, labels=labels[chosen], groups=groups[chosen], loss_scale=batch.loss_scale
+            )
             optimizer.zero_grad()
-            (loss * batch.loss_scale).backward()
+            loss.backward()
             optimizer.step()
-            local_loss += loss.item()
+            local_loss += losses.sum().item()
         (total_loss,) = sum_over_ranks(local_loss)
-        metrics = {"train/loss": total_loss / len(rows), **validate(model, context)}
-        if metrics.get("validation/loss", -epoch) < best_loss:  # without a validation split the last epoch is best
-            best, best_loss = copy.deepcopy(model.state_dict()), metrics.get("validation/loss", -epoch)
+        metrics = {"train/loss": total_loss / len(rows), **validate(model, context), **mitigation.metrics()}
+        # Without a validation split the last epoch is best, and also with mitigation: it costs validation loss.
+        merit = -epoch if mitigation.is_in_training else metrics.get("validation/loss", -epoch)
+        if merit < best_loss:
+            best, best_loss = copy.deepcopy(model.state_dict()), merit
         with tempfile.TemporaryDirectory() as directory:
             checkpoint = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
+            checkpoint["mitigation"] = mitigation.state_dict()
             if context.rank == 0:
                 torch.save({**checkpoint, "best": best, "best_loss": best_loss}, f"{directory}/checkpoint.pt")
             context.report(metrics, step=epoch, checkpoint=Path(directory) if context.rank == 0 else None)
@@ -125,13 +136,21 @@ def train(params: Params, context: Context) -> None:
             return  # the last checkpoint is already safe
 
     model.load_state_dict(best)
+    if classes == 2:
+        tuning = context.shard("validation")
+        mitigation.choose(
+            probabilities(model, tuning.features)[:, 1], labels=tuning.labels, groups=mitigation.groups(tuning.records)
+        )
     test = context.shard("test")
     scores = probabilities(model, test.features)
-    predictions = scores.argmax(axis=1) if classes > 2 else (scores[:, 1] >= context.threshold).astype(np.int64)
-    context.evaluate(
-        "test", records=test.records, predictions=predictions, scores=scores if classes > 2 else scores[:, 1]
-    )
-    context.export(model.state_dict(), config={"mean": mean, "std": std, "hidden": list(settings.hidden)})
+    if classes == 2:
+        scores = scores[:, 1]
+        predictions = mitigation.decide(scores, groups=mitigation.groups(test.records))
+    else:
+        predictions = scores.argmax(axis=1)
+    context.evaluate("test", records=test.records, predictions=predictions, scores=scores)
+    config = {"mean": mean, "std": std, "hidden": list(settings.hidden)}
+    context.export(model.state_dict(), config=config | mitigation.config())
 
 
 def scale_of(features: np.ndarray) -> tuple[list[float], list[float]]:

@@ -81,7 +81,7 @@ def _spec(options: argparse.Namespace, workload: str, example: str) -> Experimen
     if options.seed is not None:
         changes["seed"] = options.seed
     if options.data is not None:
-        changes |= {"data": {"uri": options.data, "target": options.target}, "gates": (), "evaluation": {}}
+        changes |= {"data": {"uri": options.data, "target": options.target}, "gates": (), "evaluation": {}, "mitigation": None}
     return spec.amended(**changes)
 
 
@@ -121,6 +121,7 @@ def _run(train: Workload, workload: str, spec: ExperimentSpec, options: argparse
         device=choose_device(),
         resume_from=options.resume,
         export_to=options.save / "model" if options.save else None,
+        mitigation=spec.mitigation,
     )
     if options.save:
         options.save.mkdir(parents=True, exist_ok=True)

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from fairlead.data.dataset import Dataset
 from fairlead.data.export import Origin, write_model
+from fairlead.data.mitigation import group_numbers, refuse_unusable
 from fairlead.errors import BadInput
 from fairlead.evaluation.cells import Incomplete
 from fairlead.evaluation.state import CountState
+from fairlead.spec import MitigationSpec
 from fairlead.workload import DatasetInfo, Rows
 
 MAX_NAME = 250
@@ -79,7 +81,8 @@ class LocalContext:
     """Satisfies ``fairlead.workload.Context`` for one rank.
 
     ``agree`` turns this rank's wish to stop into that of all (``fairlead.data.torch.any_rank`` on several ranks).
-    ``export_to``: where rank 0 writes the model; None: nowhere. ``resume_from``: a checkpoint directory.
+    ``export_to``: where rank 0 writes the model; None: nowhere. ``resume_from``: a checkpoint directory. Raises
+    ``BadData`` for a ``mitigation`` that cannot work on these data.
     """
 
     def __init__(
@@ -95,8 +98,10 @@ class LocalContext:
         device: str = "cpu",
         resume_from: Path | None = None,
         export_to: Path | None = None,
+        mitigation: MitigationSpec | None = None,
         agree: Callable[[bool], bool] = alone,
     ) -> None:
+        refuse_unusable(mitigation, dataset)
         self.rank = rank
         self.world_size = world_size
         self.device = device
@@ -110,6 +115,8 @@ class LocalContext:
         self._outlet = outlet
         self._resume_from = resume_from
         self._export_to = export_to
+        self._mitigation = mitigation
+        self._has_read_mitigation = False
         self._agree = agree
 
     @property
@@ -122,6 +129,25 @@ class LocalContext:
         """A checkpoint to go on from, or None."""
         return self._resume_from
 
+    @property
+    def mitigation(self) -> MitigationSpec | None:
+        """What the spec asks for."""
+        self._has_read_mitigation = True
+        return self._mitigation
+
+    def groups(self, records: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The group of each record by ``mitigation.by``."""
+        by = self._mitigation.by if self._mitigation else ()
+        return group_numbers(self.dataset.attributes, self._dataset.groups(records), by)
+
+    def refuse_unmitigated(self) -> None:
+        """Raise ``BadInput`` where the spec asks for mitigation and the workload has not even asked for which."""
+        if self._mitigation is not None and not self._has_read_mitigation:
+            raise BadInput(
+                f"the spec asks for mitigation by {self._mitigation.method}, and the workload does not carry it out; "
+                "see fairlead.mitigation, or take mitigation out of the spec"
+            )
+
     def all_rows(self, split: str) -> Rows:
         """Every row of a split."""
         return self._dataset.rows(split)
@@ -132,6 +158,7 @@ class LocalContext:
 
     def report(self, metrics: Mapping[str, float], *, step: int, checkpoint: Path | None = None) -> None:
         """Hand ``metrics`` and ``checkpoint`` to the outlet. Raises ``BadInput`` for what no run can show."""
+        self.refuse_unmitigated()
         plain = {_as_name(name): _as_number(name, value) for name, value in metrics.items()}
         if abs(int(step)) > MAX_STEP:
             raise BadInput(f"step {step} is larger than {MAX_STEP}")
@@ -152,6 +179,7 @@ class LocalContext:
         scores: NDArray[np.float64] | None = None,
     ) -> None:
         """Count predictions of this rank's rows. Raises ``BadInput`` for shapes or values that cannot be counted."""
+        self.refuse_unmitigated()
         if split not in self.dataset.num_by_split:
             raise BadInput(f"evaluate: there is no split {split!r}, only {', '.join(self.dataset.num_by_split)}")
         try:
@@ -171,7 +199,13 @@ class LocalContext:
         return CountState(attributes=info.attributes, classes=info.classes, has_scores=has_scores)
 
     def export(self, tensors: Mapping[str, Any], *, config: Mapping[str, Any]) -> None:
-        """Write the model where the platform wants it; ranks other than 0 do nothing."""
+        """Write the model where the platform wants it; ranks other than 0 do nothing.
+
+        Raises ``BadInput`` where thresholds of groups were asked for and ``config`` does not have them.
+        """
+        has_thresholds = self._mitigation is not None and not self._mitigation.is_in_training
+        if has_thresholds and "group_thresholds" not in config:
+            raise BadInput("export: the thresholds of groups are missing; give config | mitigation.config()")
         self.has_exported = True
         if self.rank == 0 and self._export_to is not None:
             write_model(

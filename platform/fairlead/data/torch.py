@@ -50,6 +50,15 @@ def sum_over_ranks(*values: float) -> tuple[float, ...]:
     return tuple(total.tolist())
 
 
+def sum_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """``tensor`` summed over all ranks, entry by entry. Collective; alone: the tensor itself."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return tensor
+    total = tensor.clone()
+    torch.distributed.all_reduce(total)
+    return total
+
+
 def seed_epoch(seed: int, *, epoch: int, rank: int) -> None:
     """Seed torch for one epoch of one rank: a resumed epoch draws what it would have drawn, with no state to keep."""
     torch.manual_seed(int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1)[0]))

@@ -136,6 +136,7 @@ def _context(document: LaunchDocument, attempt: Path, dataset: Dataset, line: "R
         device=str(ray.train.torch.get_device()),
         resume_from=line.welcome.resume_from,
         export_to=attempt / MODEL_DIRECTORY,
+        mitigation=spec.mitigation,
         agree=any_rank,
     )
 

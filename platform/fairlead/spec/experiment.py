@@ -255,12 +255,12 @@ class ExperimentSpec(Document):
             return self
         if self.data.split.validation == 0:
             raise ValueError("thresholds are chosen on the validation split, and data.split gives it no rows")
-        sources = [self.data.bins[name].column if name in self.data.bins else name for name in self.mitigation.by]
-        unseen = [name for name in sources if name not in (self.data.features or ())]
+        told = set(self.data.features or ()) - set(self.data.bins)
+        unseen = [name for name in self.mitigation.by if name not in told]
         if self.register_as is not None and unseen:
             raise ValueError(
-                "a model with a threshold a group must be told the group whenever it predicts: "
-                f"list {', '.join(unseen)} under data.features, or register nothing"
+                "a registered model with a threshold a group must be told the group whenever it predicts: "
+                f"{', '.join(unseen)} must be columns that data.features lists, or register nothing"
             )
         return self
 

@@ -56,6 +56,7 @@ def a_context(
         world_size=world_size,
         resume_from=resume_from,
         export_to=export_to,
+        mitigation=spec.mitigation,
         agree=agree,
     )
 
