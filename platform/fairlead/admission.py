@@ -20,6 +20,7 @@ class RejectionReason(StrEnum):
     UNKNOWN_WORKLOAD = "unknown_workload"
     BAD_PARAMETERS = "bad_parameters"
     UNKNOWN_CODE = "unknown_code"
+    BAD_MITIGATION = "bad_mitigation"
     BAD_GATE = "bad_gate"
     BAD_DATA = "bad_data"
 
@@ -54,15 +55,23 @@ class Rejected:
 
 
 def admit(
-    spec: ExperimentSpec, *, manifests: Mapping[str, Manifest], has_bundle: Callable[[str], bool]
+    spec: ExperimentSpec,
+    *,
+    manifests: Mapping[str, Manifest],
+    has_bundle: Callable[[str], bool],
+    find_spec: Callable[[str], ExperimentSpec | None] | None = None,
 ) -> Admitted | Rejected:
-    """Decide whether ``spec`` may wait for its turn. ``has_bundle`` answers for a code bundle's sha256."""
+    """Decide whether ``spec`` may wait for its turn. ``has_bundle`` answers for a code bundle's sha256.
+
+    ``find_spec`` answers for experiments of the project that ``compare_with`` may name; None: that is not looked at.
+    """
     manifest = None if spec.is_user_code else manifests.get(spec.workload)
     checks = (
         (RejectionReason.UNKNOWN_WORKLOAD, _workload_problems(spec, manifests)),
         (RejectionReason.UNKNOWN_CODE, _code_problems(spec, has_bundle)),
         (RejectionReason.BAD_PARAMETERS, manifest.problems_with(spec.params) if manifest else ()),
         (RejectionReason.BAD_DATA, _data_problems(spec)),
+        (RejectionReason.BAD_MITIGATION, _mitigation_problems(spec, manifest, find_spec)),
         (RejectionReason.BAD_GATE, _gate_problems(spec, manifest)),
     )
     problems = tuple(problem for _, found in checks for problem in found)
@@ -117,6 +126,42 @@ def _data_problems(spec: ExperimentSpec) -> tuple[Problem, ...]:
     return ()
 
 
+def _mitigation_problems(
+    spec: ExperimentSpec, manifest: Manifest | None, find_spec: Callable[[str], ExperimentSpec | None] | None
+) -> tuple[Problem, ...]:
+    """A method that the workload has not, or that its task cannot have; a "before" that is none."""
+    asked = spec.mitigation
+    if asked is None:
+        return ()
+    found = []
+    if manifest is not None and asked.method not in manifest.mitigation:
+        message = f"{spec.workload} does not carry out {asked.method}"
+        hint = f"it has {', '.join(manifest.mitigation)}" if manifest.mitigation else "it has no mitigation"
+        found.append(Problem(pointer="/mitigation/method", message=message, suggestion=hint))
+    if manifest is not None and manifest.task == "multiclass" and asked.needs_two_classes:
+        message = f"{asked.method} is for two classes"
+        hint = "reweighing and group_dro take any number"
+        found.append(Problem(pointer="/mitigation/method", message=message, suggestion=hint))
+    if asked.compare_with is not None and find_spec is not None:
+        message = _why_no_baseline(spec, asked.compare_with, find_spec(asked.compare_with))
+        if message:
+            found.append(Problem(pointer="/mitigation/compare_with", message=message))
+    return tuple(found)
+
+
+_ROWS = ("uri", "target", "positive", "sensitive", "bins", "record_id", "split")
+"""What of ``data`` says which rows are counted, under which labels and groups."""
+
+
+def _why_no_baseline(spec: ExperimentSpec, named: str, baseline: ExperimentSpec | None) -> str | None:
+    if baseline is None:
+        return f"there is no experiment {named!r} in project {spec.project!r}"
+    if baseline.mitigation is not None:
+        return f"{named} has mitigation itself ({baseline.mitigation.method}), so it is no 'before'"
+    other = [name for name in _ROWS if getattr(spec.data, name) != getattr(baseline.data, name)]
+    return f"{named} is about other rows or groups: its data.{other[0]} differs" if other else None
+
+
 def _gate_problems(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[Problem, ...]:
     """Gates on metrics that no report will have. Where the data decide the task, either will do."""
     tasks: tuple[Task, ...] = (manifest.task,) if manifest and manifest.task else ("binary", "multiclass")
@@ -136,6 +181,10 @@ def _warnings(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[str, ...
         found.append("no code is uploaded: the module must be installed on the cluster")
     if spec.register_as and not spec.gates:
         found.append("there are no gates: the model will be registered whatever the report says")
+    if spec.mitigation is not None and spec.mitigation.compare_with is None:
+        found.append("mitigation.compare_with names no experiment: the report will not say what mitigation changed")
+    if spec.mitigation is not None and not spec.mitigation.is_in_training:
+        found.append(f"thresholds use {' and '.join(spec.mitigation.by)} whenever the model decides")
     if spec.data.sensitive and not spec.groupings:
         found.append("evaluation.groupings is empty: the report will compare no groups")
     return tuple(found)

@@ -45,10 +45,10 @@ from fairlead.workload import Context
 
 MEMORY_ROWS = 20_000
 """Rows after which a batch counts 1/e in running means: enough to know a rate to a hundredth."""
-ALLOWED_GAP = 0.01
-LAGRANGIAN_STEP = 0.3
+ALLOWED_GAP = 0.0
+LAGRANGIAN_STEP = 0.1
 DRO_STEP = 0.01
-STRENGTH = 1.0
+STRENGTH = 20.0
 MOST_PULL = 50.0
 """A multiplier that has come so far will not get there: more of it only makes training unstable."""
 ADVERSARY_WIDTH = 16

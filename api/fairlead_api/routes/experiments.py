@@ -218,7 +218,16 @@ def _advice(caller: Principal) -> str:
 
 
 def _admit(api: Api, session: Session, spec: ExperimentSpec) -> Admitted | Rejected:
-    return admit(spec, manifests=api.manifests, has_bundle=lambda sha256: bundles.is_in(session, sha256, spec.project))
+    def find_spec(experiment_id: str) -> ExperimentSpec | None:
+        row = experiments.find(session, experiment_id)
+        return experiments.spec_of(row) if row is not None and row.project == spec.project else None
+
+    return admit(
+        spec,
+        manifests=api.manifests,
+        has_bundle=lambda sha256: bundles.is_in(session, sha256, spec.project),
+        find_spec=find_spec,
+    )
 
 
 def _unless_raced(act: Callable[[], StoredAnswer]) -> StoredAnswer:

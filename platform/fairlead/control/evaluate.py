@@ -15,6 +15,7 @@ import structlog
 from fairlead.clock import Clock
 from fairlead.errors import Unavailable
 from fairlead.evaluation import (
+    Baseline,
     CountState,
     Provenance,
     build_report,
@@ -110,7 +111,37 @@ class Evaluate:
             model_digest=_weights_digest(result),
             code_digest=spec.code,
         )
-        return build_report(state, provenance=provenance, evaluation=spec.evaluation, gates=spec.gates)
+        return build_report(
+            state,
+            provenance=provenance,
+            evaluation=spec.evaluation,
+            gates=spec.gates,
+            mitigation=spec.mitigation,
+            baseline=self._baseline(spec),
+        )
+
+    def _baseline(self, spec: ExperimentSpec) -> Baseline | None:
+        """The counts of the experiment that ``mitigation.compare_with`` names, as far as they are still there."""
+        named = spec.mitigation.compare_with if spec.mitigation else None
+        if named is None:
+            return None
+        with self.store.read() as session:
+            row = experiments.find(session, named)
+            if row is None or row.project != spec.project:
+                return Baseline(experiment=named, why_not="there is no such experiment in this project")
+            tries = {one.attempt_no: one for one in attempts.of_experiment(session, row.id)}
+        attempt = tries.get(row.current_attempt_no)
+        if attempt is None or attempt.result is None:
+            return Baseline(experiment=named, why_not=f"it is {row.state} and has counted nothing yet")
+        result = ResultDocument.model_validate(attempt.result)
+        if result.evaluation is None:
+            return Baseline(experiment=named, why_not="it has counted nothing")
+        try:
+            return Baseline(experiment=named, state=self._counts(attempt, result))
+        except FileNotFoundError:
+            return Baseline(experiment=named, why_not="its counts have been deleted")
+        except EvaluationBroken as error:
+            return Baseline(experiment=named, why_not=str(error))
 
     def _counts(self, attempt: AttemptRow, result: ResultDocument) -> CountState:
         """The workers' counts, once more held against digest and expectation."""

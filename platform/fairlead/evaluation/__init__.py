@@ -5,6 +5,7 @@ The page lives in ``fairlead.evaluation.page`` and is imported by whoever render
 """
 
 from fairlead.evaluation.cells import UNKNOWN, Incomplete
+from fairlead.evaluation.comparison import Baseline
 from fairlead.evaluation.disparities import Disparity, Extreme, disparity
 from fairlead.evaluation.gates import (
     GateOutcome,
@@ -45,6 +46,7 @@ __all__ = [
     "ABSTAINED",
     "HEADLINES",
     "UNKNOWN",
+    "Baseline",
     "Bounds",
     "CountState",
     "Disparity",

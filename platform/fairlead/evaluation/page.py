@@ -123,6 +123,19 @@ _REASONS = {
     "single_group": "fewer than two groups have a value",
     "both_zero": "all rates are zero",
 }
+_METHODS = {
+    "reweighing": "While training, rows counted more or less, so that of the weighted rows the label says nothing of the "
+    "group (reweighing).",
+    "group_dro": "While training, the groups on which the model was worst counted most (group distributionally robust "
+    "optimization).",
+    "lagrangian": "While training, distances between the groups’ {goal} had a price that rose until they were gone "
+    "(Lagrangian constraint).",
+    "adversarial": "While training, a second model tried to tell the group from the score, and the first was paid for "
+    "misleading it (adversary with gradient reversal); the aim was equal {goal}.",
+    "thresholds": "After training, each group got a threshold of its own, chosen on validation rows for equal {goal}: the "
+    "model uses the group whenever it decides.",
+}
+_GOALS = {"demographic_parity": "selection rates", "equal_opportunity": "true positive rates"}
 _SYMBOLS = {"pass": "✓", "fail": "✕", "inconclusive": "?"}
 
 
@@ -226,6 +239,34 @@ class Chart:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """One metric before and after mitigation, both on the same scale."""
+
+    name: str
+    before: Mark
+    after: Mark
+    limit_at: float | None
+    is_upper: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MitigationPart:
+    """What was done against gaps, and what it changed."""
+
+    text: str
+    why_not_compared: str
+    before: str
+    gates: tuple[tuple[str, str, str, str], ...]
+    """Each gate: what it asks, before, after, and the symbol of after."""
+    gaps: tuple[Change, ...]
+    gaps_end: str
+    overall: tuple[Change, ...]
+    columns: tuple[str, ...]
+    groups: tuple[tuple[str, str, tuple[str, ...]], ...]
+    """Each group: name, rows, and "before → after" of each column; no columns where it is hidden."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
     """Everything about one grouping."""
 
@@ -251,6 +292,7 @@ def render_page(report: Report, *, sha256: str | None = None) -> str:
         digest=sha256 or report_sha256(report),
         headline=_headline(report),
         gates=[_gate_card(gate) for gate in report["gates"]],
+        mitigation=_mitigation_part(report) if "mitigation" in report else None,
         tiles=_tiles(report),
         who=[_who(report, attribute["name"]) for attribute in report["attributes"]],
         charts=charts,
@@ -357,6 +399,78 @@ def _mark_of_bounds(entry: Mapping[str, Any], *, end: float = 1.0) -> Mark:
         low=None if low is None else _percent(low / end),
         high=None if high is None else _percent(high / end),
     )
+
+
+def _mitigation_part(report: Report) -> MitigationPart:
+    section = report["mitigation"]
+    by = section["by"]
+    text = _METHODS[section["method"]].format(goal=_GOALS.get(section["goal"], ""))
+    compared = section["comparison"]
+    end = _round_end([one[side][name] for one in compared if one["by"] for side in _SIDES for name in _REACH])
+    hidden = _hidden_by(report, by)
+    columns = [metric for metric in _COLUMNS[report["task"]] if any(metric in g["metrics"] for g in section["groups"])]
+    return MitigationPart(
+        text=f"{text} Groups: by {_by(by)}.",
+        why_not_compared=_sentence(section["why_not_compared"] or ""),
+        before=section["before"]["experiment"] if section["before"] else "",
+        gates=_gates_before_and_after(report),
+        gaps=tuple(_change(report, one, end=end) for one in compared if one["by"] and one["metric"] in _SMALL),
+        gaps_end=f"{end:g}",
+        overall=tuple(_change(report, one, end=1.0) for one in compared if one["metric"] not in _SMALL),
+        columns=tuple(_TITLES[metric] for metric in columns),
+        groups=tuple(_group_change(group, columns, hidden) for group in section["groups"] if group["n"]),
+    )
+
+
+_SIDES = ("before", "after")
+_REACH = ("value", "upper95")
+_SMALL = frozenset(name for names in _LADDER.values() for name in names)
+"""Metrics that are gaps: drawn on a scale that ends where they do."""
+
+
+def _round_end(values: Sequence[float | None]) -> float:
+    """A round number that none of them exceeds, extremes of single rates left out."""
+    reach = [value for value in values if value is not None and value <= _LARGEST_GAP]
+    return next((end for end in (0.1, 0.2, 0.3, 0.4, 0.5) if max(reach, default=1.0) <= end), 1.0)
+
+
+_LARGEST_GAP = 0.5
+
+
+def _hidden_by(report: Report, by: Sequence[str]) -> frozenset[Key]:
+    found = [group for group in report["groups"] if set(group["by"]) == set(by)]
+    return hidden_groups(found, min_display=report["settings"]["min_display"])
+
+
+def _gates_before_and_after(report: Report) -> tuple[tuple[str, str, str, str], ...]:
+    cards = {gate["id"]: _gate_card(gate) for gate in report["gates"]}
+    return tuple(
+        (cards[one["id"]].sentence, one["before"], one["after"], _SYMBOLS[one["before"]])
+        for one in report["mitigation"]["gates"]
+    )
+
+
+def _change(report: Report, one: Mapping[str, Any], *, end: float) -> Change:
+    title = metric_title(one["metric"])
+    gate = next((g for g in report["gates"] if g["metric"] == one["metric"] and set(g["by"]) == set(one["by"])), None)
+    before, after = (_mark_of_bounds(one[side], end=end) for side in _SIDES)
+    return Change(
+        name=f"{title[:1].upper()}{title[1:]}",
+        before=before,
+        after=after,
+        limit_at=_percent(float(gate["limit"]) / end) if gate else None,
+        is_upper=gate is None or gate["require"].startswith("<"),
+    )
+
+
+def _group_change(
+    group: Mapping[str, Any], columns: Sequence[str], hidden: frozenset[Key]
+) -> tuple[str, str, tuple[str, ...]]:
+    key = tuple(group["key"].values())
+    if key in hidden:
+        return _group_name(key), "not shown", ()
+    pairs = (group["metrics"][metric] for metric in columns)
+    return _group_name(key), _count(group["n"]), tuple(f"{_number(p['before'])} → {_number(p['after'])}" for p in pairs)
 
 
 def _mark_of_interval(entry: Mapping[str, Any]) -> Mark:

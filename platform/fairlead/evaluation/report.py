@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from fairlead.evaluation.comparison import Baseline, mitigation_section, why_not_comparable
 from fairlead.evaluation.disparities import Disparity, Extreme, disparity
 from fairlead.evaluation.estimates import Estimates, FScores, IntArray, Means, Quotients, RankAreas, Rates
 from fairlead.evaluation.gates import GateOutcome, evaluate_gates, overall_outcome
@@ -38,7 +39,7 @@ from fairlead.evaluation.metrics import (
 )
 from fairlead.evaluation.scores import calibration, roc_points, sweep
 from fairlead.evaluation.state import CountState
-from fairlead.spec import EvaluationSpec, GateSpec
+from fairlead.spec import EvaluationSpec, GateSpec, MitigationSpec
 
 SCHEMA = "rai-report/1"
 OVERALL = "overall"
@@ -94,9 +95,47 @@ class Provenance:
 
 
 def build_report(
-    state: CountState, *, provenance: Provenance, evaluation: EvaluationSpec, gates: Sequence[GateSpec] = ()
+    state: CountState,
+    *,
+    provenance: Provenance,
+    evaluation: EvaluationSpec,
+    gates: Sequence[GateSpec] = (),
+    mitigation: MitigationSpec | None = None,
+    baseline: Baseline | None = None,
 ) -> dict[str, Any]:
-    """Measure everything and write it down; equal arguments give equal reports."""
+    """Measure everything and write it down; equal arguments give equal reports.
+
+    With ``mitigation`` it says what that changed against ``baseline``, measured in the same way.
+    """
+    if mitigation is None:
+        return _measured(state, provenance, evaluation, gates)
+    if evaluation.groupings != "all":
+        evaluation = evaluation.amended(groupings=(*evaluation.groupings, mitigation.by))
+    after = _measured(state, provenance, evaluation, gates)
+    why_not = why_not_comparable(state, baseline)
+    before = None
+    if why_not is None and baseline is not None and baseline.state is not None:
+        before = _measured(baseline.state, replace(provenance, experiment=baseline.experiment), evaluation, gates)
+    after["mitigation"] = mitigation_section(mitigation, after, before, why_not=why_not)
+    after["limitations"] += _limits_of_mitigation(mitigation, is_compared=before is not None)
+    return dict(sorted(after.items()))
+
+
+def _limits_of_mitigation(mitigation: MitigationSpec, *, is_compared: bool) -> list[str]:
+    found = []
+    if not mitigation.is_in_training:
+        found.append(
+            f"The model has a threshold for each group by {' and '.join(mitigation.by)}: it uses the group whenever it "
+            "decides, which some laws forbid."
+        )
+    if is_compared:
+        found.append("Bounds before and after mitigation are not bounds of the change: both models judged the same rows.")
+    return found
+
+
+def _measured(
+    state: CountState, provenance: Provenance, evaluation: EvaluationSpec, gates: Sequence[GateSpec]
+) -> dict[str, Any]:
     overall = grouping(state)
     names = [attribute.name for attribute in state.attributes]
     groupings = [grouping(state, by) for by in requested_groupings(evaluation, gates, names)]

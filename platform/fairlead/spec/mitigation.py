@@ -29,11 +29,11 @@ class MitigationSpec(Document):
     goal: Goal | None = None
     """What is to be alike: selection rates (by default), or true positive rates."""
     allowed_gap: float | None = Field(default=None, ge=0, lt=1)
-    """lagrangian: the gap on training rows that costs nothing. Keep it well below a gate's limit. Default 0.01."""
+    """lagrangian: the gap on training rows that costs nothing. Keep it well below a gate's limit. Default 0."""
     step_size: float | None = Field(default=None, gt=0, le=100)
     """lagrangian, group_dro: how far multipliers or weights of groups move in one optimizer step."""
     strength: float | None = Field(default=None, gt=0, le=1000)
-    """adversarial: what the adversary's loss counts beside the model's. Default 1."""
+    """adversarial: what the adversary's loss counts beside the model's. Default 20."""
     compare_with: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
     """Id of an experiment of this project on the same data, without mitigation: the report's "before"."""
 
