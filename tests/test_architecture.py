@@ -37,7 +37,12 @@ DOORS = {
     "sqlalchemy": ("platform/fairlead/store/",),
     "standardwebhooks": ("platform/fairlead/webhooks/",),
     "starlette": ("api/fairlead_api/",),
-    "torch": ("platform/fairlead/run/", "platform/fairlead/data/torch.py", "workloads/"),
+    "torch": (
+        "platform/fairlead/run/",
+        "platform/fairlead/data/torch.py",
+        "platform/fairlead/mitigation.py",
+        "workloads/",
+    ),
     "typer": ("platform/fairlead/cli/",),
     "uvicorn": ("api/fairlead_api/__main__.py", "platform/fairlead/tracking/__main__.py"),
     "yaml": ("platform/fairlead/spec/", "platform/fairlead/tracking/", "platform/fairlead/data/alone.py"),

@@ -143,9 +143,9 @@ def _mitigation_problems(
         hint = "reweighing and group_dro take any number"
         found.append(Problem(pointer="/mitigation/method", message=message, suggestion=hint))
     if asked.compare_with is not None and find_spec is not None:
-        message = _why_no_baseline(spec, asked.compare_with, find_spec(asked.compare_with))
-        if message:
-            found.append(Problem(pointer="/mitigation/compare_with", message=message))
+        why = _why_no_baseline(spec, asked.compare_with, find_spec(asked.compare_with))
+        if why:
+            found.append(Problem(pointer="/mitigation/compare_with", message=why))
     return tuple(found)
 
 

@@ -10,21 +10,24 @@
     predictions = mitigation.decide(scores, groups=...)
 
 What the spec asks for decides what these do; where it asks for nothing the loss is the plain one and the threshold the
-common one, so a page is written once. ``loss`` is collective: all ranks make the same number of steps. Losses are scaled
-as ``fairlead.data.splits.Batch`` says, so that gradients averaged over ranks are those of the global batch. Rates of
-groups are running means over all ranks: a batch without some group divides nothing by zero. What has a memory
+common one, so a page is written once. ``loss`` is collective: all ranks make the same number of steps. Losses are
+scaled as ``fairlead.data.splits.Batch`` says, so that gradients averaged over ranks are those of the global batch.
+Rates of groups are running means over all ranks: a batch without some group divides nothing by zero. What has a memory
 (multipliers, weights, running means, the adversary) is in ``state_dict``: keep it in checkpoints.
 
 Mitigation pulls against accuracy, so the epoch with the lowest plain validation loss is often the least mitigated one:
 where ``is_in_training``, export the last epoch.
 
-| method | what it does | source |
-| --- | --- | --- |
-| reweighing | weighs rows by n_g n_y / (n n_gy): of the weighted rows, label and group are independent | Kamiran, Calders 2012 |
-| group_dro | loss sum_g q_g loss_g over groups by label, q_g growing as exp(step loss_g): the worst counts most | Sagawa, Koh, Hashimoto, Liang 2020 (arXiv 1911.08731), algorithm 1 |
-| lagrangian | a multiplier a group and direction on its rate's distance from the common rate | Agarwal et al. 2018 (arXiv 1803.02453); Cotter et al. 2019 (arXiv 1807.00028) for decisions in the multiplier's update and soft rates in the gradient |
-| adversarial | an adversary that tells the group from the logit (for equal opportunity: of positive rows), its gradient reversed | Ganin, Lempitsky 2015; Zhang, Lemoine, Mitchell 2018 (arXiv 1801.07593) |
-| thresholds | one threshold a group, chosen on validation rows | Hardt, Price, Srebro 2016 (arXiv 1610.02413) |
+- **reweighing**: a row counts n_g n_y / (n n_gy), by which label and group are independent of each other. Kamiran,
+  Calders 2012, Data preprocessing techniques for classification without discrimination.
+- **group_dro**: the loss is sum_g q_g loss_g over groups by label, q_g growing as exp(step loss_g): the worst counts
+  most. Sagawa, Koh, Hashimoto, Liang 2020 (arXiv 1911.08731); with running losses, so that a group that a batch
+  lacks keeps its place.
+- **lagrangian**: each group's distance from the common rate has a multiplier. Agarwal et al. 2018 (arXiv 1803.02453).
+  Multipliers look at decisions, gradients at soft rates: Cotter, Jiang, Sridharan 2019 (arXiv 1804.06500).
+- **adversarial**: an adversary tells the group from the logit (for equal opportunity, that of positive rows), and its
+  gradient is reversed. Ganin, Lempitsky 2015 (arXiv 1409.7495); Zhang, Lemoine, Mitchell 2018 (arXiv 1801.07593).
+- **thresholds**: one threshold a group, chosen on validation rows. Hardt, Price, Srebro 2016 (arXiv 1610.02413).
 """
 
 import math
@@ -376,18 +379,19 @@ class Thresholds(Mitigation):
         self._thresholds: NDArray[np.float64] | None = None
 
     def choose(self, scores: NDArray[np.float64], *, labels: NDArray[np.int64], groups: Tensor) -> None:
-        """Count this rank's rows, add the counts of all ranks, choose. Groups without rows keep the common threshold."""
+        """Count, add the counts of all ranks, choose. Groups without rows keep the common threshold."""
         assert self._spec is not None, "made with a spec"
         counts = score_counts(scores, labels, groups.cpu().numpy(), num_groups=self.num_groups)[:-1]
         counts = sum_tensor(torch.from_numpy(counts).to(self._device)).cpu().numpy()
-        concerned = counts.sum(axis=(1, 2)) if self._spec.goal_used == "demographic_parity" else counts[:, 1].sum(axis=1)
-        there = concerned > 0
+        concerned = counts.sum(axis=1) if self._spec.goal_used == "demographic_parity" else counts[:, 1]
+        there = concerned.sum(axis=1) > 0
         self._thresholds = np.full(self.num_groups, self._context.threshold)
         self._thresholds[:-1][there] = choose_thresholds(counts[there], self._spec.goal_used)
 
     def decide(self, scores: NDArray[np.float64], *, groups: Tensor) -> NDArray[np.int64]:
         """Each row by its group's threshold. Raises ``BadInput`` before ``choose``."""
-        return (scores >= self._chosen[groups.cpu().numpy()]).astype(np.int64)
+        at: NDArray[np.float64] = self._chosen[groups.cpu().numpy()]
+        return (scores >= at).astype(np.int64)
 
     @property
     def _chosen(self) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -136,21 +137,41 @@ def up(
     serve(home or where.home, cpus=cpus, gpus=gpus, port=port, mlflow_port=mlflow_port, as_json=as_json)
 
 
+class Demonstration(StrEnum):
+    """What ``demo`` shows."""
+
+    TRAINING = "training"
+    FAIRNESS = "fairness"
+
+
 @app.command(rich_help_panel="Run")
 def demo(
     context: typer.Context,
+    what: Annotated[
+        Demonstration,
+        typer.Argument(help="training: one experiment. fairness: a model that fails its gate, and mitigation."),
+    ] = Demonstration.TRAINING,
     spec: Annotated[Path | None, typer.Option(help="Another spec than diabetes_risk.", exists=True)] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="fairness: where the two report pages go.")
+    ] = Path("fairness-demo"),
     keep: Annotated[
         Path | None, typer.Option(help="Keep the data in this directory; a temporary one by default.", file_okay=False)
     ] = None,
     cpus: Annotated[int | None, typer.Option(min=1, help="CPUs that Ray may use; all by default.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Start a stack, train the demonstration spec, show what came out, and leave no process behind."""
-    from fairlead.cli.local import demonstrate
-
+    """Start a stack, train a demonstration on it, show what came out, and leave no process behind."""
     _where(context, as_json)
-    raise typer.Exit(demonstrate(spec, keep=keep, cpus=cpus, as_json=as_json))
+    if what is Demonstration.TRAINING:
+        from fairlead.cli.local import demonstrate
+
+        raise typer.Exit(demonstrate(spec, keep=keep, cpus=cpus, as_json=as_json))
+    if spec is not None:
+        raise typer.BadParameter("the fairness demonstration has specs of its own", param_hint="--spec")
+    from fairlead.cli.fairness import demonstrate_fairness
+
+    raise typer.Exit(demonstrate_fairness(output, keep=keep, cpus=cpus, as_json=as_json))
 
 
 # ---- experiments ----------------------------------------------------------------------------------------------------

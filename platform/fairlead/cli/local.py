@@ -31,7 +31,7 @@ INTERRUPTED = 130
 _LOOK_S = 0.5
 
 
-class _Interrupted(BaseException):
+class Interrupted(BaseException):
     """A signal asked for the end."""
 
 
@@ -47,25 +47,25 @@ def serve(
     """Start a stack, say where it answers, and serve until a signal comes. Raises ``FairleadError``."""
     stack = EmbeddedStack(home, cpus=cpus, gpus=gpus, port=port, mlflow_port=mlflow_port)
     try:
-        with _signals_interrupt(), _started(stack, is_quiet=as_json):
+        with signals_interrupt(), started(stack, is_quiet=as_json):
             _tell_addresses(stack, as_json=as_json)
             while stack.failure is None:
                 time.sleep(_LOOK_S)
             raise FairleadError(f"{stack.failure}; see the logs in {stack.home / 'logs'}")
-    except (_Interrupted, KeyboardInterrupt):
+    except (Interrupted, KeyboardInterrupt):
         if not as_json:
             err().print("ended; the data stay in", escape(str(stack.home)))
 
 
 def demonstrate(spec: Path | None, *, keep: Path | None, cpus: int | None, as_json: bool) -> int:
     """Train one spec on a stack of its own; returns the exit code. Leaves no process, and no files unless kept."""
-    found = spec or demonstration_spec()
+    found = spec or ready_spec(DEMONSTRATION)
     home = keep or Path(tempfile.mkdtemp(prefix="fairlead-demo-"))
     stack = EmbeddedStack(home, cpus=cpus)
     try:
-        with _signals_interrupt(), _started(stack, is_quiet=as_json):
+        with signals_interrupt(), started(stack, is_quiet=as_json):
             return _run_demonstration(stack, found, is_kept=keep is not None, as_json=as_json)
-    except (_Interrupted, KeyboardInterrupt):
+    except (Interrupted, KeyboardInterrupt):
         err().print("interrupted; everything has been ended")
         return INTERRUPTED
     finally:
@@ -73,15 +73,15 @@ def demonstrate(spec: Path | None, *, keep: Path | None, cpus: int | None, as_js
             shutil.rmtree(home, ignore_errors=True)
 
 
-def demonstration_spec() -> Path:
-    """The spec that ships with the workloads. Raises ``NotFound`` where they are not installed."""
+def ready_spec(name: str) -> Path:
+    """A spec that ships with the workloads. Raises ``NotFound`` where they are not installed."""
     package = importlib.util.find_spec("fairlead_workloads")
     roots = [Path(place) for place in (package.submodule_search_locations or ())] if package else []
     for root in roots:
         for directory in (root / "specs", root.parent / "specs"):
-            if (directory / DEMONSTRATION).is_file():
-                return directory / DEMONSTRATION
-    raise NotFound(f"{DEMONSTRATION} is not here; install 'fairlead[api,agent,workloads]', or give --spec")
+            if (directory / name).is_file():
+                return directory / name
+    raise NotFound(f"{name} is not here; install 'fairlead[api,agent,workloads]', or give --spec")
 
 
 def _run_demonstration(stack: EmbeddedStack, spec: Path, *, is_kept: bool, as_json: bool) -> int:
@@ -112,14 +112,19 @@ def _print_outcome(
         console.print(escape("\n".join(experiment.logs(tail=20))), style="dim")
     print_gates(console, view.gates)
     print_registration(console, view)
+    tell_places(console, stack, is_kept=is_kept)
+
+
+def tell_places(console: Console, stack: EmbeddedStack, *, is_kept: bool) -> None:
+    """Where the stack answered, and how to have it back."""
     console.print(f"\nAPI docs  {stack.description.docs_url}\nMLflow    {stack.mlflow_url}")
     home = str(stack.home) if is_kept else "DIR"
-    first = "" if is_kept else "'fairlead demo --keep DIR' keeps the data; "
+    first = "" if is_kept else "'--keep DIR' keeps the data; "
     console.print(f"[dim]These end now. {first}'fairlead up --home {escape(home)}' serves them again.[/]")
 
 
 @contextmanager
-def _started(stack: EmbeddedStack, *, is_quiet: bool) -> Iterator[None]:
+def started(stack: EmbeddedStack, *, is_quiet: bool) -> Iterator[None]:
     """The stack, with its start shown; ended whatever happens, and not interrupted in that."""
     picture = _Start(stack.home)
     stack.on_progress = picture.change
@@ -181,11 +186,11 @@ def _tell_addresses(stack: EmbeddedStack, *, as_json: bool) -> None:
 
 
 @contextmanager
-def _signals_interrupt() -> Iterator[None]:
+def signals_interrupt() -> Iterator[None]:
     """SIGTERM and SIGHUP end the block as Ctrl-C does."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise _Interrupted
+        raise Interrupted
 
     with _handling(interrupt, signal.SIGTERM, signal.SIGHUP):
         yield

@@ -81,7 +81,8 @@ def _spec(options: argparse.Namespace, workload: str, example: str) -> Experimen
     if options.seed is not None:
         changes["seed"] = options.seed
     if options.data is not None:
-        changes |= {"data": {"uri": options.data, "target": options.target}, "gates": (), "evaluation": {}, "mitigation": None}
+        changes["data"] = {"uri": options.data, "target": options.target}
+        changes |= {"gates": (), "evaluation": {}, "mitigation": None}
     return spec.amended(**changes)
 
 

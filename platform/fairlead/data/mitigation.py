@@ -69,7 +69,7 @@ def row_weights(groups: IntArray, labels: IntArray, *, num_groups: int, num_clas
 
     ``groups``, ``labels``: shape (n,). Combinations that no row has get 0; their number never comes up. The weights
     of all rows add up to n where every group that has rows has all classes (``problems_with`` refuses other data).
-    Source: Kamiran, Calders 2012, Data preprocessing techniques for classification without discrimination, section 4.2.
+    Source: Kamiran, Calders 2012, Data preprocessing techniques for classification without discrimination.
     """
     cells = np.zeros((num_groups, num_classes), dtype=np.float64)
     np.add.at(cells, (groups, labels), 1.0)
@@ -93,9 +93,9 @@ def choose_thresholds(counts: IntArray, goal: Goal) -> FloatArray:
     above 1 selects nobody.
 
     For each common rate r on a grid of 1,000, every group takes the threshold whose rate lies nearest to r; of these
-    the r with the most rows predicted correctly is kept, ties broken for the smaller gap. Without randomisation, so rates
-    agree only as well as the groups' scores allow. Raises ``ValueError`` where a group has no row that counts.
-    Source: Hardt, Price, Srebro 2016, Equality of opportunity in supervised learning, section 3.2 (single thresholds).
+    the r with the most rows predicted correctly is kept, ties broken for the smaller gap. Without randomisation, so
+    rates agree only as well as the groups' scores allow. Raises ``ValueError`` where a group has no row that counts.
+    Source: Hardt, Price, Srebro 2016, Equality of opportunity in supervised learning (there also with two thresholds).
     """
     above = counts[:, :, ::-1].cumsum(axis=2)[:, :, ::-1]  # rows at and above the lower edge of each bin
     above = np.concatenate([above, np.zeros_like(above[:, :, :1])], axis=2)  # one edge more, that selects nobody
@@ -122,7 +122,8 @@ def problems_with(spec: MitigationSpec, dataset: Dataset) -> tuple[Problem, ...]
     known = [attribute.name for attribute in info.attributes]
     if strangers := [name for name in spec.by if name not in known]:
         message = f"{strangers[0]!r} is not one of the sensitive attributes"
-        return (Problem(pointer="/mitigation/by", message=message, suggestion=f"there are {', '.join(known) or 'none'}"),)
+        hint = f"there are {', '.join(known) or 'none'}"
+        return (Problem(pointer="/mitigation/by", message=message, suggestion=hint),)
     if spec.needs_two_classes and len(info.classes) != 2:
         message = f"{spec.method} is for two classes, and the target {info.target!r} has {len(info.classes)}"
         hint = "reweighing and group_dro take any number"
@@ -130,7 +131,8 @@ def problems_with(spec: MitigationSpec, dataset: Dataset) -> tuple[Problem, ...]
     groups = groups_of(info.attributes, spec.by)
     if len(groups.keys) > MOST_GROUPS:
         message = f"{', '.join(spec.by)} make {len(groups.keys)} groups; at most {MOST_GROUPS} are taken"
-        return (Problem(pointer="/mitigation/by", message=message, suggestion="name fewer attributes, or coarser bins"),)
+        hint = "name fewer attributes, or coarser bins"
+        return (Problem(pointer="/mitigation/by", message=message, suggestion=hint),)
     return _support_problems(spec, dataset, groups)
 
 

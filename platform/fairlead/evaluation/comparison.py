@@ -1,7 +1,7 @@
 """What mitigation changed: the report's values beside those of the same rows before it.
 
-Pure over two reports. Each column has its own bounds, and they are not bounds of the change: both models judged the same
-rows, so their errors are not independent.
+Pure over two reports. Each column has its own bounds, and they are not bounds of the change: both models judged the
+same rows, so their errors are not independent.
 """
 
 from collections.abc import Mapping, Sequence

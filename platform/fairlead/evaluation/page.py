@@ -124,16 +124,16 @@ _REASONS = {
     "both_zero": "all rates are zero",
 }
 _METHODS = {
-    "reweighing": "While training, rows counted more or less, so that of the weighted rows the label says nothing of the "
-    "group (reweighing).",
+    "reweighing": "While training, rows counted more or less, so that of the weighted rows the label says nothing of "
+    "the group (reweighing).",
     "group_dro": "While training, the groups on which the model was worst counted most (group distributionally robust "
     "optimization).",
     "lagrangian": "While training, distances between the groups’ {goal} had a price that rose until they were gone "
     "(Lagrangian constraint).",
     "adversarial": "While training, a second model tried to tell the group from the score, and the first was paid for "
     "misleading it (adversary with gradient reversal); the aim was equal {goal}.",
-    "thresholds": "After training, each group got a threshold of its own, chosen on validation rows for equal {goal}: the "
-    "model uses the group whenever it decides.",
+    "thresholds": "After training, each group got a threshold of its own, chosen on validation rows for equal {goal}: "
+    "the model uses the group whenever it decides.",
 }
 _GOALS = {"demographic_parity": "selection rates", "equal_opportunity": "true positive rates"}
 _SYMBOLS = {"pass": "✓", "fail": "✕", "inconclusive": "?"}
@@ -161,6 +161,8 @@ class GateCard:
     why: str
     advice: str
     mark: Mark
+    end: str
+    """The value at the right end of the scale."""
     limit_at: float | None
     is_upper: bool
     id: str
@@ -374,14 +376,17 @@ def _gate_card(gate: Mapping[str, Any]) -> GateCard:
     rows = gate["rows_needed_per_group"]
     where = "rows in each group" if gate["by"] else "rows"
     is_count = gate["metric"] == "count"
+    reach = [gate[name] for name in (*_REACH, "lower95")] + [float(gate["limit"])]
+    end = _round_end(reach) if gate["metric"] in _SMALL else 1.0
     return GateCard(
         outcome=gate["outcome"],
         symbol=_SYMBOLS[gate["outcome"]],
         sentence=f"{title[:1].upper()}{title[1:]}{by}: {_OPERATORS[operator]} {gate['limit'].strip()}",
         why=_sentence(gate["why"]),
         advice=f"At the observed rates about {_roughly(rows)} {where} would decide it." if rows else "",
-        mark=Mark(text=_count(gate["value"])) if is_count else _mark_of_bounds(gate),
-        limit_at=None if is_count else _percent(float(gate["limit"])),
+        mark=Mark(text=_count(gate["value"])) if is_count else _mark_of_bounds(gate, end=end),
+        end=f"{end:g}",
+        limit_at=None if is_count else _percent(float(gate["limit"]) / end),
         is_upper=operator.startswith("<"),
         id=gate["id"],
     )
@@ -406,15 +411,17 @@ def _mitigation_part(report: Report) -> MitigationPart:
     by = section["by"]
     text = _METHODS[section["method"]].format(goal=_GOALS.get(section["goal"], ""))
     compared = section["comparison"]
-    end = _round_end([one[side][name] for one in compared if one["by"] for side in _SIDES for name in _REACH])
+    gaps = [one for one in compared if one["metric"] in _SMALL]
+    limits = [float(gate["limit"]) for gate in report["gates"] if gate["metric"] in _SMALL]
+    end = _round_end([*limits, *(one[side][name] for one in gaps for side in _SIDES for name in _REACH)])
     hidden = _hidden_by(report, by)
     columns = [metric for metric in _COLUMNS[report["task"]] if any(metric in g["metrics"] for g in section["groups"])]
     return MitigationPart(
         text=f"{text} Groups: by {_by(by)}.",
-        why_not_compared=_sentence(section["why_not_compared"] or ""),
+        why_not_compared=_sentence(section["why_not_compared"]) if section["why_not_compared"] else "",
         before=section["before"]["experiment"] if section["before"] else "",
         gates=_gates_before_and_after(report),
-        gaps=tuple(_change(report, one, end=end) for one in compared if one["by"] and one["metric"] in _SMALL),
+        gaps=tuple(_change(report, one, end=end) for one in gaps),
         gaps_end=f"{end:g}",
         overall=tuple(_change(report, one, end=1.0) for one in compared if one["metric"] not in _SMALL),
         columns=tuple(_TITLES[metric] for metric in columns),
@@ -429,12 +436,9 @@ _SMALL = frozenset(name for names in _LADDER.values() for name in names)
 
 
 def _round_end(values: Sequence[float | None]) -> float:
-    """A round number that none of them exceeds, extremes of single rates left out."""
-    reach = [value for value in values if value is not None and value <= _LARGEST_GAP]
-    return next((end for end in (0.1, 0.2, 0.3, 0.4, 0.5) if max(reach, default=1.0) <= end), 1.0)
-
-
-_LARGEST_GAP = 0.5
+    """A round number that none of them exceeds."""
+    reach = max((value for value in values if value is not None), default=1.0)
+    return next((end for end in (0.1, 0.2, 0.3, 0.4, 0.5, 0.75) if reach <= end), 1.0)
 
 
 def _hidden_by(report: Report, by: Sequence[str]) -> frozenset[Key]:
@@ -578,7 +582,7 @@ def _ladder_end(report: Report, by: Sequence[str]) -> float:
         if entry["by"] == list(by) and entry["metric"] in _LADDER[report["task"]]:
             shown, _ = _shown(entry)
             reach += [shown[name] for name in ("value", "upper95") if shown[name] is not None]
-    return next((end for end in (0.1, 0.2, 0.3, 0.4, 0.5, 0.75) if max(reach, default=1.0) <= end), 1.0)
+    return _round_end(reach)
 
 
 def _ladder(report: Report, by: Sequence[str], hidden: frozenset[Key], *, end: float) -> tuple[Rung, ...]:

@@ -129,7 +129,9 @@ def _limits_of_mitigation(mitigation: MitigationSpec, *, is_compared: bool) -> l
             "decides, which some laws forbid."
         )
     if is_compared:
-        found.append("Bounds before and after mitigation are not bounds of the change: both models judged the same rows.")
+        found.append(
+            "Bounds before and after mitigation are not those of the change: both models judged the same rows."
+        )
     return found
 
 
