@@ -102,7 +102,7 @@ def lending(*, seed: int = 0, rows: int = 50_000) -> Source:
     - years_employed = ``max(0, 8 + 3 m - 2 w + 3 b)``; savings = ``exp(2 + 0.56 m + 0.56 c)``;
       debt_ratio = ``1 / (1 + exp(0.6 + 0.6 m + 0.6 d))``; age is uniform from 21 to 70, whole years, and unrelated.
 
-    Hence P(approved | man) = 1/2 and P(approved | woman) = Phi(-0.6 / sqrt(1.25)) = 0.2957: a true gap of 0.2043 in
+    Hence P(approved | man) = 1/2 and P(approved | woman) = Phi(-0.6 / sqrt(1.25)) = 0.2958: a true gap of 0.2042 in
     ``approved`` by ``sex``, and none in ``repaid``, nor by ``age_band`` in either. ``sex`` is no feature unless a spec
     lists it; income, years employed and part-time work give it away.
     """

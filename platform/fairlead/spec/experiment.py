@@ -260,7 +260,7 @@ class ExperimentSpec(Document):
         if self.register_as is not None and unseen:
             raise ValueError(
                 "a registered model with a threshold a group must be told the group whenever it predicts: "
-                f"{', '.join(unseen)} must be columns that data.features lists, or register nothing"
+                f"list {', '.join(unseen)} under data.features (bins cannot be), or register nothing"
             )
         return self
 

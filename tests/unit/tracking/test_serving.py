@@ -54,6 +54,26 @@ def test_one_float_does_not_say_which_of_three() -> None:
         model([0.5], classes=THREE).predict(np.zeros((1, 1)))
 
 
+GROUP_THRESHOLDS = {
+    "by": ["sex", "old"],
+    "thresholds": [{"key": ["f", "1"], "threshold": 0.3}, {"key": ["m", "1"], "threshold": 0.7}],
+}
+
+
+def test_each_row_is_decided_by_its_groups_threshold_and_others_by_the_common_one() -> None:
+    served = Model(lambda rows: [0.4] * len(rows), classes=TWO, threshold=0.4, group_thresholds=GROUP_THRESHOLDS)
+    rows = pd.DataFrame({"sex": ["f", "m", "f", None], "old": [1.0, 1.0, 0.0, np.nan]})
+    assert list(served.predict(rows)["prediction"]) == ["yes", "no", "yes", "yes"]
+    assert list(served.predict(rows.astype({"old": object}))["prediction"]) == ["yes", "no", "yes", "yes"]
+
+
+@pytest.mark.parametrize("rows", [pd.DataFrame({"sex": ["f"]}), np.zeros((1, 2))])
+def test_a_model_that_decides_by_group_must_be_told_the_group(rows: Any) -> None:
+    served = Model(lambda rows: [0.4] * len(rows), classes=TWO, threshold=0.4, group_thresholds=GROUP_THRESHOLDS)
+    with pytest.raises(BadInput, match="the columns sex, old"):
+        served.predict(rows)
+
+
 @pytest.fixture
 def an_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
     """Writes a module that is importable during the test and a model.json that names it."""
