@@ -82,6 +82,23 @@ def test_every_problem_points_into_the_document(change: dict[str, Any], pointer:
     assert {problem.pointer for problem in problems(change)} == {pointer}
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": {"uri": "u", "sensitive": "sex"}},
+        {"data": {"uri": "u", "features": 3}},
+        {"gates": "accuracy"},
+        {"evaluation": {"groupings": [["sex"], "age"]}},
+        {"resources": {"any_of": {}}},
+        {"data": {"uri": "u", "bins": {"b": {"column": "c", "edges": []}}}},
+    ],
+)
+def test_a_list_is_called_a_list_whatever_it_is_kept_as(change: dict[str, Any]) -> None:
+    (problem,) = problems(change)
+    assert "tuple" not in problem.message.lower()
+    assert "list" in problem.message.lower()
+
+
 def test_all_problems_are_told_at_once() -> None:
     found = problems({"name": "Not A Name", "seed": -1, "wrkload": 1})
     assert {problem.pointer for problem in found} == {"/name", "/seed", "/wrkload"}

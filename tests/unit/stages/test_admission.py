@@ -32,6 +32,7 @@ def test_a_built_in_workload_is_admitted_with_its_defaults_and_number_of_steps()
         ({"params": {"epochs": "three"}}, RejectionReason.BAD_PARAMETERS, "/params/epochs"),
         ({"params": {"epochs": -1}}, RejectionReason.BAD_PARAMETERS, "/params/epochs"),
         ({"data": {"uri": "builtin://iris"}}, RejectionReason.BAD_DATA, "/data/uri"),
+        ({"data": {"uri": "builtin://lending?seed=x"}}, RejectionReason.BAD_DATA, "/data/uri"),
         ({"workload": "m:train", "code": "."}, RejectionReason.UNKNOWN_CODE, "/code"),
         ({"code": f"sha256:{SHA}"}, RejectionReason.UNKNOWN_CODE, "/code"),
         ({"gates": [{"metric": "acuracy_score", "require": ">= 0.5"}]}, RejectionReason.BAD_GATE, "/gates/0"),
@@ -57,6 +58,51 @@ def test_what_can_never_run_is_rejected_at_its_field(
     assert isinstance(rejected, Rejected)
     assert rejected.reason is reason
     assert pointer in [problem.pointer for problem in rejected.problems]
+
+
+LENDING = {"uri": "builtin://lending", "sensitive": ["sex"]}
+MITIGATION = {"method": "lagrangian", "by": ["sex"]}
+
+
+@pytest.mark.parametrize(
+    ("baseline", "words"),
+    [
+        (None, "there is no experiment 'e1' in project"),
+        ({"data": LENDING, "mitigation": MITIGATION}, "e1 has mitigation itself (lagrangian)"),
+        ({"data": {**LENDING, "uri": "builtin://lending?seed=1"}}, "its data.uri differs"),
+        ({"data": {**LENDING, "split": {"seed": 1}}}, "its data.split differs"),
+        ({"data": {**LENDING, "features": ["income", "sex"]}}, None),
+        ({"data": LENDING, "params": {"epochs": 3}}, None),
+    ],
+)
+def test_a_before_is_an_experiment_on_the_same_rows_without_mitigation(
+    baseline: dict[str, Any] | None, words: str | None
+) -> None:
+    spec = a_spec(data=LENDING, mitigation={**MITIGATION, "compare_with": "e1"})
+    found = {"e1": a_spec(**baseline)} if baseline else {}
+    decision = admit(spec, manifests=MANIFESTS, has_bundle=lambda _: True, find_spec=found.get)
+    assert isinstance(decision, Admitted if words is None else Rejected)
+    if isinstance(decision, Rejected):
+        assert decision.reason is RejectionReason.BAD_MITIGATION
+        assert words is not None
+        assert words in decision.detail
+
+
+def test_a_workload_that_does_not_carry_out_a_method_is_not_asked_to() -> None:
+    manifests = {"tabular_mlp": MANIFESTS["tabular_mlp"].amended(mitigation=("reweighing",))}
+    spec = a_spec(data=LENDING, mitigation=MITIGATION)
+    rejected = admit(spec, manifests=manifests, has_bundle=lambda _: True)
+    assert isinstance(rejected, Rejected)
+    (problem,) = rejected.problems
+    assert (problem.pointer, problem.suggestion) == ("/mitigation/method", "it has reweighing")
+
+
+def test_mitigation_without_a_before_and_decisions_by_group_are_said_so() -> None:
+    admitted = _admit(data=LENDING, mitigation={**MITIGATION, "method": "thresholds"})
+    assert isinstance(admitted, Admitted)
+    told = " ".join(admitted.warnings)
+    assert "will not say what mitigation changed" in told
+    assert "thresholds use sex whenever the model decides" in told
 
 
 def test_every_problem_is_named_at_once() -> None:
