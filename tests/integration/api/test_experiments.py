@@ -62,6 +62,22 @@ def test_an_inadmissible_spec_names_the_field_and_stores_nothing(bench: Any, spe
     assert bench.user.post("/v1/experiments", json=spec, headers=key()).status_code == 201  # the key was not used up
 
 
+def test_a_before_must_be_an_experiment_of_the_project(bench: Any, spec: dict[str, Any]) -> None:
+    elsewhere = bench.submit({**spec, "project": "other"})["id"]
+    here = bench.submit(spec)["id"]
+    mitigated = {**spec, "mitigation": {"method": "reweighing", "by": ["sex"]}}
+    for named, status in ((here, 201), (elsewhere, 422), ("nobody", 422)):
+        content = {**mitigated, "mitigation": {**mitigated["mitigation"], "compare_with": named}}
+        answer = bench.user.post("/v1/experiments", json=content, headers={"Idempotency-Key": f"before-{named}"})
+        assert answer.status_code == status, answer.text
+        if status == 422:
+            (problem,) = answer.json()["errors"]
+            assert problem["pointer"] == "/mitigation/compare_with"
+            assert problem["message"] == f"there is no experiment {named!r} in project 'default'"
+        else:
+            assert answer.json()["spec"]["mitigation"]["compare_with"] == here
+
+
 def test_too_many_that_wait_answer_429_with_a_time(small_bench: Any, spec: dict[str, Any]) -> None:
     for _ in range(3):
         small_bench.submit(spec)

@@ -1,6 +1,7 @@
 """The loops on both databases, ticked by hand under a fake clock; agents write as the api writes for them."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -319,7 +320,7 @@ def a_result(evaluation: EvaluationSummary | None = None) -> ResultDocument:
     )
 
 
-def _counted(plane: Plane) -> EvaluationSummary:
+def _counted(plane: Plane, key: str = "e1") -> EvaluationSummary:
     """Two hundred counted rows on the storage, as a runner leaves them."""
     attributes = (Attribute(name="sex", levels=("f", "m")), Attribute(name="age_band", levels=("old", "young")))
     state = CountState(attributes=attributes, classes=("no", "yes"))
@@ -328,7 +329,7 @@ def _counted(plane: Plane) -> EvaluationSummary:
     hashes = (rows + 1).astype(np.uint64)
     state.update(groups, labels=rows // 4 % 2, predictions=rows // 4 % 2, record_hashes=hashes)
     content = state.to_bytes()
-    path = plane.settings.storage / plane.attempt().storage_path / "evaluation.state"
+    path = plane.settings.storage / plane.attempt(key).storage_path / "evaluation.state"
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     file = FileEntry(path=path.name, size=len(content), sha256=hashlib.sha256(content).hexdigest())
@@ -356,6 +357,57 @@ def test_counts_become_a_report_with_decided_gates(plane: Plane) -> None:
     content = (directory / "report.json").read_bytes()
     assert row.report_sha256 == f"sha256:{hashlib.sha256(content).hexdigest()}"
     assert "<html" in (directory / "report.html").read_text()
+
+
+def test_a_report_with_mitigation_compares_with_the_experiment_that_the_spec_names(plane: Plane) -> None:
+    evaluate_one(plane, "before")
+    section = evaluate_one(plane, "after", compare_with="before")["mitigation"]
+    assert section["before"]["experiment"] == "before"
+    assert "demographic_parity_difference" in [one["metric"] for one in section["comparison"]]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        ("unknown", "nobody: there is no such experiment in this project"),
+        ("other project", "before: there is no such experiment in this project"),
+        ("unfinished", "before: it is running and has counted nothing yet"),
+        ("deleted", "before: its counts have been deleted"),
+        ("changed", "before: evaluation.state is not the file"),
+    ],
+)
+def test_where_there_is_nothing_to_compare_with_the_report_is_made_and_says_why(
+    plane: Plane, trouble: str, words: str
+) -> None:
+    named = "nobody" if trouble == "unknown" else "before"
+    if trouble == "unfinished":
+        plane.run_to_running("before")
+    elif named == "before":
+        evaluate_one(plane, "before", project="other" if trouble == "other project" else "default")
+        path = plane.settings.storage / plane.attempt("before").storage_path / "evaluation.state"
+        if trouble == "deleted":
+            path.unlink()
+        if trouble == "changed":
+            path.write_bytes(b"x")
+    report = evaluate_one(plane, "after", compare_with=named)
+    assert words in report["mitigation"]["why_not_compared"]
+    assert plane.row("after").state == State.SUCCEEDED
+
+
+def evaluate_one(plane: Plane, key: str, *, compare_with: str | None = None, **changes: Any) -> dict[str, Any]:
+    """Run one experiment to its report; with mitigation where it is to be compared."""
+    if compare_with is not None:
+        changes["mitigation"] = {"method": "lagrangian", "by": ["sex"], "compare_with": compare_with}
+    plane.run_to_running(key, **changes)
+    result = a_result(_counted(plane, key)).amended(experiment_id=key)
+    plane.end(Outcome.SUCCEEDED, key=key, result=result.model_dump(mode="json"))
+    plane.settle()
+    plane.evaluate()
+    project = changes.get("project", "default")
+    report: dict[str, Any] = json.loads(
+        (report_directory(plane.settings.storage, project, key) / "report.json").read_bytes()
+    )
+    return report
 
 
 @pytest.mark.parametrize("harm", ["changed", "incomplete", "outside"])
