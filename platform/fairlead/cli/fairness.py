@@ -31,7 +31,7 @@ NOT_AS_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Side:
+class Side:
     """One of the two experiments, after its end."""
 
     detail: ExperimentDetail
@@ -48,7 +48,7 @@ def demonstrate_fairness(output: Path, *, keep: Path | None, cpus: int | None, a
     stack = EmbeddedStack(home, cpus=cpus)
     try:
         with signals_interrupt(), started(stack, is_quiet=as_json), stack.client() as client:
-            return _run(stack, client, output, is_kept=keep is not None, as_json=as_json)
+            return run_fairness(stack, client, output, is_kept=keep is not None, as_json=as_json)
     except (Interrupted, KeyboardInterrupt):
         err().print("interrupted; everything has been ended")
         return INTERRUPTED
@@ -57,7 +57,8 @@ def demonstrate_fairness(output: Path, *, keep: Path | None, cpus: int | None, a
             shutil.rmtree(home, ignore_errors=True)
 
 
-def _run(stack: EmbeddedStack, client: Client, output: Path, *, is_kept: bool, as_json: bool) -> int:
+def run_fairness(stack: EmbeddedStack, client: Client, output: Path, *, is_kept: bool, as_json: bool) -> int:
+    """The demonstration on a stack that runs; returns the exit code: 0 only if it ended as it is meant to."""
     began = time.monotonic()
     first = _train(client, _spec(BEFORE), "1 of 2: as the data are", as_json=as_json)
     if first.state is not State.SUCCEEDED:
@@ -65,13 +66,13 @@ def _run(stack: EmbeddedStack, client: Client, output: Path, *, is_kept: bool, a
     second = _train(client, _compared(_spec(AFTER), first.id), "2 of 2: with mitigation", as_json=as_json)
     if second.state is not State.SUCCEEDED:
         return _tell_broken(second, as_json=as_json)
-    before, after = _side(first, output / "before.html"), _side(second, output / "after.html")
+    before, after = side_of(first, output / "before.html"), side_of(second, output / "after.html")
     if as_json:
         pages = {"before": str(before.page.resolve()), "after": str(after.page.resolve())}
         details = {"before": _plain(before.detail), "after": _plain(after.detail)}
         print_json_line({**details, "mitigation": after.report.get("mitigation"), "pages": pages})
     else:
-        _show(out(), before, after, took_s=time.monotonic() - began)
+        show(out(), before, after, took_s=time.monotonic() - began)
         tell_places(out(), stack, is_kept=is_kept)
     return 0 if _is_as_shown(before, after) else NOT_AS_SHOWN
 
@@ -103,24 +104,26 @@ def _tell_broken(experiment: Experiment, *, as_json: bool) -> int:
     return FAILED
 
 
-def _side(experiment: Experiment, page: Path) -> _Side:
+def side_of(experiment: Experiment, page: Path) -> Side:
+    """What an experiment left; its report's page is written to ``page``."""
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(experiment.report_html(), encoding="utf-8")
-    return _Side(detail=experiment.detail(), report=experiment.report(), page=page)
+    return Side(detail=experiment.detail(), report=experiment.report(), page=page)
 
 
 def _plain(detail: ExperimentDetail) -> dict[str, Any]:
     return detail.model_dump(mode="json", by_alias=True)
 
 
-def _is_as_shown(before: _Side, after: _Side) -> bool:
+def _is_as_shown(before: Side, after: Side) -> bool:
     """The first withheld by a failed gate, the second passed and registered."""
     registered = after.detail.registration
     is_registered = registered is not None and registered.is_registered
     return before.detail.report_outcome == "fail" and exit_code(after.detail) == 0 and is_registered
 
 
-def _show(console: Console, before: _Side, after: _Side, *, took_s: float) -> None:
+def show(console: Console, before: Side, after: Side, *, took_s: float) -> None:
+    """Both side by side, why each gate ended as it did, and where the pages lie."""
     console.print(f"\n[bold]Who gets a loan?[/] {before.report['data']['n']} test rows, after {took_s:.0f} s\n")
     rows = table("", "#before", "#after")
     for name, cells in _lines(before, after):
@@ -132,7 +135,7 @@ def _show(console: Console, before: _Side, after: _Side, *, took_s: float) -> No
         console.print(f"  {escape(str(side.page.resolve()))}", soft_wrap=True)
 
 
-def _lines(before: _Side, after: _Side) -> list[tuple[str, list[str]]]:
+def _lines(before: Side, after: Side) -> list[tuple[str, list[str]]]:
     sides = (before, after)
     gap, accuracy = ([_gate(side, place) for side in sides] for place in (0, 1))
     return [
@@ -148,7 +151,7 @@ def _lines(before: _Side, after: _Side) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _gate(side: _Side, place: int) -> Mapping[str, Any]:
+def _gate(side: Side, place: int) -> Mapping[str, Any]:
     gate: Mapping[str, Any] = side.report["gates"][place]
     return gate
 
@@ -161,18 +164,18 @@ def _outcomes(gates: Sequence[Mapping[str, Any]]) -> list[str]:
     return [styled(gate["outcome"], OUTCOME_STYLES) for gate in gates]
 
 
-def _rate(side: _Side, sex: str) -> float | None:
+def _rate(side: Side, sex: str) -> float | None:
     group = next(one for one in side.report["groups"] if one["key"] == {"sex": sex})
     value: float | None = group["metrics"]["selection_rate"]["value"]
     return value
 
 
-def _registered(side: _Side) -> str:
+def _registered(side: Side) -> str:
     found = side.detail.registration
     if found is None or not found.is_registered:
         return "[yellow]no[/]"
     return f"[green]{escape(f'{found.name} version {found.version}')}[/]"
 
 
-def _why(side: _Side) -> str:
+def _why(side: Side) -> str:
     return str(_gate(side, 0)["why"])

@@ -253,6 +253,12 @@ def test_without_an_api_the_exit_code_is_4_and_the_way_to_one_is_told(
     assert (result.exit_code, "start one with 'fairlead up" in result.stderr) == (4, True)
 
 
+def test_the_fairness_demonstration_takes_no_other_spec(run: Run, spec: str) -> None:
+    result = run("demo", "fairness", "--spec", spec)
+    assert (result.exit_code, "has specs of its own" in result.stderr) == (2, True)
+    assert run("demo", "magic").exit_code == 2
+
+
 def test_a_refused_token_exits_4(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAIRLEAD_TOKEN", "fl_other")
     result = run("list")

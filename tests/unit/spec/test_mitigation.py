@@ -24,7 +24,10 @@ def asked(**mitigation: Any) -> dict[str, Any]:
         ({"method": "reweighing", "by": "sex"}, "/mitigation/by: Input should be a list (given: 'sex')"),
         ({"method": "reweighing", "by": ["sex", "sex"]}, "names an attribute twice"),
         ({"method": "reweighing", "by": ["race"]}, "mitigation.by names ['race'], which data.sensitive does not list"),
-        ({"method": "reweighing", "by": ["sex"], "goal": "equal_opportunity"}, "goal is an option of lagrangian, adver"),
+        (
+            {"method": "reweighing", "by": ["sex"], "goal": "equal_opportunity"},
+            "goal is an option of lagrangian, adver",
+        ),
         ({"method": "thresholds", "by": ["sex"], "strength": 1}, "strength is an option of adversarial, not of thre"),
         ({"method": "lagrangian", "by": ["sex"], "allowed_gap": 1}, "/mitigation/allowed_gap"),
         ({"method": "lagrangian", "by": ["sex"], "compare_with": "../e1"}, "/mitigation/compare_with"),

@@ -1,0 +1,71 @@
+"""What ``fairlead demo fairness`` shows, on the session's stack; and that Ctrl-C leaves nothing of it behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from rich.console import Console
+
+from fairlead import Client
+from fairlead.cli.fairness import run_fairness, show, side_of
+from fairlead.embedded import EmbeddedStack
+
+
+def test_a_model_fails_its_gate_and_with_mitigation_passes_and_is_registered(
+    stack: EmbeddedStack, client: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_fairness(stack, client, tmp_path / "pages", is_kept=False, as_json=True) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    before, after = told["before"], told["after"]
+    gap_before, gap_after = before["gates"][0], after["gates"][0]
+    assert (gap_before["outcome"], gap_after["outcome"]) == ("fail", "pass")
+    assert "even the lower bound" in gap_before["why"]
+    assert "the upper bound" in gap_after["why"]
+    assert [gap["evidence"] for gap in (gap_before, gap_after)] == ["upper_bound", "upper_bound"]
+    assert "gate_failed" in before["registration"]["reason"]
+    assert after["registration"]["is_registered"]
+    assert after["registration"]["name"] == "lending"
+    assert told["mitigation"]["before"]["experiment"] == before["id"]
+    assert told["mitigation"]["gates"][0] == {"id": "gap-by-sex", "before": "fail", "after": "pass"}
+    pages = {name: Path(path).read_text() for name, path in told["pages"].items()}
+    assert "against gaps" not in pages["before"]
+    assert f"experiment {before['id']}" in pages["after"]
+    sides = [side_of(client.get(told[name]["id"]), tmp_path / f"{name}.html") for name in ("before", "after")]
+    show(Console(width=200), *sides, took_s=40)
+    shown = capsys.readouterr().out
+    assert [line.split()[-2:] for line in shown.splitlines() if "gate: <= 0.05" in line] == [["fail", "pass"]]
+    for words in ("women approved", "even the lower bound", "lending version", "before.html", "after.html"):
+        assert words in shown
+
+
+@pytest.mark.nightly  # starts a stack of its own to interrupt it
+def test_ctrl_c_ends_the_demonstration_and_all_its_processes(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FAIRLEAD_")}
+    arguments = ["demo", "fairness", "--keep", str(tmp_path / "home"), "-o", str(tmp_path / "pages")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fairlead.cli", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+    )
+    assert process.stderr is not None
+    children: list[psutil.Process] = []
+    for line in process.stderr:
+        if "1 of 2" in line:
+            children = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(signal.SIGINT)
+            break
+    rest = process.stderr.read()
+    assert process.wait(timeout=90) == 130, rest
+    assert "everything has been ended" in rest
+    assert len(children) >= 3
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    assert not (tmp_path / "pages").exists()
