@@ -128,7 +128,7 @@ _METHODS = {
     "the group (reweighing).",
     "group_dro": "While training, the groups on which the model was worst counted most (group distributionally robust "
     "optimization).",
-    "lagrangian": "While training, distances between the groups’ {goal} had a price that rose for as long as they lasted "
+    "lagrangian": "While training, distances between the groups’ {goal} had a price that rose while they lasted "
     "(Lagrangian constraint).",
     "adversarial": "While training, a second model tried to tell the group from the score, and the first was paid for "
     "misleading it (adversary with gradient reversal); the aim was equal {goal}.",

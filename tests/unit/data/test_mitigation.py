@@ -44,7 +44,7 @@ def test_without_attributes_all_rows_are_one_group() -> None:
 def test_reweighing_makes_label_and_group_independent_as_in_the_source() -> None:
     """Ten applicants of Kamiran and Calders 2012, table 1: 5 of each sex, 6 accepted of which 4 are men."""
     groups = np.array([0] * 5 + [1] * 5)
-    labels = np.array([1, 1, 0, 0, 0] + [1, 1, 1, 1, 0])
+    labels = np.array([1, 1, 0, 0, 0, 1, 1, 1, 1, 0])
     weights = row_weights(groups, labels, num_groups=3, num_classes=2)
     assert weights[:2].tolist() == [[pytest.approx(2 / 3), 1.5], [2.0, 0.75]]  # 5·4/(10·3), 5·6/(10·2), 5·4/10, 5·6/40
     assert weights[2].tolist() == [0, 0]

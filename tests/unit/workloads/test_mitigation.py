@@ -302,7 +302,7 @@ def numbers(name: str, metric: str) -> tuple[Any, Any]:
     return gaps, accuracies
 
 
-PROMISES = [  # by at least which share the gap falls in each seed; what accuracy it may cost in each; upper bounds in all
+PROMISES = [  # in each seed: by at least which share the gap falls, what accuracy it may cost, its upper bound
     ("lagrangian", "demographic_parity_difference", 0.7, 0.06, 0.06),
     ("adversarial", "demographic_parity_difference", 0.5, 0.06, None),
     ("thresholds", "demographic_parity_difference", 0.8, 0.03, 0.05),
