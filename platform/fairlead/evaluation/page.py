@@ -707,9 +707,10 @@ def _reliability_series(index: int, entry: Mapping[str, Any], sizes: Mapping[Key
 
 def _sweep_chart(report: Report, points: Sequence[Mapping[str, float]]) -> Chart:
     lines = (("accuracy", "accuracy_score"), ("gap in selection rate", "selection_rate_difference"))
-    threshold = report["threshold"]["value"] if report["threshold"] else None
+    decides_by_group = report.get("mitigation", {}).get("decides_by_group", False)
+    threshold = report["threshold"]["value"] if report["threshold"] and not decides_by_group else None
     return Chart(
-        title="If the threshold were another",
+        title="If all groups had one threshold" if decides_by_group else "If the threshold were another",
         x_axis="threshold",
         y_axis="accuracy and gap",
         series=tuple(

@@ -240,13 +240,15 @@ def _relative(artifact_path: str) -> PurePosixPath:
 def _params_of(document: RunDocument) -> dict[str, str]:
     """The workload's parameters by their own names; what Fairlead adds begins with ``spec.`` or ``data.``."""
     spec, dataset = document.spec, document.dataset or {}
-    ours = {
+    ours: dict[str, Any] = {
         "spec.workload": spec.workload,
         "spec.seed": spec.seed,
         "spec.resources": spec.resources.model_dump(mode="json"),
         "spec.data.uri": spec.data.uri,
         "spec.data.split": spec.data.split.model_dump(mode="json"),
     }
+    if spec.mitigation is not None:
+        ours["spec.mitigation"] = spec.mitigation.model_dump(mode="json", exclude_none=True)
     known_later = {f"data.{name}": dataset[name] for name in ("digest", "num_rows", "target") if name in dataset}
     return flattened(spec.params if document.params is None else document.params) | flattened({**ours, **known_later})
 

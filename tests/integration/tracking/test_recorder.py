@@ -51,7 +51,10 @@ def test_a_run_shows_parameters_tags_and_the_spec(
     recorder: Recorder, client: MlflowClient, a_document: Documents
 ) -> None:
     spec = a_spec(
-        name="shown", params={"lr": 0.1, "hidden": [64, 64], "optimizer": {"name": "adam"}}, labels={"team": "a"}
+        name="shown",
+        params={"lr": 0.1, "hidden": [64, 64], "optimizer": {"name": "adam"}},
+        labels={"team": "a"},
+        mitigation={"method": "lagrangian", "by": ["sex"]},
     )
     run = client.get_run(recorder.ensure_run(a_document(spec=spec, attempts=2, code_sha256="c0de")))
     expected = {
@@ -59,6 +62,7 @@ def test_a_run_shows_parameters_tags_and_the_spec(
         "hidden": "[64, 64]",
         "optimizer.name": "adam",
         "spec.seed": "0",
+        "spec.mitigation.method": "lagrangian",
         "spec.resources.workers": "1",
     }
     assert expected.items() <= run.data.params.items()

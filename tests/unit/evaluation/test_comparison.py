@@ -113,6 +113,23 @@ def test_the_page_shows_both_columns_and_says_what_was_done(method: Any) -> None
     assert uses_groups is (method == "thresholds")
 
 
+def test_the_sweep_shows_no_threshold_in_use_where_each_group_has_its_own() -> None:
+    state = example_state()
+    reports = [
+        build_report(
+            state,
+            provenance=a_provenance(),
+            evaluation=EvaluationSpec(),
+            mitigation=MitigationSpec(method=method, by=("sex",)),
+        )
+        for method in ("lagrangian", "thresholds")
+    ]
+    one, several = map(render_page, reports)
+    assert "threshold in use" in one
+    assert "threshold in use" not in several
+    assert "If all groups had one threshold" in several
+
+
 def test_multi_class_reports_are_compared_as_well() -> None:
     before, after = example_state(num_classes=4), example_state(num_classes=4)
     mitigation = MitigationSpec(method="reweighing", by=("sex",))
