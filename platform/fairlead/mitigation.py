@@ -6,7 +6,8 @@
     loss = mitigation.loss(losses, logits=logits, labels=labels, groups=groups[chosen], loss_scale=batch.loss_scale)
     loss.backward()
     ...
-    mitigation.choose(scores, labels=..., groups=...)   # this rank's validation rows; collective
+    if mitigation.is_in_decisions:
+        mitigation.choose(scores, labels=..., groups=...)  # this rank's validation rows; collective
     predictions = mitigation.decide(scores, groups=...)
 
 What the spec asks for decides what these do; where it asks for nothing the loss is the plain one and the threshold the
@@ -88,6 +89,11 @@ class Mitigation:
     def is_in_training(self) -> bool:
         """Whether the loss is another than the plain one."""
         return self._spec is not None and self._spec.is_in_training
+
+    @property
+    def is_in_decisions(self) -> bool:
+        """Whether ``choose`` has something to learn; without it ``decide`` needs no validation rows."""
+        return self._spec is not None and not self._spec.is_in_training
 
     def groups(self, records: NDArray[np.int64]) -> Tensor:
         """The group of each record as a tensor on the context's device, shape (n,), from 0 to ``num_groups - 1``."""
@@ -193,6 +199,8 @@ class GroupDro(Mitigation):
         sums, counts = self._sums(losses.detach(), cells)
         self._running.add(sums, counts)
         is_known = self._running.counts > 0
+        if not bool((counts > 0).any()):
+            return losses.sum() * loss_scale  # nobody has rows: nothing to weigh, and zero it is
         means = torch.where(is_known, self._running.means, torch.zeros_like(sums))
         self._log_weights = self._log_weights + self._step * means
         self._log_weights -= self._log_weights[is_known].max()  # only differences matter

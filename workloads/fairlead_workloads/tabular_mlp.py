@@ -136,7 +136,7 @@ def train(params: Params, context: Context) -> None:
             return  # the last checkpoint is already safe
 
     model.load_state_dict(best)
-    if classes == 2:
+    if mitigation.is_in_decisions:
         tuning = context.shard("validation")
         mitigation.choose(
             probabilities(model, tuning.features)[:, 1], labels=tuning.labels, groups=mitigation.groups(tuning.records)

@@ -63,12 +63,32 @@ def print_report(console: Console, content: Report) -> None:
         f"[bold]outcome[/] {outcome}  [dim]{data.get('n', '?')} rows of {escape(str(data.get('uri', '')))}[/]"
     )
     _print_gates(console, content.get("gates", ()))
+    if section := content.get("mitigation"):
+        _print_mitigation(console, section)
     print_groups(console, content)
     _print_gaps(console, content.get("disparities", ()))
     if missing := content.get("not_measured"):
         console.print(f"\n[dim]not measured: {escape(', '.join(missing))}[/]")
     for text in content.get("limitations", ()):
         console.print(f"[dim]note: {escape(_sentence(text))}[/]")
+
+
+def _print_mitigation(console: Console, section: Report) -> None:
+    """The method, and each value before and after it, or why there is no before."""
+    title = f"\nMitigation: {section['method']} by {' x '.join(section['by'])}"
+    if section["before"] is None:
+        console.print(f"[bold]{escape(title)}[/]\n[dim]not compared: {escape(str(section['why_not_compared']))}[/]")
+        return
+    rows = table("", f"#before ({section['before']['experiment']})", "#after", title=title)
+    for one in section["comparison"]:
+        place = f" by {' x '.join(one['by'])}" if one["by"] else ""
+        rows.add_row(escape(f"{one['metric']}{place}"), *(_side(one[side]) for side in ("before", "after")))
+    console.print(rows)
+
+
+def _side(entry: Report) -> str:
+    bounds = "" if entry["lower95"] is None else f" [dim]{entry['lower95']:.4f} to {entry['upper95']:.4f}[/]"
+    return f"{number(entry['value'])}{bounds}"
 
 
 def print_groups(console: Console, content: Report) -> None:
