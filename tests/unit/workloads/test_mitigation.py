@@ -308,17 +308,17 @@ def numbers(name: str, metric: str) -> tuple[Any, Any]:
 
 
 PROMISES = [  # in each seed: by at least which share the gap falls, what accuracy it may cost, its upper bound
-    ("lagrangian", "demographic_parity_difference", 0.7, 0.06, 0.06),
-    ("adversarial", "demographic_parity_difference", 0.5, 0.06, None),
+    ("lagrangian", "demographic_parity_difference", 0.8, 0.05, 0.05),
+    ("adversarial", "demographic_parity_difference", 0.6, 0.04, None),
     ("thresholds", "demographic_parity_difference", 0.8, 0.03, 0.05),
     ("reweighing", "demographic_parity_difference", 0.1, 0.01, None),
-    ("lagrangian for opportunity", "equal_opportunity_difference", 0.0, 0.01, 0.06),
-    ("thresholds for opportunity", "equal_opportunity_difference", 0.0, 0.01, 0.06),
-    ("group_dro", "equal_opportunity_difference", 0.0, 0.02, 0.06),
+    ("lagrangian for opportunity", "equal_opportunity_difference", 0.7, 0.02, 0.06),
+    ("thresholds for opportunity", "equal_opportunity_difference", 0.6, 0.02, 0.06),
+    ("group_dro", "equal_opportunity_difference", 0.6, 0.02, 0.06),
 ]
 
 
-@pytest.mark.nightly  # twenty to eighty trainings of two seconds each
+@pytest.mark.nightly  # ninety trainings of about two seconds, each made once
 @pytest.mark.parametrize(("name", "metric", "falls_by", "costs_at_most", "upper"), PROMISES)
 def test_over_ten_seeds_the_gap_falls_at_a_price_that_is_known(
     name: str, metric: str, falls_by: float, costs_at_most: float, upper: float | None
@@ -331,9 +331,7 @@ def test_over_ten_seeds_the_gap_falls_at_a_price_that_is_known(
 
 
 @pytest.mark.nightly  # shares its trainings with the test above
-def test_over_ten_seeds_the_gate_of_the_demonstration_fails_without_mitigation_and_mostly_passes_with_it() -> None:
+def test_over_ten_seeds_the_gate_of_the_demonstration_fails_without_mitigation_and_passes_with_it() -> None:
     before, after = ([outcomes for _, outcomes in ten(name)] for name in ("nothing", "lagrangian"))
     assert [outcomes[0] for outcomes in before] == [Outcome.FAIL] * 10
-    assert [outcomes[0] for outcomes in after].count(Outcome.PASS) >= 8
-    assert Outcome.FAIL not in [outcomes[0] for outcomes in after]
-    assert [outcomes[1] for outcomes in after] == [Outcome.PASS] * 10
+    assert after == [(Outcome.PASS, Outcome.PASS)] * 10
