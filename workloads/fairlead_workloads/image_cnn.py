@@ -103,7 +103,7 @@ def train(params: Params, context: Context) -> None:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
-        mitigation.load_state_dict(saved["mitigation"])
+        mitigation.load_state_dict(saved.get("mitigation", {}))  # none in those of older releases
         best, best_loss, first_epoch = saved["best"], saved["best_loss"], saved["epoch"] + 1
     if context.rank == 0:
         size = sum(weight.numel() for weight in model.parameters())

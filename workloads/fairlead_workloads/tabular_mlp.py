@@ -85,7 +85,7 @@ def train(params: Params, context: Context) -> None:
         saved = torch.load(context.resume_from / "checkpoint.pt", map_location=context.device, weights_only=True)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        mitigation.load_state_dict(saved["mitigation"])
+        mitigation.load_state_dict(saved.get("mitigation", {}))  # none in those of older releases
         best, best_loss, first_epoch = saved["best"], saved["best_loss"], saved["epoch"] + 1
     if context.rank == 0:
         steps = num_batches(len(rows), global_batch=settings.batch_size)
