@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 
 from fairlead.evaluation.cells import UNKNOWN
+from fairlead.evaluation.gates import CORRECTIONS
 from fairlead.evaluation.metrics import canonical, split_aggregate
 from fairlead.evaluation.report import report_sha256
 
@@ -284,6 +285,8 @@ class Section:
     heat_map: HeatMap | None
     charts: tuple[Chart, ...]
     resolution: str
+    beyond_chance: str
+    """Which of its gaps chance alone does not explain; empty where a report does not say."""
 
 
 def render_page(report: Report, *, sha256: str | None = None) -> str:
@@ -294,6 +297,7 @@ def render_page(report: Report, *, sha256: str | None = None) -> str:
         digest=sha256 or report_sha256(report),
         headline=_headline(report),
         gates=[_gate_card(gate) for gate in report["gates"]],
+        together=_together(report),
         mitigation=_mitigation_part(report) if "mitigation" in report else None,
         tiles=_tiles(report),
         who=[_who(report, attribute["name"]) for attribute in report["attributes"]],
@@ -528,6 +532,7 @@ def _section(report: Report, by: Sequence[str]) -> Section:
         heat_map=_heat_map(report, found, hidden) if len(by) == 2 else None,
         charts=_charts(report, by=tuple(by), hidden=hidden),
         resolution=_resolution(report, by),
+        beyond_chance=_beyond_chance(report, by),
     )
 
 
@@ -744,6 +749,38 @@ def _resolution(report: Report, by: Sequence[str]) -> str:
         f"Even if all groups had exactly the same {metric}, groups of these sizes could only prove "
         f"that the gap stays below {gap}. Smaller limits need more rows."
     )
+
+
+def _beyond_chance(report: Report, by: Sequence[str]) -> str:
+    """Reports of before there were corrections say nothing."""
+    known = report.get("multiplicity", {}).get("disparities")
+    tests = [test for test in known["tests"] if test["by"] == list(by) and test["p_value"] is not None] if known else []
+    if not tests:
+        return ""
+    found = [metric_title(test["metric"]) for test in tests if test["beyond_chance"]]
+    how = f"{CORRECTIONS[known['correction']]}, level {known['level']:g}"
+    which = f"{len(found)} of these {len(tests)} gaps {'is' if len(found) == 1 else 'are'} more than chance explains"
+    names = f": {', '.join(found)}" if found else ""
+    return f"Counted among all {known['comparisons']} gaps tested in this report ({how}), {which}{names}."
+
+
+def _together(report: Report) -> str:
+    """How requirements were judged together; empty for one, and for older reports."""
+    known = report.get("multiplicity", {}).get("gates")
+    if not known or known["comparisons"] < 2:
+        return ""
+    if known["correction"] == "none":
+        return (
+            f"{known['comparisons']} requirements are on bounds, and each is judged for itself: the more there are, "
+            "the likelier one is met by chance."
+        )
+    what = {
+        "holm": "the chance that any of them is met wrongly",
+        "benjamini_hochberg": "the share of those met that are expected to be met wrongly",
+    }[known["correction"]]
+    how = CORRECTIONS[known["correction"]]
+    which = f"{known['comparisons']} requirements are on bounds, judged together ({how})"
+    return f"{which}: {what} is {known['level']:g} at most."
 
 
 def _groupings(report: Report) -> list[tuple[str, ...]]:

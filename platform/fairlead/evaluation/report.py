@@ -20,7 +20,8 @@ import numpy as np
 from fairlead.evaluation.comparison import Baseline, mitigation_section, why_not_comparable
 from fairlead.evaluation.disparities import Disparity, Extreme, disparity
 from fairlead.evaluation.estimates import Estimates, FScores, IntArray, Means, Quotients, RankAreas, Rates
-from fairlead.evaluation.gates import GateOutcome, evaluate_gates, overall_outcome
+from fairlead.evaluation.gap_tests import GapTest, gap_tests
+from fairlead.evaluation.gates import CORRECTIONS, GateOutcome, evaluate_gates, is_tested, overall_outcome
 from fairlead.evaluation.groups import Grouping, grouping, requested_groupings
 from fairlead.evaluation.intervals import Bounds, gap_bounds, wilson_interval
 from fairlead.evaluation.metrics import (
@@ -143,6 +144,7 @@ def _measured(
     groupings = [grouping(state, by) for by in requested_groupings(evaluation, gates, names)]
     outcomes = evaluate_gates(state, gates, evaluation)
     disparities = [entry for groups in groupings for entry in _disparities(groups, overall, evaluation)]
+    tests = gap_tests(groupings, overall, evaluation.disparity_correction)
     simple = [overall, *(groups for groups in groupings if len(groups.by) == 1)]
     report = {
         "schema": SCHEMA,
@@ -167,6 +169,7 @@ def _measured(
         ],
         "groups": [entry for groups in (overall, *groupings) for entry in _groups(groups, evaluation)],
         "disparities": disparities,
+        "multiplicity": _multiplicity(gates, tests, evaluation),
         "resolution": [_resolution(groups, overall, evaluation) for groups in groupings],
         "inequality": _inequality(overall, groupings),
         "calibration": [entry for groups in simple for entry in _calibrations(groups, evaluation.confidence)],
@@ -174,7 +177,7 @@ def _measured(
         "thresholds": [entry for groups in groupings for entry in _sweep(groups, overall)],
         "names": {slug: list(groups.by) for slug, groups in zip(_slugs(groupings), groupings, strict=True)},
         "not_measured": _not_measured(state),
-        "limitations": [*_limitations(state, evaluation, overall, groupings), *provenance.remarks],
+        "limitations": [*_limitations(state, evaluation, overall, groupings, tests), *provenance.remarks],
     }
     return dict(sorted(report.items()))
 
@@ -259,6 +262,30 @@ def _gate(outcome: GateOutcome) -> dict[str, Any]:
         "upper95": outcome.upper95,
         "rows_needed_per_group": outcome.rows_needed_per_group,
         "excluded": list(outcome.excluded),
+        **({} if outcome.p_value is None else {"p_value": outcome.p_value, "p_adjusted": outcome.p_adjusted}),
+    }
+
+
+def _multiplicity(gates: Sequence[GateSpec], tests: Sequence[GapTest], evaluation: EvaluationSpec) -> dict[str, Any]:
+    """How many comparisons were made, and how they were judged together."""
+    level = round(1 - evaluation.confidence, 12)
+    return {
+        "gates": {"correction": evaluation.correction, "comparisons": sum(map(is_tested, gates)), "level": level},
+        "disparities": {
+            "correction": evaluation.disparity_correction,
+            "comparisons": sum(test.p_value is not None for test in tests),
+            "level": level,
+            "tests": [
+                {
+                    "metric": test.metric,
+                    "by": list(test.by),
+                    "p_value": test.p_value,
+                    "p_adjusted": test.p_adjusted,
+                    "beyond_chance": None if test.p_adjusted is None else test.p_adjusted <= level,
+                }
+                for test in tests
+            ],
+        },
     }
 
 
@@ -574,10 +601,15 @@ def _not_measured(state: CountState) -> list[str]:
 
 
 def _limitations(
-    state: CountState, evaluation: EvaluationSpec, overall: Grouping, groupings: Sequence[Grouping]
+    state: CountState,
+    evaluation: EvaluationSpec,
+    overall: Grouping,
+    groupings: Sequence[Grouping],
+    tests: Sequence[GapTest],
 ) -> list[str]:
     found = [
         "Bounds and intervals hold for one statistic at a time; among many, some will miss the truth by chance.",
+        *_beyond_chance(tests, evaluation),
         "Counts describe this split of these data; they say nothing about people who are not in it.",
     ]
     if state.n < 1000:
@@ -607,6 +639,16 @@ def _limitations(
             by = " and ".join(groups.by)
             found.append(f"{few} groups by {by} have fewer than {evaluation.min_support} rows.")
     return found
+
+
+def _beyond_chance(tests: Sequence[GapTest], evaluation: EvaluationSpec) -> list[str]:
+    there = [test.p_adjusted for test in tests if test.p_adjusted is not None]
+    if not there:
+        return []
+    level = round(1 - evaluation.confidence, 12)
+    method = CORRECTIONS[evaluation.disparity_correction]
+    above = sum(p_value <= level for p_value in there)
+    return [f"Of {len(there)} gaps tested, {above} are more than chance explains ({method}, level {level:g})."]
 
 
 def _slugs(groupings: Sequence[Grouping]) -> list[str]:

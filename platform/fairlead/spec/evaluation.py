@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints, model_validator
 from fairlead.spec.document import Document
 
 Evidence = Literal["point", "upper_bound", "lower_bound"]
+Correction = Literal["none", "holm", "benjamini_hochberg"]
 _REQUIRE = re.compile(r"^\s*(<=|>=|<|>)\s*([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*$")
 
 
@@ -25,6 +26,12 @@ class EvaluationSpec(Document):
     low_support: Literal["inconclusive", "exclude"] = "inconclusive"
     on_inconclusive: Literal["block", "warn"] = "block"
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    correction: Correction = "none"
+    """How gates on bounds are judged together. ``none``: each for itself. With ``holm`` the probability that any of
+    them passes wrongly is at most 1 - confidence; with ``benjamini_hochberg`` the expected share of wrong ones among
+    those that pass is. Either makes passing harder; what fails without it fails with it."""
+    disparity_correction: Correction = "benjamini_hochberg"
+    """How the report counts the gaps that chance alone does not explain; it decides no gate."""
     threshold: float = Field(default=0.5, ge=0, le=1)
     """Score at and above which a binary workload predicts the positive class."""
 
