@@ -37,6 +37,7 @@ from fairlead.evaluation.metrics import (
     is_over_groups,
     known_metric,
     nearest_metric,
+    needs_losses,
     needs_scores,
 )
 from fairlead.evaluation.multiplicity import SMALLEST_P, adjusted
@@ -166,6 +167,8 @@ def _case(state: CountState, gate: GateSpec, evaluation: EvaluationSpec, overall
     problem = problem_with_gate(gate, task=overall.counts.task, attributes=attributes)
     if problem is None and needs_scores(gate.metric) and overall.counts.calibration is None:
         problem = "the model gave no scores"
+    if problem is None and needs_losses(gate.metric) and overall.counts.losses is None:
+        problem = "these counts hold no losses; those of before there were any do not"
     if problem is not None:
         return _Settled(gate, _outcome(gate, Outcome.INCONCLUSIVE, f"not measured: {problem}"))
     if gate.by:

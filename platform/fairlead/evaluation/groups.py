@@ -61,6 +61,7 @@ def grouping(state: CountState, by: Sequence[str] = ()) -> Grouping:
         weights=of_groups(state.weights),
         squares=of_groups(state.squares),
         replicates=of_groups(None if state.replicates is None else np.moveaxis(state.replicates, 0, 1)),
+        losses=of_groups(state.losses),
         paired=of_groups(state.paired),
     )
     return Grouping(

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from math import ceil, isfinite
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
 from fairlead.evaluation.cells import UNKNOWN
 from fairlead.evaluation.gates import CORRECTIONS
-from fairlead.evaluation.metrics import canonical, split_aggregate
+from fairlead.evaluation.metrics import canonical, needs_losses, split_aggregate
 from fairlead.evaluation.report import report_sha256
 
 Report = Mapping[str, Any]
@@ -49,6 +50,8 @@ _TITLES = {
     "squared_calibration_error_debiased": "squared calibration error, sampling noise taken off",
     "calibration_in_the_large": "mean score less share of hits",
     "roc_auc_score": "area under the ROC curve",
+    "brier_score_loss": "Brier score",
+    "log_loss": "log loss",
     "count": "number of rows",
 }
 _NAMED = {
@@ -381,7 +384,7 @@ def _gate_card(gate: Mapping[str, Any]) -> GateCard:
     where = "rows in each group" if gate["by"] else "rows"
     is_count = gate["metric"] == "count"
     reach = [gate[name] for name in (*_REACH, "lower95")] + [float(gate["limit"])]
-    end = _round_end(reach) if gate["metric"] in _SMALL else 1.0
+    end = _round_end(reach) if gate["metric"] in _SMALL or needs_losses(gate["metric"]) else 1.0
     return GateCard(
         outcome=gate["outcome"],
         symbol=_SYMBOLS[gate["outcome"]],
@@ -441,8 +444,8 @@ _SMALL = frozenset(name for names in _LADDER.values() for name in names)
 
 def _round_end(values: Sequence[float | None]) -> float:
     """A round number that none of them exceeds."""
-    reach = max((value for value in values if value is not None), default=1.0)
-    return next((end for end in (0.1, 0.2, 0.3, 0.4, 0.5, 0.75) if reach <= end), 1.0)
+    reach = max((value for value in values if value is not None and isfinite(value)), default=1.0)
+    return next((end for end in (0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0) if reach <= end), float(ceil(reach)))
 
 
 def _hidden_by(report: Report, by: Sequence[str]) -> frozenset[Key]:

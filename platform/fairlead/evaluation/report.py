@@ -312,7 +312,7 @@ def _data(state: CountState, provenance: Provenance) -> dict[str, Any]:
 def _groups(groups: Grouping, evaluation: EvaluationSpec) -> list[dict[str, Any]]:
     """The entries of one grouping; values are computed for all its groups at once."""
     counts = groups.counts
-    names = metric_names(counts.task, has_scores=counts.histogram is not None)
+    names = metric_names(counts.task, has_scores=counts.calibration is not None, has_losses=counts.losses is not None)
     metrics = {name: _values(group_estimates(name, counts), evaluation) for name in names}
     tables = _tables(counts, evaluation)
     return [
@@ -424,8 +424,9 @@ def _bounds(bounds: Bounds | None) -> dict[str, Any]:
 
 def _disparities(groups: Grouping, overall: Grouping, evaluation: EvaluationSpec) -> list[dict[str, Any]]:
     """Every gap of one grouping; those known under a second name are computed once."""
-    has_scores = groups.counts.histogram is not None
-    names = aggregate_names(groups.counts.task, has_scores=has_scores)
+    has_scores = groups.counts.calibration is not None
+    has_losses = groups.counts.losses is not None
+    names = aggregate_names(groups.counts.task, has_scores=has_scores, has_losses=has_losses)
     alpha, min_support = 1 - evaluation.confidence, evaluation.min_support
     found = {
         name: disparity(name, groups, overall.counts, alpha=alpha, min_support=min_support)
@@ -628,9 +629,12 @@ def _limitations(
         found.append(f"{abstained} rows have no prediction; they count as neither selected nor right.")
     if state.parts.has_weights:
         found.append(
-            "Rates and their gaps are weighted. Numbers of rows, areas under ROC curves, calibration, thresholds and "
-            "inequality are not."
+            "Rates and their gaps are weighted. Numbers of rows, areas under ROC curves, losses, calibration, "
+            "thresholds and inequality are not."
         )
+    if state.clipped is not None and state.clipped.any():
+        rows = int(state.clipped.sum())
+        found.append(f"{rows} rows gave their own class no probability; the log loss of each counts as 36.")
     if state.n_zero_weights:
         found.append(f"{state.n_zero_weights} rows have a weight of 0: they are counted, and add nothing to any rate.")
     for groups in groupings:
