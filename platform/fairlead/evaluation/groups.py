@@ -77,7 +77,8 @@ def requested_groupings(
     evaluation: EvaluationSpec, gates: Iterable[GateSpec], attributes: Sequence[str]
 ) -> tuple[tuple[str, ...], ...]:
     """The spec's groupings and those its gates ask for, each set of attributes once, unknown ones left out."""
-    asked = every_subset(attributes) if evaluation.groupings == "all" else evaluation.groupings
+    compared = [name for name in attributes if name not in evaluation.control]
+    asked = every_subset(compared) if evaluation.groupings == "all" else evaluation.groupings
     found: dict[frozenset[str], tuple[str, ...]] = {}
     for by in (*asked, *(gate.by for gate in gates)):
         if by and set(by) <= set(attributes):

@@ -288,6 +288,8 @@ class Section:
     heat_map: HeatMap | None
     charts: tuple[Chart, ...]
     resolution: str
+    conditional: tuple[str, ...]
+    """Its gaps within strata, in sentences."""
     beyond_chance: str
     """Which of its gaps chance alone does not explain; empty where a report does not say."""
 
@@ -301,6 +303,7 @@ def render_page(report: Report, *, sha256: str | None = None) -> str:
         headline=_headline(report),
         gates=[_gate_card(gate) for gate in report["gates"]],
         together=_together(report),
+        control=_by([one["name"] for one in report["attributes"] if one["role"] == "control"]),
         mitigation=_mitigation_part(report) if "mitigation" in report else None,
         tiles=_tiles(report),
         who=[_who(report, attribute["name"]) for attribute in report["attributes"]],
@@ -535,6 +538,7 @@ def _section(report: Report, by: Sequence[str]) -> Section:
         heat_map=_heat_map(report, found, hidden) if len(by) == 2 else None,
         charts=_charts(report, by=tuple(by), hidden=hidden),
         resolution=_resolution(report, by),
+        conditional=_conditional(report, by, hidden),
         beyond_chance=_beyond_chance(report, by),
     )
 
@@ -752,6 +756,32 @@ def _resolution(report: Report, by: Sequence[str]) -> str:
         f"Even if all groups had exactly the same {metric}, groups of these sizes could only prove "
         f"that the gap stays below {gap}. Smaller limits need more rows."
     )
+
+
+def _conditional(report: Report, by: Sequence[str], hidden: frozenset[Key]) -> tuple[str, ...]:
+    """Each gap over all rows beside the one within strata; groups that are hidden stay so."""
+    found = []
+    for one in report.get("conditional", []):
+        keys = [tuple(one[side].values()) for side in ("key", "reference")]
+        if one["by"] != list(by) or set(keys) & hidden or one["difference"]["value"] is None:
+            continue
+        low, high = one["difference"]["interval"]
+        ratio, names = one["odds_ratio"]["value"], [_group_name(key) for key in keys]
+        sentence = (
+            f"{_NAMED[one['metric']][:1].upper()}{_NAMED[one['metric']][1:]}, {names[0]} less {names[1]}: "
+            f"{_signed(one['unconditional'])} over all rows, {_signed(one['difference']['value'])} within strata "
+            f"({_signed(low)} to {_signed(high)}"
+            + (f"; common odds ratio {ratio:.3f}" if ratio is not None else "")
+            + (f"; p {one['p_value']:.3g})." if one["p_value"] is not None else ").")
+        )
+        if one["reversed"]:
+            sentence += f" The sign changes: by {_by(one['control'])} the groups are spread differently."
+        found.append(sentence)
+    return tuple(found)
+
+
+def _signed(value: float | None) -> str:
+    return "no value" if value is None else f"{value:+.3f}".replace("-", "\u2212")
 
 
 def _beyond_chance(report: Report, by: Sequence[str]) -> str:

@@ -40,6 +40,14 @@ from fairlead.evaluation.metrics import (
 )
 from fairlead.evaluation.scores import calibration, roc_points, sweep
 from fairlead.evaluation.state import CountState
+from fairlead.evaluation.stratified import (
+    Conditional,
+    Pooled,
+    association_test,
+    conditional_gaps,
+    odds_ratio,
+    risk_difference,
+)
 from fairlead.spec import EvaluationSpec, GateSpec, MitigationSpec
 
 SCHEMA = "rai-report/1"
@@ -164,11 +172,16 @@ def _measured(
         "threshold": {"value": evaluation.threshold, "origin": "spec"} if len(state.classes) == 2 else None,
         "settings": evaluation.model_dump(mode="json", include=_SETTINGS),
         "attributes": [
-            {"name": attribute.name, "levels": list(attribute.levels), "role": "sensitive"}
+            {
+                "name": attribute.name,
+                "levels": list(attribute.levels),
+                "role": "control" if attribute.name in evaluation.control else "sensitive",
+            }
             for attribute in state.attributes
         ],
         "groups": [entry for groups in (overall, *groupings) for entry in _groups(groups, evaluation)],
         "disparities": disparities,
+        "conditional": [entry for groups in groupings for entry in _conditional(state, groups.by, evaluation)],
         "multiplicity": _multiplicity(gates, tests, evaluation),
         "resolution": [_resolution(groups, overall, evaluation) for groups in groupings],
         "inequality": _inequality(overall, groupings),
@@ -474,6 +487,53 @@ def _extreme(extreme: Extreme, keys: Sequence[dict[str, str]]) -> dict[str, Any]
     return entry
 
 
+def _conditional(state: CountState, by: tuple[str, ...], evaluation: EvaluationSpec) -> list[dict[str, Any]]:
+    """Gaps within strata of the control attributes; none where these are compared themselves, nor in other tasks."""
+    names = [attribute.name for attribute in state.attributes]
+    control = tuple(name for name in evaluation.control if name in names)
+    if not control or set(control) & set(by) or len(state.classes) != 2:
+        return []
+    groups, found = conditional_gaps(state, by, control)
+    return [_conditional_entry(groups, one, control, evaluation.confidence) for one in found]
+
+
+def _conditional_entry(groups: Grouping, one: Conditional, control: Sequence[str], confidence: float) -> dict[str, Any]:
+    strata = one.strata
+    difference, ratio = (pool(strata, confidence=confidence) for pool in (risk_difference, odds_ratio))
+    test = association_test(strata)
+    each = zip(one.keys, strata.x, strata.n, strata.reference_x, strata.reference_n, strict=True)
+    return {
+        "metric": one.metric,
+        "by": list(groups.by),
+        "control": list(control),
+        "key": groups.key(one.group),
+        "reference": groups.key(one.reference),
+        "unconditional": one.crude,
+        "difference": {**_pooled(difference), "method": "mantel-haenszel-sato"},
+        "odds_ratio": {**_pooled(ratio), "method": "mantel-haenszel-robins-breslow-greenland"},
+        "statistic": test[0] if test else None,
+        "p_value": test[1] if test else None,
+        "reversed": one.is_reversed,
+        "n_strata_left_out": int((~strata.is_informative).sum()),
+        "strata": [
+            {
+                "key": key,
+                "num": int(x),
+                "den": int(n),
+                "reference_num": int(y),
+                "reference_den": int(m),
+                "difference": float(x / n - y / m) if n and m else None,
+            }
+            for key, x, n, y, m in each
+        ],
+    }
+
+
+def _pooled(pooled: Pooled) -> dict[str, Any]:
+    interval = None if pooled.interval is None else list(pooled.interval)
+    return {"value": pooled.value, "interval": interval}
+
+
 def _resolution(groups: Grouping, overall: Grouping, evaluation: EvaluationSpec) -> dict[str, Any]:
     """The smallest gap this sample could prove to be absent: the upper bound if all groups had the overall rate.
 
@@ -637,6 +697,10 @@ def _limitations(
         found.append(f"{rows} rows gave their own class no probability; the log loss of each counts as 36.")
     if state.n_zero_weights:
         found.append(f"{state.n_zero_weights} rows have a weight of 0: they are counted, and add nothing to any rate.")
+    if evaluation.control and len(state.classes) != 2:
+        found.append("Gaps within strata were not computed: they are defined for two classes.")
+    if evaluation.control and state.parts.has_weights:
+        found.append("Gaps within strata count rows, not weights.")
     for groups in groupings:
         few = int(((groups.sizes < evaluation.min_support) & ~groups.is_unknown).sum())
         if few:

@@ -19,6 +19,9 @@ class EvaluationSpec(Document):
 
     groupings: tuple[tuple[str, ...], ...] | Literal["all"] = ()
     """Subsets of the sensitive attributes; several in one are an intersection; ``all`` is every subset."""
+    control: tuple[str, ...] = ()
+    """Attributes within whose strata (all combinations of their levels) gaps are compared as well, such as department
+    or credit band: attributes like the sensitive ones, but with ``groupings: all`` they are not compared themselves."""
     min_support: int = Field(default=30, ge=1)
     """Rows in a rate's denominator below which a group is of low support."""
     min_display: int = Field(default=10, ge=0)
