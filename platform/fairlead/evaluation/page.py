@@ -86,6 +86,8 @@ _MEANINGS = {
     "precision_score": "of rows predicted {positive}, the share that are",
     "roc_auc_score": "chance that a row that is {positive} scores above one that is not",
     "f1_score": "balance of precision and true positive rate",
+    "brier_score_loss": "mean squared distance of score and label: 0 is best, a score of one half has 0.25",
+    "log_loss": "mean surprise at the label, in nats: 0 is best",
 }
 _COLUMNS = {
     "binary": ("selection_rate", "true_positive_rate", "false_positive_rate", "accuracy_score"),
@@ -99,8 +101,10 @@ _TILES = {
         "true_positive_rate",
         "false_positive_rate",
         "precision_score",
+        "brier_score_loss",
+        "log_loss",
     ),
-    "multiclass": ("accuracy_score", "balanced_accuracy_score", "f1_score", "precision_score"),
+    "multiclass": ("accuracy_score", "balanced_accuracy_score", "f1_score", "precision_score", "log_loss"),
 }
 _LADDER = {
     "binary": (
