@@ -196,7 +196,9 @@ class LocalContext:
 
     def _empty_state(self, *, has_scores: bool) -> CountState:
         info = self._dataset.info
-        return CountState(attributes=info.attributes, classes=info.classes, has_scores=has_scores)
+        return CountState(
+            attributes=info.attributes, classes=info.classes, has_scores=has_scores, has_losses=has_scores
+        )
 
     def export(self, tensors: Mapping[str, Any], *, config: Mapping[str, Any]) -> None:
         """Write the model where the platform wants it; ranks other than 0 do nothing.

@@ -210,6 +210,7 @@ class _Counting:
                 classes=found.classes,
                 has_scores=bool(found.scores),
                 has_weights=has_weights,
+                has_losses=bool(found.scores),
             )
         except ValueError as error:
             hint = "; without scores it needs far less: columns: {score: null}" if found.scores else ""

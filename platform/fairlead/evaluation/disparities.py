@@ -127,6 +127,16 @@ def compare(
     return _asked(question, metric, by, np.flatnonzero(~is_unknown), alpha=alpha, min_support=min_support)
 
 
+def gap_spreads(name: str, groups: Grouping, overall: Counts) -> tuple[Estimates, ...]:
+    """What a difference is taken over: families with two known groups or more that have a value, if all have limits."""
+    question = question_of(name, groups.counts, overall)
+    known = np.flatnonzero(~groups.is_unknown)
+    pairs = zip(question.families, question.totals, strict=True)
+    parts = [_part(family, total, known) for family, total in pairs]
+    usable = tuple(part.estimates for part in parts if len(part.groups) >= 2)
+    return usable if all(each.method for each in usable) else ()
+
+
 def _asked(
     question: Question, metric: str, by: tuple[str, ...], known: IntArray, *, alpha: float, min_support: int
 ) -> Disparity:

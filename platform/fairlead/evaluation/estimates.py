@@ -207,6 +207,8 @@ class SampleMeans:
     means: FloatArray
     variances: FloatArray
     undefined: str = "empty"
+    domain: tuple[float, float] = (-np.inf, np.inf)
+    """Where means may lie; limits stay within."""
 
     @property
     def method(self) -> str | None:
@@ -232,7 +234,7 @@ class SampleMeans:
         rows = np.maximum(self.rows, 2).astype(np.float64)
         error = np.sqrt(np.maximum(np.nan_to_num(self.variances), 0.0) / rows)
         half = np.where(self.rows >= 2, -special.stdtrit(rows - 1, tail) * error, np.inf)
-        return Limits(self.values - half, self.values + half)
+        return Limits(*(np.clip(self.values + side, *self.domain) for side in (-half, half)))
 
     def take(self, groups: Groups) -> "SampleMeans":
         return SampleMeans(
@@ -240,6 +242,7 @@ class SampleMeans:
             means=self.means[groups],
             variances=self.variances[groups],
             undefined=self.undefined,
+            domain=self.domain,
         )
 
 

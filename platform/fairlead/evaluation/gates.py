@@ -2,19 +2,21 @@
 
 A gate on a bound passes when the bound that had to be proven meets the limit, fails when the opposite bound
 violates it, and is inconclusive in between. A gate on the value alone compares exact fractions. A value that does
-not exist never passes.
+not exist never passes. With many gates some pass by chance: ``evaluation.correction`` takes back those passes that do
+not stand among the others.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
-from math import ceil
+from math import ceil, exp, log
+from typing import Protocol
 
 import numpy as np
 
 from fairlead.evaluation.disparities import Extreme, Question, disparity, question_of
-from fairlead.evaluation.estimates import Estimates, Rates
+from fairlead.evaluation.estimates import Bootstrapped, Estimates, Rates
 from fairlead.evaluation.groups import Grouping, grouping
 from fairlead.evaluation.intervals import (
     Bounds,
@@ -35,12 +37,19 @@ from fairlead.evaluation.metrics import (
     is_over_groups,
     known_metric,
     nearest_metric,
+    needs_losses,
     needs_scores,
 )
+from fairlead.evaluation.multiplicity import SMALLEST_P, adjusted
+from fairlead.evaluation.replicates import REPLICATES
 from fairlead.evaluation.state import CountState
 from fairlead.spec import EvaluationSpec, GateSpec
+from fairlead.spec.evaluation import Correction
 
+CORRECTIONS = {"none": "no correction", "holm": "Holm", "benjamini_hochberg": "Benjamini and Hochberg"}
+"""Corrections as people write them."""
 _MOST_ROWS = 2**40
+_P_TOLERANCE = 1e-7
 
 
 class Outcome(StrEnum):
@@ -72,6 +81,10 @@ class GateOutcome:
     """Only when inconclusive: rows each group would need at the observed rates; None where that cannot be said."""
     excluded: tuple[str, ...] = ()
     """Groups left out for low support, when the spec allows it."""
+    p_value: float | None = None
+    """The smallest alpha at which it passes; only where a correction was asked for and it passes for itself."""
+    p_adjusted: float | None = None
+    """The same among all gates on bounds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,9 +119,19 @@ def problem_with_gate(gate: GateSpec, *, task: Task, attributes: Sequence[str]) 
 
 
 def evaluate_gates(state: CountState, gates: Sequence[GateSpec], evaluation: EvaluationSpec) -> tuple[GateOutcome, ...]:
-    """Decide every gate from the counts alone."""
+    """Decide every gate from the counts alone, and together if the spec asks for a correction."""
     overall = grouping(state)
-    return tuple(_evaluate(state, gate, evaluation, overall) for gate in gates)
+    cases = [_case(state, gate, evaluation, overall) for gate in gates]
+    alpha = 1 - evaluation.confidence
+    outcomes = [_judged(case, alpha) for case in cases]
+    if evaluation.correction == "none":
+        return tuple(outcomes)
+    return tuple(_corrected(cases, outcomes, evaluation.correction, alpha))
+
+
+def is_tested(gate: GateSpec) -> bool:
+    """Whether ``gate`` claims something that chance may have brought about: not a number of rows, nor a plain value."""
+    return gate.evidence_used != "point" and canonical(gate.metric) != COUNT
 
 
 def overall_outcome(outcomes: Sequence[GateOutcome]) -> Outcome:
@@ -117,69 +140,194 @@ def overall_outcome(outcomes: Sequence[GateOutcome]) -> Outcome:
     return next((one for one in (Outcome.FAIL, Outcome.INCONCLUSIVE) if one in found), Outcome.PASS)
 
 
-def _evaluate(state: CountState, gate: GateSpec, evaluation: EvaluationSpec, overall: Grouping) -> GateOutcome:
+class _Case(Protocol):
+    """One gate before its evidence, which can be asked at any level."""
+
+    @property
+    def gate(self) -> GateSpec:
+        """What it asks."""
+        ...
+
+    def outcome(self, alpha: float) -> GateOutcome:
+        """What became of it, with bounds at ``alpha``."""
+        ...
+
+    def rows_needed(self, alpha: float) -> int | None:
+        """Rows each group would need; see ``_rows_needed``."""
+        ...
+
+    @property
+    def smallest_p(self) -> float:
+        """The smallest p-value that its limits can resolve."""
+        ...
+
+
+def _case(state: CountState, gate: GateSpec, evaluation: EvaluationSpec, overall: Grouping) -> _Case:
     attributes = [attribute.name for attribute in state.attributes]
     problem = problem_with_gate(gate, task=overall.counts.task, attributes=attributes)
+    if problem is None and needs_scores(gate.metric) and overall.counts.calibration is None:
+        problem = "the model gave no scores"
+    if problem is None and needs_losses(gate.metric) and overall.counts.losses is None:
+        problem = "these counts hold no losses; those of before there were any do not"
     if problem is not None:
-        return _outcome(gate, Outcome.INCONCLUSIVE, f"not measured: {problem}")
+        return _Settled(gate, _outcome(gate, Outcome.INCONCLUSIVE, f"not measured: {problem}"))
     if gate.by:
-        return _over_groups(gate, evaluation, grouping(state, gate.by), overall.counts)
-    return _over_all_rows(gate, evaluation, overall)
-
-
-def _over_all_rows(gate: GateSpec, evaluation: EvaluationSpec, overall: Grouping) -> GateOutcome:
-    metric = canonical(gate.metric)
-    if metric == COUNT:
+        return _OverGroups(gate, evaluation, grouping(state, gate.by), overall.counts)
+    if canonical(gate.metric) == COUNT:
         rows = int(overall.sizes[0])
         exactly = Bounds(lower=rows, upper=rows, interval=(rows, rows))
         counted = _Evidence(value=float(rows), exact=Fraction(rows), bounds=exactly, missing=None)
-        return _decide(gate, counted)
-    if needs_scores(metric) and overall.counts.calibration is None:
-        return _outcome(gate, Outcome.INCONCLUSIVE, "not measured: the model gave no scores")
-    estimates = group_estimates(metric, overall.counts)
-    alpha = 1 - evaluation.confidence
-    reason = estimates.reason(0)
-    bounds = single_bounds(estimates, alpha=alpha) if estimates.method and reason is None else None
-    value = None if reason else float(estimates.values[0])
-    evidence = _Evidence(value=value, exact=estimates.exact(0), bounds=bounds, missing=_no_value(reason))
-    outcome = _decide(gate, evidence)
-    support = int(estimates.support[0])
-    if outcome.outcome is Outcome.PASS and support < evaluation.min_support:
-        why = f"{support} rows count for this, fewer than the {evaluation.min_support} that support needs"
-        outcome = _outcome(gate, Outcome.INCONCLUSIVE, why, evidence)
-    if outcome.outcome is not Outcome.INCONCLUSIVE or not isinstance(estimates, Rates):
-        return outcome
-    rows_needed = _rows_needed(
-        gate, evidence, _single_at(estimates, alpha), [(estimates, overall)], evaluation.min_support
+        return _Settled(gate, _decide(gate, counted))
+    return _OverAllRows(gate, evaluation, overall)
+
+
+def _judged(case: _Case, alpha: float) -> GateOutcome:
+    outcome = case.outcome(alpha)
+    return outcome if outcome.outcome is not Outcome.INCONCLUSIVE else _with_rows(outcome, case.rows_needed(alpha))
+
+
+def _corrected(
+    cases: Sequence[_Case], outcomes: Sequence[GateOutcome], correction: Correction, alpha: float
+) -> list[GateOutcome]:
+    """Passes that do not stand among the others become inconclusive; nothing else changes.
+
+    The p-value of a gate is the smallest alpha at which it passes. Gates that do not pass count as 1, which changes no
+    decision: they are above alpha, so that the adjusted values of those below them that it could change are too.
+    """
+    tested = [index for index, case in enumerate(cases) if is_tested(case.gate)]
+    passing = [index for index in tested if outcomes[index].outcome is Outcome.PASS]
+    p_values = {index: _p_value(cases[index], alpha) if index in passing else 1.0 for index in tested}
+    found = list(outcomes)
+    for index, beyond in zip(tested, adjusted(list(p_values.values()), correction).tolist(), strict=True):
+        if index not in passing:
+            continue
+        found[index] = replace(outcomes[index], p_value=p_values[index], p_adjusted=beyond)
+        if beyond > alpha:
+            found[index] = _not_among_others(cases[index], found[index], len(tested), correction, alpha)
+    return found
+
+
+def _not_among_others(
+    case: _Case, outcome: GateOutcome, num_gates: int, correction: Correction, alpha: float
+) -> GateOutcome:
+    assert outcome.p_value is not None, "it passes for itself"
+    assert outcome.p_adjusted is not None, "set together with the p-value"
+    method = CORRECTIONS[correction]
+    why = (
+        f"{outcome.why} for itself, but not as one of {num_gates} gates: its p-value {_short(outcome.p_value)} counts "
+        f"as {_short(outcome.p_adjusted)} ({method}), above {alpha:.4g}"
     )
-    return _with_rows(outcome, rows_needed)
+    rows = case.rows_needed(alpha * outcome.p_value / outcome.p_adjusted)
+    return replace(outcome, outcome=Outcome.INCONCLUSIVE, why=why, rows_needed_per_group=rows)
 
 
-def _over_groups(gate: GateSpec, evaluation: EvaluationSpec, groups: Grouping, overall: Counts) -> GateOutcome:
-    if needs_scores(gate.metric) and groups.counts.calibration is None:
-        return _outcome(gate, Outcome.INCONCLUSIVE, "not measured: the model gave no scores")
-    alpha = 1 - evaluation.confidence
-    found = disparity(gate.metric, groups, overall, alpha=alpha, min_support=evaluation.min_support)
-    left_out = sorted({*found.low_support, *found.undefined})
-    names = tuple(group_name(groups, group) for group in left_out)
-    if left_out and found.of_supported.value is None:
-        why = f"fewer than two groups have {evaluation.min_support} rows that count; too few or none: {_listed(names)}"
-        outcome = _outcome(gate, Outcome.INCONCLUSIVE, why, _evidence(found.of_all))
-    else:
+def _p_value(case: _Case, alpha: float) -> float:
+    """The smallest level up to ``alpha`` at which the gate passes, by halving; it passes at ``alpha``."""
+    low, high = log(case.smallest_p), log(alpha)
+    if low >= high or case.outcome(exp(low)).outcome is Outcome.PASS:
+        return min(exp(low), alpha)
+    while high - low > _P_TOLERANCE:
+        middle = (low + high) / 2
+        passes = case.outcome(exp(middle)).outcome is Outcome.PASS
+        low, high = (low, middle) if passes else (middle, high)
+    return min(exp(high), alpha)
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """Nothing that depends on chance."""
+
+    gate: GateSpec
+    known: GateOutcome
+
+    def outcome(self, alpha: float) -> GateOutcome:
+        return self.known
+
+    def rows_needed(self, alpha: float) -> int | None:
+        return None
+
+    @property
+    def smallest_p(self) -> float:
+        return SMALLEST_P
+
+
+class _OverAllRows:
+    """A gate on one value for all rows."""
+
+    def __init__(self, gate: GateSpec, evaluation: EvaluationSpec, overall: Grouping) -> None:
+        self.gate, self._evaluation, self._overall = gate, evaluation, overall
+        self._estimates = group_estimates(canonical(gate.metric), overall.counts)
+
+    def outcome(self, alpha: float) -> GateOutcome:
+        evidence = self._evidence(alpha)
+        outcome = _decide(self.gate, evidence)
+        support = int(self._estimates.support[0])
+        if outcome.outcome is Outcome.PASS and support < self._evaluation.min_support:
+            why = f"{support} rows count for this, fewer than the {self._evaluation.min_support} that support needs"
+            return _outcome(self.gate, Outcome.INCONCLUSIVE, why, evidence)
+        return outcome
+
+    def rows_needed(self, alpha: float) -> int | None:
+        if not isinstance(self._estimates, Rates):
+            return None
+        at, families = _single_at(self._estimates, alpha), [(self._estimates, self._overall)]
+        return _rows_needed(self.gate, self._evidence(alpha), at, families, self._evaluation.min_support)
+
+    @property
+    def smallest_p(self) -> float:
+        return _smallest_p([self._estimates])
+
+    def _evidence(self, alpha: float) -> _Evidence:
+        estimates = self._estimates
+        reason = estimates.reason(0)
+        bounds = single_bounds(estimates, alpha=alpha) if estimates.method and reason is None else None
+        value = None if reason else float(estimates.values[0])
+        return _Evidence(value=value, exact=estimates.exact(0), bounds=bounds, missing=_no_value(reason))
+
+
+class _OverGroups:
+    """A gate on a comparison of groups."""
+
+    def __init__(self, gate: GateSpec, evaluation: EvaluationSpec, groups: Grouping, overall: Counts) -> None:
+        self.gate, self._evaluation, self._groups, self._overall = gate, evaluation, groups, overall
+
+    def outcome(self, alpha: float) -> GateOutcome:
+        gate, min_support = self.gate, self._evaluation.min_support
+        found = disparity(gate.metric, self._groups, self._overall, alpha=alpha, min_support=min_support)
+        left_out = sorted({*found.low_support, *found.undefined})
+        names = tuple(group_name(self._groups, group) for group in left_out)
+        if left_out and found.of_supported.value is None:
+            why = f"fewer than two groups have {min_support} rows that count; too few or none: {_listed(names)}"
+            return _outcome(gate, Outcome.INCONCLUSIVE, why, _evidence(found.of_all))
         evidence = _evidence(found.of_supported)  # the same as of all, where no group is left out
         outcome = _decide(gate, evidence)
         if left_out and outcome.outcome is Outcome.PASS:
-            outcome = _despite_low_support(gate, evaluation, evidence, outcome, names)
-    if outcome.outcome is not Outcome.INCONCLUSIVE:
+            return _despite_low_support(gate, self._evaluation, evidence, outcome, names)
         return outcome
-    name = PUBLISHED.get(canonical(gate.metric), canonical(gate.metric))
-    if name in SPREADS:
-        return outcome
-    question = question_of(name, groups.counts, overall)
-    at = _bounds_at(question, groups, alpha)
-    families = [(family.estimates, groups) for family in question.families]
-    evidence_of_all = _evidence(found.of_all)
-    return _with_rows(outcome, _rows_needed(gate, evidence_of_all, at, families, evaluation.min_support))
+
+    def rows_needed(self, alpha: float) -> int | None:
+        question = self._question()
+        if question is None:
+            return None
+        gate, min_support = self.gate, self._evaluation.min_support
+        found = disparity(gate.metric, self._groups, self._overall, alpha=alpha, min_support=min_support)
+        at = _bounds_at(question, self._groups, alpha)
+        families = [(family.estimates, self._groups) for family in question.families]
+        return _rows_needed(gate, _evidence(found.of_all), at, families, min_support)
+
+    @property
+    def smallest_p(self) -> float:
+        question = self._question()
+        return _smallest_p([family.estimates for family in question.families]) if question else SMALLEST_P
+
+    def _question(self) -> Question | None:
+        name = PUBLISHED.get(canonical(self.gate.metric), canonical(self.gate.metric))
+        return None if name in SPREADS else question_of(name, self._groups.counts, self._overall)
+
+
+def _smallest_p(estimates: Sequence[Estimates]) -> float:
+    """Limits from resamplings cannot resolve more than these are many."""
+    return 1 / REPLICATES if any(isinstance(each, Bootstrapped) for each in estimates) else SMALLEST_P
 
 
 def _despite_low_support(
@@ -290,8 +438,7 @@ def _outcome(
 
 
 def _with_rows(outcome: GateOutcome, rows: int | None) -> GateOutcome:
-    fields = {name: getattr(outcome, name) for name in GateOutcome.__slots__}
-    return GateOutcome(**{**fields, "rows_needed_per_group": rows})
+    return replace(outcome, rows_needed_per_group=rows)
 
 
 class _BoundsAt:

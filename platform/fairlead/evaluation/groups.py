@@ -61,6 +61,7 @@ def grouping(state: CountState, by: Sequence[str] = ()) -> Grouping:
         weights=of_groups(state.weights),
         squares=of_groups(state.squares),
         replicates=of_groups(None if state.replicates is None else np.moveaxis(state.replicates, 0, 1)),
+        losses=of_groups(state.losses),
         paired=of_groups(state.paired),
     )
     return Grouping(
@@ -76,7 +77,8 @@ def requested_groupings(
     evaluation: EvaluationSpec, gates: Iterable[GateSpec], attributes: Sequence[str]
 ) -> tuple[tuple[str, ...], ...]:
     """The spec's groupings and those its gates ask for, each set of attributes once, unknown ones left out."""
-    asked = every_subset(attributes) if evaluation.groupings == "all" else evaluation.groupings
+    compared = [name for name in attributes if name not in evaluation.control]
+    asked = every_subset(compared) if evaluation.groupings == "all" else evaluation.groupings
     found: dict[frozenset[str], tuple[str, ...]] = {}
     for by in (*asked, *(gate.by for gate in gates)):
         if by and set(by) <= set(attributes):

@@ -123,13 +123,13 @@ def normal_quantile(tail: float) -> float:
 
 def gap_bounds(spreads: Sequence[Spread], *, alpha: float) -> Bounds:
     """Bounds of the largest max - min over ``spreads``; each needs two groups or more. Values in [0, inf)."""
-    pairs = sum(_ordered_pairs(spread) for spread in spreads)
+    pairs = sum(ordered_pairs(spread) for spread in spreads)
 
     def upper(tail: float) -> float:
         return max(_largest_upper_difference(spread, tail) for spread in spreads)
 
     def lower(tail: float) -> float:
-        return max(0.0, *(_largest_lower_difference(spread, tail / pairs) for spread in spreads))
+        return max(0.0, *(largest_lower_difference(spread, tail / pairs) for spread in spreads))
 
     return _bounds(lower, upper, alpha)
 
@@ -209,7 +209,8 @@ def _bounds(lower: Callable[[float], float], upper: Callable[[float], float], al
     return Bounds(lower=lower(alpha), upper=upper(alpha), interval=(lower(alpha / 2), upper(alpha / 2)))
 
 
-def _ordered_pairs(spread: Spread) -> int:
+def ordered_pairs(spread: Spread) -> int:
+    """How many differences between two groups there are, each sign for itself."""
     return len(spread.values) * (len(spread.values) - 1)
 
 
@@ -222,7 +223,7 @@ def _largest_upper_difference(spread: Spread, tail: float) -> float:
     return _largest_off_diagonal(gaps, first, second)
 
 
-def _largest_lower_difference(spread: Spread, tail: float) -> float:
+def largest_lower_difference(spread: Spread, tail: float) -> float:
     """max over i != j of v_i - v_j - hypot(v_i - l_i, u_j - v_j)."""
     values, limits = spread.values, spread.limits(tail)
     above, below = limits.upper - values, values - limits.lower

@@ -29,6 +29,7 @@ from fairlead.evaluation.estimates import (
     WeightedRates,
 )
 from fairlead.evaluation.intervals import FloatArray
+from fairlead.evaluation.losses import LOSSES, loss_estimates
 from fairlead.evaluation.replicates import Resampled, is_drawable
 from fairlead.evaluation.scores import CALIBRATION_METRICS, calibration_estimates
 from fairlead.evaluation.state import SQUARE_SCALE, WEIGHT_SCALE
@@ -183,6 +184,8 @@ class Counts:
     """Sums of squared weights in fixed point, shape (groups, K, K+1)."""
     replicates: IntArray | None = None
     """The counts or weights of each resampling, shape (groups, R, K, K+1)."""
+    losses: IntArray | None = None
+    """Sums of losses of scores, shape (groups, 4, 2)."""
     paired: IntArray | None = None
     """Rows by label, prediction and the champion's prediction; see ``CountState.paired``."""
     _families: dict[str, tuple["Family", ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -195,7 +198,7 @@ class Counts:
 
     def take(self, groups: IntArray | Sequence[int]) -> "Counts":
         """The counts of some of the groups."""
-        names = ("histogram", "calibration", "score_sums", "weights", "squares", "replicates", "paired")
+        names = ("histogram", "calibration", "score_sums", "weights", "squares", "replicates", "losses", "paired")
         kept = {name: array[groups] for name in names if (array := getattr(self, name)) is not None}
         return Counts(table=self.table[groups], classes=self.classes, **kept)
 
@@ -225,15 +228,15 @@ def one_against_rest(table: IntArray, positive: int) -> Confusion:
     )
 
 
-def metric_names(task: Task, *, has_scores: bool = True) -> tuple[str, ...]:
+def metric_names(task: Task, *, has_scores: bool = True, has_losses: bool = True) -> tuple[str, ...]:
     """Every metric of one group, ``count`` aside."""
     binary = BINARY_ONLY + (SCORE_METRICS if has_scores else ()) if task == "binary" else ()
-    return (*WHOLE_RATES, *RATES, *OTHER_METRICS, *binary)
+    return (*WHOLE_RATES, *RATES, *OTHER_METRICS, *binary, *(LOSSES if has_scores and has_losses else ()))
 
 
-def aggregate_names(task: Task, *, has_scores: bool = True) -> tuple[str, ...]:
+def aggregate_names(task: Task, *, has_scores: bool = True, has_losses: bool = True) -> tuple[str, ...]:
     """Every gap, ratio and extreme over groups."""
-    names = metric_names(task, has_scores=has_scores)
+    names = metric_names(task, has_scores=has_scores, has_losses=has_losses)
     own = tuple(f"{metric}_{aggregate}" for metric in names for aggregate in AGGREGATES)
     spreads = SPREADS[:1] if task == "multiclass" else SPREADS[1:] if has_scores else ()
     return (*PUBLISHED, *EQUALIZED_ODDS, *spreads, *own)
@@ -241,7 +244,12 @@ def aggregate_names(task: Task, *, has_scores: bool = True) -> tuple[str, ...]:
 
 def needs_scores(name: str) -> bool:
     """Whether ``name``, a metric or an aggregate of one, is made of scores."""
-    return canonical(name).startswith((*SCORE_METRICS, *CALIBRATION_METRICS, SPREADS[1]))
+    return canonical(name).startswith((*SCORE_METRICS, *CALIBRATION_METRICS, SPREADS[1], *LOSSES))
+
+
+def needs_losses(name: str) -> bool:
+    """Whether ``name``, a metric or an aggregate of one, is made of sums of losses."""
+    return canonical(name).startswith(LOSSES)
 
 
 def known_metric(name: str, task: Task) -> bool:
@@ -304,6 +312,9 @@ def group_estimates(metric: str, counts: Counts) -> Estimates:
         return _matthews(counts)
     if metric in CALIBRATION_METRICS and counts.calibration is not None and counts.score_sums is not None:
         return calibration_estimates(metric, counts.calibration, counts.score_sums)
+    if metric in LOSSES and counts.losses is not None and counts.calibration is not None:
+        rows = np.asarray(counts.calibration.sum(axis=(1, 2)), dtype=np.int64)
+        return loss_estimates(metric, counts.losses, rows)
     if metric == "roc_auc_score" and counts.histogram is not None:
         return RankAreas(positives=counts.histogram[:, 1], negatives=counts.histogram[:, 0])
     if metric == "balanced_accuracy_score":

@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from math import ceil, isfinite
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
 from fairlead.evaluation.cells import UNKNOWN
-from fairlead.evaluation.metrics import canonical, split_aggregate
+from fairlead.evaluation.gates import CORRECTIONS
+from fairlead.evaluation.metrics import canonical, needs_losses, split_aggregate
 from fairlead.evaluation.report import report_sha256
 
 Report = Mapping[str, Any]
@@ -48,6 +50,8 @@ _TITLES = {
     "squared_calibration_error_debiased": "squared calibration error, sampling noise taken off",
     "calibration_in_the_large": "mean score less share of hits",
     "roc_auc_score": "area under the ROC curve",
+    "brier_score_loss": "Brier score",
+    "log_loss": "log loss",
     "count": "number of rows",
 }
 _NAMED = {
@@ -82,6 +86,8 @@ _MEANINGS = {
     "precision_score": "of rows predicted {positive}, the share that are",
     "roc_auc_score": "chance that a row that is {positive} scores above one that is not",
     "f1_score": "balance of precision and true positive rate",
+    "brier_score_loss": "mean squared distance of score and label: 0 is best, a score of one half has 0.25",
+    "log_loss": "mean surprise at the label, in nats: 0 is best",
 }
 _COLUMNS = {
     "binary": ("selection_rate", "true_positive_rate", "false_positive_rate", "accuracy_score"),
@@ -95,8 +101,10 @@ _TILES = {
         "true_positive_rate",
         "false_positive_rate",
         "precision_score",
+        "brier_score_loss",
+        "log_loss",
     ),
-    "multiclass": ("accuracy_score", "balanced_accuracy_score", "f1_score", "precision_score"),
+    "multiclass": ("accuracy_score", "balanced_accuracy_score", "f1_score", "precision_score", "log_loss"),
 }
 _LADDER = {
     "binary": (
@@ -284,6 +292,10 @@ class Section:
     heat_map: HeatMap | None
     charts: tuple[Chart, ...]
     resolution: str
+    conditional: tuple[str, ...]
+    """Its gaps within strata, in sentences."""
+    beyond_chance: str
+    """Which of its gaps chance alone does not explain; empty where a report does not say."""
 
 
 def render_page(report: Report, *, sha256: str | None = None) -> str:
@@ -294,6 +306,8 @@ def render_page(report: Report, *, sha256: str | None = None) -> str:
         digest=sha256 or report_sha256(report),
         headline=_headline(report),
         gates=[_gate_card(gate) for gate in report["gates"]],
+        together=_together(report),
+        control=_by([one["name"] for one in report["attributes"] if one["role"] == "control"]),
         mitigation=_mitigation_part(report) if "mitigation" in report else None,
         tiles=_tiles(report),
         who=[_who(report, attribute["name"]) for attribute in report["attributes"]],
@@ -377,7 +391,7 @@ def _gate_card(gate: Mapping[str, Any]) -> GateCard:
     where = "rows in each group" if gate["by"] else "rows"
     is_count = gate["metric"] == "count"
     reach = [gate[name] for name in (*_REACH, "lower95")] + [float(gate["limit"])]
-    end = _round_end(reach) if gate["metric"] in _SMALL else 1.0
+    end = _round_end(reach) if gate["metric"] in _SMALL or needs_losses(gate["metric"]) else 1.0
     return GateCard(
         outcome=gate["outcome"],
         symbol=_SYMBOLS[gate["outcome"]],
@@ -437,8 +451,8 @@ _SMALL = frozenset(name for names in _LADDER.values() for name in names)
 
 def _round_end(values: Sequence[float | None]) -> float:
     """A round number that none of them exceeds."""
-    reach = max((value for value in values if value is not None), default=1.0)
-    return next((end for end in (0.1, 0.2, 0.3, 0.4, 0.5, 0.75) if reach <= end), 1.0)
+    reach = max((value for value in values if value is not None and isfinite(value)), default=1.0)
+    return next((end for end in (0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0) if reach <= end), float(ceil(reach)))
 
 
 def _hidden_by(report: Report, by: Sequence[str]) -> frozenset[Key]:
@@ -528,6 +542,8 @@ def _section(report: Report, by: Sequence[str]) -> Section:
         heat_map=_heat_map(report, found, hidden) if len(by) == 2 else None,
         charts=_charts(report, by=tuple(by), hidden=hidden),
         resolution=_resolution(report, by),
+        conditional=_conditional(report, by, hidden),
+        beyond_chance=_beyond_chance(report, by),
     )
 
 
@@ -744,6 +760,64 @@ def _resolution(report: Report, by: Sequence[str]) -> str:
         f"Even if all groups had exactly the same {metric}, groups of these sizes could only prove "
         f"that the gap stays below {gap}. Smaller limits need more rows."
     )
+
+
+def _conditional(report: Report, by: Sequence[str], hidden: frozenset[Key]) -> tuple[str, ...]:
+    """Each gap over all rows beside the one within strata; groups that are hidden stay so."""
+    found = []
+    for one in report.get("conditional", []):
+        keys = [tuple(one[side].values()) for side in ("key", "reference")]
+        if one["by"] != list(by) or set(keys) & hidden or one["difference"]["value"] is None:
+            continue
+        low, high = one["difference"]["interval"]
+        ratio, names = one["odds_ratio"]["value"], [_group_name(key) for key in keys]
+        sentence = (
+            f"{_NAMED[one['metric']][:1].upper()}{_NAMED[one['metric']][1:]}, {names[0]} less {names[1]}: "
+            f"{_signed(one['unconditional'])} over all rows, {_signed(one['difference']['value'])} within strata "
+            f"({_signed(low)} to {_signed(high)}"
+            + (f"; common odds ratio {ratio:.3f}" if ratio is not None else "")
+            + (f"; p {one['p_value']:.3g})." if one["p_value"] is not None else ").")
+        )
+        if one["reversed"]:
+            sentence += f" The sign changes: by {_by(one['control'])} the groups are spread differently."
+        found.append(sentence)
+    return tuple(found)
+
+
+def _signed(value: float | None) -> str:
+    return "no value" if value is None else f"{value:+.3f}".replace("-", "\u2212")
+
+
+def _beyond_chance(report: Report, by: Sequence[str]) -> str:
+    """Reports of before there were corrections say nothing."""
+    known = report.get("multiplicity", {}).get("disparities")
+    tests = [test for test in known["tests"] if test["by"] == list(by) and test["p_value"] is not None] if known else []
+    if not tests:
+        return ""
+    found = [metric_title(test["metric"]) for test in tests if test["beyond_chance"]]
+    how = f"{CORRECTIONS[known['correction']]}, level {known['level']:g}"
+    which = f"{len(found)} of these {len(tests)} gaps {'is' if len(found) == 1 else 'are'} more than chance explains"
+    names = f": {', '.join(found)}" if found else ""
+    return f"Counted among all {known['comparisons']} gaps tested in this report ({how}), {which}{names}."
+
+
+def _together(report: Report) -> str:
+    """How requirements were judged together; empty for one, and for older reports."""
+    known = report.get("multiplicity", {}).get("gates")
+    if not known or known["comparisons"] < 2:
+        return ""
+    if known["correction"] == "none":
+        return (
+            f"{known['comparisons']} requirements are on bounds, and each is judged for itself: the more there are, "
+            "the likelier one is met by chance."
+        )
+    what = {
+        "holm": "the chance that any of them is met wrongly",
+        "benjamini_hochberg": "the share of those met that are expected to be met wrongly",
+    }[known["correction"]]
+    how = CORRECTIONS[known["correction"]]
+    which = f"{known['comparisons']} requirements are on bounds, judged together ({how})"
+    return f"{which}: {what} is {known['level']:g} at most."
 
 
 def _groupings(report: Report) -> list[tuple[str, ...]]:

@@ -20,7 +20,8 @@ import numpy as np
 from fairlead.evaluation.comparison import Baseline, mitigation_section, why_not_comparable
 from fairlead.evaluation.disparities import Disparity, Extreme, disparity
 from fairlead.evaluation.estimates import Estimates, FScores, IntArray, Means, Quotients, RankAreas, Rates
-from fairlead.evaluation.gates import GateOutcome, evaluate_gates, overall_outcome
+from fairlead.evaluation.gap_tests import GapTest, gap_tests
+from fairlead.evaluation.gates import CORRECTIONS, GateOutcome, evaluate_gates, is_tested, overall_outcome
 from fairlead.evaluation.groups import Grouping, grouping, requested_groupings
 from fairlead.evaluation.intervals import Bounds, gap_bounds, wilson_interval
 from fairlead.evaluation.metrics import (
@@ -39,6 +40,14 @@ from fairlead.evaluation.metrics import (
 )
 from fairlead.evaluation.scores import calibration, roc_points, sweep
 from fairlead.evaluation.state import CountState
+from fairlead.evaluation.stratified import (
+    Conditional,
+    Pooled,
+    association_test,
+    conditional_gaps,
+    odds_ratio,
+    risk_difference,
+)
 from fairlead.spec import EvaluationSpec, GateSpec, MitigationSpec
 
 SCHEMA = "rai-report/1"
@@ -143,6 +152,7 @@ def _measured(
     groupings = [grouping(state, by) for by in requested_groupings(evaluation, gates, names)]
     outcomes = evaluate_gates(state, gates, evaluation)
     disparities = [entry for groups in groupings for entry in _disparities(groups, overall, evaluation)]
+    tests = gap_tests(groupings, overall, evaluation.disparity_correction)
     simple = [overall, *(groups for groups in groupings if len(groups.by) == 1)]
     report = {
         "schema": SCHEMA,
@@ -162,11 +172,17 @@ def _measured(
         "threshold": {"value": evaluation.threshold, "origin": "spec"} if len(state.classes) == 2 else None,
         "settings": evaluation.model_dump(mode="json", include=_SETTINGS),
         "attributes": [
-            {"name": attribute.name, "levels": list(attribute.levels), "role": "sensitive"}
+            {
+                "name": attribute.name,
+                "levels": list(attribute.levels),
+                "role": "control" if attribute.name in evaluation.control else "sensitive",
+            }
             for attribute in state.attributes
         ],
         "groups": [entry for groups in (overall, *groupings) for entry in _groups(groups, evaluation)],
         "disparities": disparities,
+        "conditional": [entry for groups in groupings for entry in _conditional(state, groups.by, evaluation)],
+        "multiplicity": _multiplicity(gates, tests, evaluation),
         "resolution": [_resolution(groups, overall, evaluation) for groups in groupings],
         "inequality": _inequality(overall, groupings),
         "calibration": [entry for groups in simple for entry in _calibrations(groups, evaluation.confidence)],
@@ -174,7 +190,7 @@ def _measured(
         "thresholds": [entry for groups in groupings for entry in _sweep(groups, overall)],
         "names": {slug: list(groups.by) for slug, groups in zip(_slugs(groupings), groupings, strict=True)},
         "not_measured": _not_measured(state),
-        "limitations": [*_limitations(state, evaluation, overall, groupings), *provenance.remarks],
+        "limitations": [*_limitations(state, evaluation, overall, groupings, tests), *provenance.remarks],
     }
     return dict(sorted(report.items()))
 
@@ -259,6 +275,30 @@ def _gate(outcome: GateOutcome) -> dict[str, Any]:
         "upper95": outcome.upper95,
         "rows_needed_per_group": outcome.rows_needed_per_group,
         "excluded": list(outcome.excluded),
+        **({} if outcome.p_value is None else {"p_value": outcome.p_value, "p_adjusted": outcome.p_adjusted}),
+    }
+
+
+def _multiplicity(gates: Sequence[GateSpec], tests: Sequence[GapTest], evaluation: EvaluationSpec) -> dict[str, Any]:
+    """How many comparisons were made, and how they were judged together."""
+    level = round(1 - evaluation.confidence, 12)
+    return {
+        "gates": {"correction": evaluation.correction, "comparisons": sum(map(is_tested, gates)), "level": level},
+        "disparities": {
+            "correction": evaluation.disparity_correction,
+            "comparisons": sum(test.p_value is not None for test in tests),
+            "level": level,
+            "tests": [
+                {
+                    "metric": test.metric,
+                    "by": list(test.by),
+                    "p_value": test.p_value,
+                    "p_adjusted": test.p_adjusted,
+                    "beyond_chance": None if test.p_adjusted is None else test.p_adjusted <= level,
+                }
+                for test in tests
+            ],
+        },
     }
 
 
@@ -285,7 +325,7 @@ def _data(state: CountState, provenance: Provenance) -> dict[str, Any]:
 def _groups(groups: Grouping, evaluation: EvaluationSpec) -> list[dict[str, Any]]:
     """The entries of one grouping; values are computed for all its groups at once."""
     counts = groups.counts
-    names = metric_names(counts.task, has_scores=counts.histogram is not None)
+    names = metric_names(counts.task, has_scores=counts.calibration is not None, has_losses=counts.losses is not None)
     metrics = {name: _values(group_estimates(name, counts), evaluation) for name in names}
     tables = _tables(counts, evaluation)
     return [
@@ -397,8 +437,9 @@ def _bounds(bounds: Bounds | None) -> dict[str, Any]:
 
 def _disparities(groups: Grouping, overall: Grouping, evaluation: EvaluationSpec) -> list[dict[str, Any]]:
     """Every gap of one grouping; those known under a second name are computed once."""
-    has_scores = groups.counts.histogram is not None
-    names = aggregate_names(groups.counts.task, has_scores=has_scores)
+    has_scores = groups.counts.calibration is not None
+    has_losses = groups.counts.losses is not None
+    names = aggregate_names(groups.counts.task, has_scores=has_scores, has_losses=has_losses)
     alpha, min_support = 1 - evaluation.confidence, evaluation.min_support
     found = {
         name: disparity(name, groups, overall.counts, alpha=alpha, min_support=min_support)
@@ -444,6 +485,53 @@ def _extreme(extreme: Extreme, keys: Sequence[dict[str, str]]) -> dict[str, Any]
     if extreme.class_name is not None:
         entry["class"] = extreme.class_name
     return entry
+
+
+def _conditional(state: CountState, by: tuple[str, ...], evaluation: EvaluationSpec) -> list[dict[str, Any]]:
+    """Gaps within strata of the control attributes; none where these are compared themselves, nor in other tasks."""
+    names = [attribute.name for attribute in state.attributes]
+    control = tuple(name for name in evaluation.control if name in names)
+    if not control or set(control) & set(by) or len(state.classes) != 2:
+        return []
+    groups, found = conditional_gaps(state, by, control)
+    return [_conditional_entry(groups, one, control, evaluation.confidence) for one in found]
+
+
+def _conditional_entry(groups: Grouping, one: Conditional, control: Sequence[str], confidence: float) -> dict[str, Any]:
+    strata = one.strata
+    difference, ratio = (pool(strata, confidence=confidence) for pool in (risk_difference, odds_ratio))
+    test = association_test(strata)
+    each = zip(one.keys, strata.x, strata.n, strata.reference_x, strata.reference_n, strict=True)
+    return {
+        "metric": one.metric,
+        "by": list(groups.by),
+        "control": list(control),
+        "key": groups.key(one.group),
+        "reference": groups.key(one.reference),
+        "unconditional": one.crude,
+        "difference": {**_pooled(difference), "method": "mantel-haenszel-sato"},
+        "odds_ratio": {**_pooled(ratio), "method": "mantel-haenszel-robins-breslow-greenland"},
+        "statistic": test[0] if test else None,
+        "p_value": test[1] if test else None,
+        "reversed": one.is_reversed,
+        "n_strata_left_out": int((~strata.is_informative).sum()),
+        "strata": [
+            {
+                "key": key,
+                "num": int(x),
+                "den": int(n),
+                "reference_num": int(y),
+                "reference_den": int(m),
+                "difference": float(x / n - y / m) if n and m else None,
+            }
+            for key, x, n, y, m in each
+        ],
+    }
+
+
+def _pooled(pooled: Pooled) -> dict[str, Any]:
+    interval = None if pooled.interval is None else list(pooled.interval)
+    return {"value": pooled.value, "interval": interval}
 
 
 def _resolution(groups: Grouping, overall: Grouping, evaluation: EvaluationSpec) -> dict[str, Any]:
@@ -574,10 +662,15 @@ def _not_measured(state: CountState) -> list[str]:
 
 
 def _limitations(
-    state: CountState, evaluation: EvaluationSpec, overall: Grouping, groupings: Sequence[Grouping]
+    state: CountState,
+    evaluation: EvaluationSpec,
+    overall: Grouping,
+    groupings: Sequence[Grouping],
+    tests: Sequence[GapTest],
 ) -> list[str]:
     found = [
         "Bounds and intervals hold for one statistic at a time; among many, some will miss the truth by chance.",
+        *_beyond_chance(tests, evaluation),
         "Counts describe this split of these data; they say nothing about people who are not in it.",
     ]
     if state.n < 1000:
@@ -596,17 +689,34 @@ def _limitations(
         found.append(f"{abstained} rows have no prediction; they count as neither selected nor right.")
     if state.parts.has_weights:
         found.append(
-            "Rates and their gaps are weighted. Numbers of rows, areas under ROC curves, calibration, thresholds and "
-            "inequality are not."
+            "Rates and their gaps are weighted. Numbers of rows, areas under ROC curves, losses, calibration, "
+            "thresholds and inequality are not."
         )
+    if state.clipped is not None and state.clipped.any():
+        rows = int(state.clipped.sum())
+        found.append(f"{rows} rows gave their own class no probability; the log loss of each counts as 36.")
     if state.n_zero_weights:
         found.append(f"{state.n_zero_weights} rows have a weight of 0: they are counted, and add nothing to any rate.")
+    if evaluation.control and len(state.classes) != 2:
+        found.append("Gaps within strata were not computed: they are defined for two classes.")
+    if evaluation.control and state.parts.has_weights:
+        found.append("Gaps within strata count rows, not weights.")
     for groups in groupings:
         few = int(((groups.sizes < evaluation.min_support) & ~groups.is_unknown).sum())
         if few:
             by = " and ".join(groups.by)
             found.append(f"{few} groups by {by} have fewer than {evaluation.min_support} rows.")
     return found
+
+
+def _beyond_chance(tests: Sequence[GapTest], evaluation: EvaluationSpec) -> list[str]:
+    there = [test.p_adjusted for test in tests if test.p_adjusted is not None]
+    if not there:
+        return []
+    level = round(1 - evaluation.confidence, 12)
+    method = CORRECTIONS[evaluation.disparity_correction]
+    above = sum(p_value <= level for p_value in there)
+    return [f"Of {len(there)} gaps tested, {above} are more than chance explains ({method}, level {level:g})."]
 
 
 def _slugs(groupings: Sequence[Grouping]) -> list[str]:

@@ -14,8 +14,10 @@ entries are integers and merging is addition, so the merged state is bit-identic
 | squares | [cells, K, K+1] int64 | sums of ``rint(weight**2 * 2**20)``: effective numbers of rows |
 | paired | [cells, K, K+1, K+1] int64 | rows by label, prediction and the champion's prediction |
 | replicates | [R, cells, K, K+1] int64 | the counts (or weights times 2**20), each row times its Poisson(1) weight |
+| losses | [cells, 4, 2] int64 | sums of Brier's score, of the log loss, and of their squares; see ``losses.py`` |
+| clipped | [cells] int64 | rows whose log loss is that of a probability of 2.2e-16, the least there is |
 
-The last four are kept only when asked for.
+The last six are kept only when asked for.
 
 For binary tasks "confidence" is the score of class 1 and "hit" is the label; for multi-class tasks they are the
 highest score and whether its class is the label.
@@ -45,6 +47,7 @@ from fairlead.evaluation.cells import (
 )
 from fairlead.evaluation.encoding import MAX_STATE_BYTES, Encoded, digest, encode
 from fairlead.evaluation.keyed import poisson_weights, replicate_keys
+from fairlead.evaluation.losses import LOSS_SHAPE, fixed_losses, is_clipped
 from fairlead.workload import Attribute
 
 FloatArray = NDArray[np.float64]
@@ -58,7 +61,7 @@ WEIGHT_SCALE = 2.0**32
 SQUARE_SCALE = 2.0**20
 LARGEST_WEIGHT = 1024.0
 """With larger ones sums would not stay exact; weights divided by their mean say the same."""
-_FORMATS = ("fairlead-state/1", "fairlead-state/2")
+_FORMATS = ("fairlead-state/1", "fairlead-state/2", "fairlead-state/3")
 _LOW_BITS = 21  # a weight of 42 bits is summed as two words
 _MOST_PAIRED_CLASSES = 10
 
@@ -73,11 +76,18 @@ class Parts:
     replicates: int = 0
     """Resamplings of rows that their hashes decide; 0 keeps none. Needed for clusters only."""
     replicate_seed: int = 0
+    has_losses: bool = False
+    """Losses of scores, for Brier's score and the log loss; needs scores."""
 
     @property
     def is_first_format(self) -> bool:
         """Whether ``fairlead-state/1`` could hold it: then it is still written so, and keeps its digest."""
-        return not (self.has_weights or self.has_champion or self.replicates)
+        return not (self.has_weights or self.has_champion or self.replicates or self.has_losses)
+
+    @property
+    def format(self) -> str:
+        """The oldest format that can hold it."""
+        return _FORMATS[2 if self.has_losses else 0 if self.is_first_format else 1]
 
 
 class CountState:
@@ -85,8 +95,9 @@ class CountState:
 
     ``attributes`` may be empty: then there is one cell. ``classes`` names the K >= 2 classes; in binary tasks the
     second is the positive one. ``has_scores``, ``has_weights`` and ``has_champion`` say what every ``update`` brings;
-    ``replicates`` (200 for a 95 % interval) asks for resamplings decided by record, or by cluster. Raises
-    ``ValueError`` when the state would exceed 64 MB; ``state_size_bytes`` tells beforehand.
+    ``replicates`` (200 for a 95 % interval) asks for resamplings decided by record, or by cluster; ``has_losses``
+    keeps losses of the scores. Raises ``ValueError`` when the state would exceed 64 MB; ``state_size_bytes`` tells
+    beforehand.
     """
 
     def __init__(
@@ -99,6 +110,7 @@ class CountState:
         has_champion: bool = False,
         replicates: int = 0,
         replicate_seed: int = 0,
+        has_losses: bool = False,
     ) -> None:
         self.attributes = tuple(attributes)
         self.classes = tuple(classes)
@@ -108,6 +120,7 @@ class CountState:
             has_champion=has_champion,
             replicates=replicates,
             replicate_seed=replicate_seed,
+            has_losses=has_losses,
         )
         _refuse_unusable(self.attributes, self.classes, self.parts)
         shapes = _shapes(self.attributes, len(self.classes), self.parts)
@@ -162,6 +175,16 @@ class CountState:
     def replicates(self) -> IntArray | None:
         """The counts (or weights times 2**20) of each resampling, shape (R, cells, K, K+1); None if none are kept."""
         return self._arrays.get("replicates")
+
+    @property
+    def losses(self) -> IntArray | None:
+        """Sums of losses and of their squares, shape (cells, 4, 2), see ``losses.py``; None if they are not kept."""
+        return self._arrays.get("losses")
+
+    @property
+    def clipped(self) -> IntArray | None:
+        """Rows whose log loss is bounded, shape (cells,); None if losses are not kept."""
+        return self._arrays.get("clipped")
 
     @property
     def n_zero_weights(self) -> int:
@@ -258,11 +281,11 @@ class CountState:
 
     def to_bytes(self) -> bytes:
         """Deterministic bytes without pickle; ``numpy.load`` reads them as an ``.npz``. See ``encoding``."""
-        return encode(self._identity() | {"format": _FORMATS[not self.parts.is_first_format]}, self._arrays)
+        return encode(self._identity() | {"format": self.parts.format}, self._arrays)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "CountState":
-        """Read what ``to_bytes`` wrote, of this or the first format.
+        """Read what ``to_bytes`` wrote, of this or an earlier format.
 
         Raises ``ValueError`` for anything else; never unpickles.
         """
@@ -292,6 +315,7 @@ class CountState:
             has_champion=self.parts.has_champion,
             replicates=self.parts.replicates,
             replicate_seed=self.parts.replicate_seed,
+            has_losses=self.parts.has_losses,
         )
 
     def _copy(self) -> "CountState":
@@ -304,12 +328,13 @@ class CountState:
         first = {"attributes": attributes, "classes": list(self.classes), "has_scores": self.has_scores}
         if self.parts.is_first_format:
             return first
-        return first | {
+        second = first | {
             "has_weights": self.parts.has_weights,
             "has_champion": self.parts.has_champion,
             "replicates": self.parts.replicates,
             "replicate_seed": self.parts.replicate_seed,
         }
+        return second | {"has_losses": True} if self.parts.has_losses else second
 
     def _checked(
         self,
@@ -450,8 +475,18 @@ class CountState:
             drawn = poisson_weights(units, key).astype(np.float64)
             _add(array, flat, weights=drawn if own is None else drawn * own)
 
+    def _count_losses(self, cells: IntArray, labels: IntArray, scores: FloatArray) -> None:
+        losses = self._arrays["losses"]
+        for at, words in enumerate(fixed_losses(labels, scores)):
+            for word, numbers in enumerate(words):
+                sums = np.bincount(cells, weights=numbers, minlength=len(losses))
+                losses[:, at, word] += sums.astype(np.int64)
+        self._arrays["clipped"] += np.bincount(cells[is_clipped(labels, scores)], minlength=len(losses))
+
     def _count_scores(self, cells: NDArray[Any], labels: NDArray[Any], scores: FloatArray) -> None:
         cells, labels = cells.astype(np.int64), labels.astype(np.int64)
+        if self.parts.has_losses:
+            self._count_losses(cells, labels, scores)
         confidence, hits = scores, labels
         if len(self.classes) > 2:
             confidence = scores.max(axis=1, initial=0.0)
@@ -510,9 +545,16 @@ def state_size_bytes(
     has_weights: bool = False,
     has_champion: bool = False,
     replicates: int = 0,
+    has_losses: bool = False,
 ) -> int:
     """Memory of a state before any row is seen, in bytes."""
-    parts = Parts(has_scores=has_scores, has_weights=has_weights, has_champion=has_champion, replicates=replicates)
+    parts = Parts(
+        has_scores=has_scores,
+        has_weights=has_weights,
+        has_champion=has_champion,
+        replicates=replicates,
+        has_losses=has_losses,
+    )
     return _size_bytes(attributes, num_classes, parts)
 
 
@@ -533,6 +575,8 @@ def _shapes(attributes: Sequence[Attribute], num_classes: int, parts: Parts) -> 
     if parts.has_champion:
         answers = num_classes + 1 if num_classes <= _MOST_PAIRED_CLASSES else 2
         shapes["paired"] = (cells, num_classes, answers, answers)
+    if parts.has_losses:
+        shapes |= {"losses": (cells, *LOSS_SHAPE), "clipped": (cells,)}
     if parts.replicates:
         shapes["replicates"] = (parts.replicates, *table)
     return shapes
@@ -554,7 +598,8 @@ def _arguments(header: dict[str, Any]) -> dict[str, Any]:
     }
     if header["format"] == _FORMATS[0]:
         return first
-    flags = {name: bool(header[name]) for name in ("has_weights", "has_champion")}
+    names = ("has_weights", "has_champion", *(("has_losses",) if header["format"] == _FORMATS[2] else ()))
+    flags = {name: bool(header[name]) for name in names}
     return first | flags | {name: int(header[name]) for name in ("replicates", "replicate_seed")}
 
 
@@ -562,6 +607,8 @@ def _refuse_unusable(attributes: Sequence[Attribute], classes: Sequence[str], pa
     if len(classes) < 2 or len(set(classes)) != len(classes):
         raise ValueError(f"at least two different classes are needed, not {list(classes)!r}")
     refuse_ambiguous(attributes)
+    if parts.has_losses and not parts.has_scores:
+        raise ValueError("losses are those of scores: a state that keeps them needs scores")
     if parts.replicates < 0 or parts.replicate_seed < 0:
         raise ValueError("replicates and their seed must not be negative")
     size = _size_bytes(attributes, len(classes), parts)

@@ -242,6 +242,7 @@ class ExperimentSpec(Document):
         known = set(self.data.sensitive)
         groupings = () if self.evaluation.groupings == "all" else self.evaluation.groupings
         asked = [("evaluation.groupings", g) for g in groupings] + [("gates", g.by) for g in self.gates]
+        asked.append(("evaluation.control", self.evaluation.control))
         if self.mitigation is not None:
             asked.append(("mitigation.by", self.mitigation.by))
         for where, names in asked:

@@ -41,7 +41,7 @@ class ColumnsSpec(Document):
     positive: Level | None = None
     """The class that counts as selected, for two classes. Absent: the last one."""
     sensitive: tuple[Column, ...] | None = Field(default=None, max_length=8)
-    """Columns, or names in ``bins``, whose values are compared. Absent: those that groupings and gates name."""
+    """Columns, or names in ``bins``, whose values are compared. Absent: those that groupings, control, gates name."""
     bins: dict[Column, BinSpec] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -71,7 +71,9 @@ class PredictionsSpec(Document):
     def _names_agree(self) -> Self:
         known = set(self.sensitive)
         if strangers := set(self._named) - known:
-            raise ValueError(f"groupings or gates name {sorted(strangers)}, which columns.sensitive does not list")
+            raise ValueError(
+                f"groupings, control or gates name {sorted(strangers)}, which columns.sensitive does not list"
+            )
         if unused := set(self.columns.bins) - known:
             raise ValueError(f"columns.bins names {sorted(unused)}, which columns.sensitive does not list")
         gate_names = [gate.name for gate in self.gates]
@@ -93,7 +95,8 @@ class PredictionsSpec(Document):
     @property
     def _named(self) -> tuple[str, ...]:
         groupings = () if self.evaluation.groupings == "all" else self.evaluation.groupings
-        return tuple(dict.fromkeys(name for by in [*groupings, *(gate.by for gate in self.gates)] for name in by))
+        asked = [*groupings, *(gate.by for gate in self.gates), self.evaluation.control]
+        return tuple(dict.fromkeys(name for by in asked for name in by))
 
     def amended_columns(self, changes: Mapping[str, str]) -> Self:
         """With other columns in some of ``COLUMN_ROLES``. Raises ``BadSpec``."""

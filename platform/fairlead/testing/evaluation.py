@@ -41,7 +41,8 @@ def state_of_rows(
         ]
     ).T.reshape(len(labels), len(attributes))
     classes = [str(index) for index in range(num_classes)]
-    state = CountState(attributes=attributes, classes=classes, has_scores=scores is not None)
+    has_scores = scores is not None
+    state = CountState(attributes=attributes, classes=classes, has_scores=has_scores, has_losses=has_scores)
     state.update(codes, labels, predictions, record_hashes=np.arange(len(labels)), scores=scores)
     return state
 
@@ -56,7 +57,7 @@ def example_state(*, rows: int = 2000, num_classes: int = 2, seed: int = 0, has_
     sex = generator.choice(3, rows, p=[0.48, 0.5, 0.02])
     age = generator.choice(4, rows, p=[0.3, 0.4, 0.29, 0.01])
     classes = ("no", "yes") if num_classes == 2 else tuple(f"class {index}" for index in range(num_classes))
-    state = CountState(attributes=attributes, classes=classes, has_scores=has_scores)
+    state = CountState(attributes=attributes, classes=classes, has_scores=has_scores, has_losses=has_scores)
     if num_classes == 2:
         labels = (generator.random(rows) < 0.3 + 0.1 * (sex == 1)).astype(np.int64)
         scores = 1 / (1 + np.exp(1 - 2 * labels - 0.3 * (sex == 1) - generator.normal(size=rows)))

@@ -147,3 +147,25 @@ def test_every_metric_has_words() -> None:
     for task in ("binary", "multiclass"):
         for name in (*metric_names(task), *CALIBRATION_METRICS, *aggregate_names(task)):  # type: ignore[arg-type]
             assert "_" not in metric_title(name)
+
+
+@pytest.mark.parametrize(
+    ("correction", "words"),
+    [("none", "each is judged for itself"), ("holm", "the chance that any of them is met wrongly is 0.05 at most")],
+)
+def test_the_page_says_how_requirements_were_judged_together(correction: str, words: str) -> None:
+    assert words in page_of(example_state(), GATES, correction=correction)
+
+
+def test_the_page_counts_the_gaps_of_a_grouping_that_chance_does_not_explain() -> None:
+    page = page_of(state_of_tables({"F": (540, 90, 110, 260), "M": (380, 250, 80, 290)}))
+    assert "Counted among all 6 gaps tested in this report (Benjamini and Hochberg, level 0.05)" in page
+    assert "gap in selection rate" in page.split("more than chance explains: ")[1][:200]
+
+
+def test_reports_of_before_there_were_corrections_still_have_a_page() -> None:
+    state = example_state()
+    evaluation = EvaluationSpec.model_validate({"groupings": "all"})
+    report = build_report(state, provenance=a_provenance(), evaluation=evaluation, gates=GATES)
+    del report["multiplicity"]
+    assert "gaps tested in this report" not in render_page(report)

@@ -68,7 +68,7 @@ def test_bytes_come_back_as_they_went(num_classes: int) -> None:
 
 @pytest.mark.parametrize(
     "spoil",
-    [lambda b: b"", lambda b: b[:200], lambda b: b.replace(b"state/1", b"state/9"), lambda b: b.replace(b"i8", b"O8")],
+    [lambda b: b"", lambda b: b[:200], lambda b: b.replace(b"state/3", b"state/9"), lambda b: b.replace(b"i8", b"O8")],
 )
 def test_other_bytes_are_refused(spoil) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match="state"):
