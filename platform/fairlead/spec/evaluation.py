@@ -11,6 +11,8 @@ from fairlead.spec.document import Document
 
 Evidence = Literal["point", "upper_bound", "lower_bound"]
 Correction = Literal["none", "holm", "benjamini_hochberg"]
+DEFAULT_CORRECTION: Correction = "benjamini_hochberg"
+"""Of the list of gaps, which decides nothing."""
 _REQUIRE = re.compile(r"^\s*(<=|>=|<|>)\s*([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*$")
 
 
@@ -19,7 +21,8 @@ class EvaluationSpec(Document):
 
     groupings: tuple[tuple[str, ...], ...] | Literal["all"] = ()
     """Subsets of the sensitive attributes; several in one are an intersection; ``all`` is every subset."""
-    control: tuple[str, ...] = ()
+    # Left out where they are as without them: specs keep their hashes, and agents of older releases can read them.
+    control: tuple[str, ...] = Field(default=(), exclude_if=lambda value: value == ())
     """Attributes within whose strata (all combinations of their levels) gaps are compared as well, such as department
     or credit band: attributes like the sensitive ones, but with ``groupings: all`` they are not compared themselves."""
     min_support: int = Field(default=30, ge=1)
@@ -29,11 +32,13 @@ class EvaluationSpec(Document):
     low_support: Literal["inconclusive", "exclude"] = "inconclusive"
     on_inconclusive: Literal["block", "warn"] = "block"
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    correction: Correction = "none"
+    correction: Correction = Field(default="none", exclude_if=lambda value: value == "none")
     """How gates on bounds are judged together. ``none``: each for itself. With ``holm`` the probability that any of
     them passes wrongly is at most 1 - confidence; with ``benjamini_hochberg`` the expected share of wrong ones among
     those that pass is. Either makes passing harder; what fails without it fails with it."""
-    disparity_correction: Correction = "benjamini_hochberg"
+    disparity_correction: Correction = Field(
+        default=DEFAULT_CORRECTION, exclude_if=lambda value: value == DEFAULT_CORRECTION
+    )
     """How the report counts the gaps that chance alone does not explain; it decides no gate."""
     threshold: float = Field(default=0.5, ge=0, le=1)
     """Score at and above which a binary workload predicts the positive class."""

@@ -178,7 +178,7 @@ class PolicySpec(Document):
     """Run time over all attempts together."""
     stall_timeout_s: float = Field(default=600, gt=0)
     """Time without a reported step after which an attempt is stopped."""
-    idle_limit_s: float | None = Field(default=None, ge=60)
+    idle_limit_s: float | None = Field(default=None, ge=60, exclude_if=lambda value: value is None)  # as mitigation
     """Time after which workers are stopped that hold resources and do nothing: all use less than 5 % of a CPU each.
     Absent: they may. The attempt ends as ``over_budget`` and is not tried again; its last checkpoint stays."""
     retries: RetriesSpec = RetriesSpec()
