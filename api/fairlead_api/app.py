@@ -18,6 +18,7 @@ from fairlead.store.bell import Bell
 from fairlead_api.access import authorize
 from fairlead_api.audits import witness_of
 from fairlead_api.board import Board
+from fairlead_api.crowd import Crowd
 from fairlead_api.edge import Edge
 from fairlead_api.guesses import Guesses
 from fairlead_api.meters import Meters
@@ -69,6 +70,7 @@ def create_app(
         board=Board(store=store, settings=settings),
         guesses=Guesses(settings.max_bad_tokens),
         uses=Uses(store),
+        crowd=Crowd(clock),
     )
     app = FastAPI(
         title="Fairlead",

@@ -16,6 +16,7 @@ from fairlead.spec import Manifest
 from fairlead.store import Store
 from fairlead.store.bell import Bell
 from fairlead_api.board import Board
+from fairlead_api.crowd import Crowd
 from fairlead_api.guesses import Guesses
 from fairlead_api.uses import Uses
 
@@ -35,6 +36,7 @@ class Api:
     """The queue, for all who ask about it."""
     guesses: Guesses
     uses: Uses
+    crowd: Crowd
     has_started: threading.Event = field(default_factory=threading.Event)
     """Set once the database has answered with this release's schema."""
     stopping: threading.Event = field(default_factory=threading.Event)

@@ -186,7 +186,7 @@ def _insert(api: Api, session: Session, experiment_id: str, spec: ExperimentSpec
     decision = _admit(api, session, spec)
     if isinstance(decision, Rejected):
         raise BadSpec(decision.detail, problems=decision.problems)
-    if experiments.count_in(session, WAITING_STATES) >= api.settings.max_queued:
+    if not api.crowd.lets_in(api.settings.max_queued, lambda: experiments.count_in(session, WAITING_STATES)):
         raise TooMany(f"{api.settings.max_queued} experiments are waiting already; try again later")
     return experiments.insert(
         session,
