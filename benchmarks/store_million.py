@@ -9,6 +9,7 @@ round is the real tick of ``dispatch``, in which four attempts have just ended. 
 
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -44,6 +45,8 @@ STORED = (1_000, 10_000, 100_000, 1_000_000)
 QUEUED, PROJECTS, CALLS = 10_000, 50, 150
 BASE = 1_000
 """Experiments that are written one by one; the others are copies of them, made by the database."""
+COPIED_TOGETHER = 50
+"""Copies of them in one transaction: no statement may take half a minute on PostgreSQL, here neither."""
 CLUSTERS, NODES, CPUS, GPUS = 4, 16, 128, 8
 ROUNDS = 15
 WARM_UP = 5
@@ -147,6 +150,8 @@ def _on(database: str, stored: Sequence[int], *, queued: int, projects: int, cal
             known = many
             load_s = time.perf_counter() - began_s
             points.append({"stored": many, "load_s": load_s, **world.rounds(), **world.calls(calls)})
+            told = ", ".join(f"{kind} {points[-1][_shown(kind)]:.3g} ms" for kind in KINDS)
+            print(f"{database}, {many:,} stored: {told}", file=sys.stderr, flush=True)
         return points
 
 
@@ -187,12 +192,13 @@ class World:
         self.num_base = many
 
     def store_copies(self, from_: int, to: int) -> None:
-        """As many more as bring ``from_`` to ``to``, in the database itself: one statement for each table."""
+        """As many more as bring ``from_`` to ``to``, made in the database itself, so many copies a transaction."""
         if to > from_:
             first, last = -(-from_ // self.num_base), -(-to // self.num_base)
-            with self.store.write() as session:
-                for each in (ExperimentRow, AttemptRow, EventRow):
-                    self._copy(session, each, first, last)
+            for start in range(first, last, COPIED_TOGETHER):
+                with self.store.write() as session:
+                    for each in (ExperimentRow, AttemptRow, EventRow):
+                        self._copy(session, each, start, min(last, start + COPIED_TOGETHER))
         self._analyze()
 
     def _copy(self, session: Session, each: type[Table], first: int, last: int) -> None:
