@@ -8,6 +8,7 @@ import contextlib
 import os
 import re
 import stat
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -38,6 +39,8 @@ QUIET_S = 90.0
 LOOKS = 10
 LINGER_S = 75.0
 """Ray's head holds the connections of ended workers for up to twice its ``RAY_subscriber_timeout_ms`` (30 s)."""
+SLOW_S = 10.0
+"""Of starts that took longer the events are kept: nothing else is left of them to look at."""
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -74,7 +77,8 @@ def measure() -> Measurement:
         before, memory_before = _settled(stack.description, warm), _memory(warm)
         forked_before = _forked(warm)
         began_s = time.monotonic()
-        seconds, kinds = _start(client, directory, starts)
+        slow: list[dict[str, Any]] = []
+        seconds, kinds = _start(client, directory, starts, slow)
         took_s = time.monotonic() - began_s
         after, memory_after = _settled(stack.description, warm), _memory(warm)
         leaked = leaks(before, after)
@@ -87,6 +91,7 @@ def measure() -> Measurement:
             "seconds": round(took_s, 1),
             "seconds_to_first_step": spread(seconds),
             "all_to_first_step_s": [round(each, 2) for each in seconds],
+            "slow": slow,
             "slowest_to_first_step_s": [round(each, 2) for each in sorted(seconds)[-5:]],
         }
     growth = memory_after["servers"] / memory_before["servers"] - 1
@@ -120,7 +125,10 @@ def _more(before: Holdings, after: Holdings, kind: str) -> int:
     return after.kinds[kind] - before.kinds.get(kind, 0)
 
 
-def _start(client: Client, directory: Path, count: int) -> tuple[list[float], dict[str, int]]:
+def _start(
+    client: Client, directory: Path, count: int, slow: list[dict[str, Any]] | None = None
+) -> tuple[list[float], dict[str, int]]:
+    """Seconds of each start, and how many were of which kind. ``slow`` is given the events of those that took long."""
     seconds: list[float] = []
     kinds: dict[str, int] = {}
     for number in range(count):
@@ -131,6 +139,13 @@ def _start(client: Client, directory: Path, count: int) -> tuple[list[float], di
         seconds.append(float(stamp.read_text()) - began)
         kind = start_of(experiment)
         kinds[kind] = kinds.get(kind, 0) + 1
+        if slow is not None and seconds[-1] > SLOW_S:
+            told = [
+                f"{one.at.isoformat()} {one.to_state or one.kind}: {one.reason}"
+                for one in experiment.events(follow=False)
+            ]
+            slow.append({"start": number, "seconds": round(seconds[-1], 2), "events": told})
+            print(f"start {number} took {seconds[-1]:.1f} s", *told, sep="\n  ", file=sys.stderr, flush=True)
     return seconds, kinds
 
 
