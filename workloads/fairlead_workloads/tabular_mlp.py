@@ -23,7 +23,7 @@ from fairlead.data.alone import run_alone
 from fairlead.data.export import read_model
 from fairlead.data.torch import seed_epoch, share_cores, sum_over_ranks
 from fairlead.errors import BadData
-from fairlead.mitigation import begin_mitigation
+from fairlead.mitigation import Mitigation, begin_mitigation
 from fairlead.workload import Context, Params, Predictor
 
 
@@ -136,6 +136,13 @@ def train(params: Params, context: Context) -> None:
             return  # the last checkpoint is already safe
 
     model.load_state_dict(best)
+    count_test(model, context, mitigation)
+    config = {"mean": mean, "std": std, "hidden": list(settings.hidden)}
+    context.export(model.state_dict(), config=config | mitigation.config())
+
+
+def count_test(model: nn.Module, context: Context, mitigation: Mitigation) -> None:
+    """Decide the test split and count it. Thresholds of groups, if asked for, are chosen on validation rows before."""
     if mitigation.is_in_decisions:
         tuning = context.shard("validation")
         mitigation.choose(
@@ -143,14 +150,12 @@ def train(params: Params, context: Context) -> None:
         )
     test = context.shard("test")
     scores = probabilities(model, test.features)
-    if classes == 2:
+    if len(context.dataset.classes) == 2:
         scores = scores[:, 1]
         predictions = mitigation.decide(scores, groups=mitigation.groups(test.records))
     else:
         predictions = scores.argmax(axis=1)
     context.evaluate("test", records=test.records, predictions=predictions, scores=scores)
-    config = {"mean": mean, "std": std, "hidden": list(settings.hidden)}
-    context.export(model.state_dict(), config=config | mitigation.config())
 
 
 def scale_of(features: np.ndarray) -> tuple[list[float], list[float]]:

@@ -4,8 +4,6 @@ Both are decided by bounds: the first fails because even the lower bound of its 
 passes because even the upper bound is below it.
 """
 
-import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from fairlead.cli.experiments import exit_code
-from fairlead.cli.local import INTERRUPTED, Interrupted, ready_spec, signals_interrupt, started, tell_places
+from fairlead.cli.local import on_own_stack, ready_spec, tell_places
 from fairlead.cli.output import OUTCOME_STYLES, err, number, out, print_json_line, styled, table
 from fairlead.cli.watching import follow
 from fairlead.client import Client, Experiment
@@ -44,17 +42,12 @@ def demonstrate_fairness(output: Path, *, keep: Path | None, cpus: int | None, a
 
     The two report pages stay in ``output``; of the stack nothing does, unless ``keep`` names a directory for it.
     """
-    home = keep or Path(tempfile.mkdtemp(prefix="fairlead-demo-"))
-    stack = EmbeddedStack(home, cpus=cpus)
-    try:
-        with signals_interrupt(), started(stack, is_quiet=as_json), stack.client() as client:
+
+    def run(stack: EmbeddedStack) -> int:
+        with stack.client() as client:
             return run_fairness(stack, client, output, is_kept=keep is not None, as_json=as_json)
-    except (Interrupted, KeyboardInterrupt):
-        err().print("interrupted; everything has been ended")
-        return INTERRUPTED
-    finally:
-        if keep is None:
-            shutil.rmtree(home, ignore_errors=True)
+
+    return on_own_stack(run, keep=keep, cpus=cpus, is_quiet=as_json)
 
 
 def run_fairness(stack: EmbeddedStack, client: Client, output: Path, *, is_kept: bool, as_json: bool) -> int:

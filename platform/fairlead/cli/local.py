@@ -6,7 +6,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -31,7 +31,7 @@ INTERRUPTED = 130
 _LOOK_S = 0.5
 
 
-class Interrupted(BaseException):
+class _Interrupted(BaseException):
     """A signal asked for the end."""
 
 
@@ -47,12 +47,12 @@ def serve(
     """Start a stack, say where it answers, and serve until a signal comes. Raises ``FairleadError``."""
     stack = EmbeddedStack(home, cpus=cpus, gpus=gpus, port=port, mlflow_port=mlflow_port)
     try:
-        with signals_interrupt(), started(stack, is_quiet=as_json):
+        with _signals_interrupt(), _started(stack, is_quiet=as_json):
             _tell_addresses(stack, as_json=as_json)
             while stack.failure is None:
                 time.sleep(_LOOK_S)
             raise FairleadError(f"{stack.failure}; see the logs in {stack.home / 'logs'}")
-    except (Interrupted, KeyboardInterrupt):
+    except (_Interrupted, KeyboardInterrupt):
         if not as_json:
             err().print("ended; the data stay in", escape(str(stack.home)))
 
@@ -60,12 +60,21 @@ def serve(
 def demonstrate(spec: Path | None, *, keep: Path | None, cpus: int | None, as_json: bool) -> int:
     """Train one spec on a stack of its own; returns the exit code. Leaves no process, and no files unless kept."""
     found = spec or ready_spec(DEMONSTRATION)
+
+    def run(stack: EmbeddedStack) -> int:
+        return _run_demonstration(stack, found, is_kept=keep is not None, as_json=as_json)
+
+    return on_own_stack(run, keep=keep, cpus=cpus, is_quiet=as_json)
+
+
+def on_own_stack(run: Callable[[EmbeddedStack], int], *, keep: Path | None, cpus: int | None, is_quiet: bool) -> int:
+    """What ``run`` returns for a stack that is up, or ``INTERRUPTED``. Leaves no process, and no files unless kept."""
     home = keep or Path(tempfile.mkdtemp(prefix="fairlead-demo-"))
     stack = EmbeddedStack(home, cpus=cpus)
     try:
-        with signals_interrupt(), started(stack, is_quiet=as_json):
-            return _run_demonstration(stack, found, is_kept=keep is not None, as_json=as_json)
-    except (Interrupted, KeyboardInterrupt):
+        with _signals_interrupt(), _started(stack, is_quiet=is_quiet):
+            return run(stack)
+    except (_Interrupted, KeyboardInterrupt):
         err().print("interrupted; everything has been ended")
         return INTERRUPTED
     finally:
@@ -124,7 +133,7 @@ def tell_places(console: Console, stack: EmbeddedStack, *, is_kept: bool) -> Non
 
 
 @contextmanager
-def started(stack: EmbeddedStack, *, is_quiet: bool) -> Iterator[None]:
+def _started(stack: EmbeddedStack, *, is_quiet: bool) -> Iterator[None]:
     """The stack, with its start shown; ended whatever happens, and not interrupted in that."""
     picture = _Start(stack.home)
     stack.on_progress = picture.change
@@ -186,11 +195,11 @@ def _tell_addresses(stack: EmbeddedStack, *, as_json: bool) -> None:
 
 
 @contextmanager
-def signals_interrupt() -> Iterator[None]:
+def _signals_interrupt() -> Iterator[None]:
     """SIGTERM and SIGHUP end the block as Ctrl-C does."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise Interrupted
+        raise _Interrupted
 
     with _handling(interrupt, signal.SIGTERM, signal.SIGHUP):
         yield

@@ -1,4 +1,3 @@
-import contextlib
 import json
 import math
 from typing import Any
@@ -191,8 +190,12 @@ json_values = st.recursive(
     | st.dictionaries(st.sampled_from(["name", "data", "gates", "params", "evaluation", "register"]), json_values)
 )
 def test_whatever_comes_in_the_answer_is_a_spec_or_problems_in_words(content: Any) -> None:
-    with contextlib.suppress(BadSpec):
-        from_mapping(ExperimentSpec, content)
+    found: Any = None
+    try:
+        found = from_mapping(ExperimentSpec, content)
+    except BadSpec as error:
+        found = error
+    assert isinstance(found, ExperimentSpec) or str(found).strip()
 
 
 @given(text=st.text())
