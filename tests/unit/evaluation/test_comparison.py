@@ -1,5 +1,6 @@
 """What mitigation changed: values of two reports on the same rows, or the reason why there are none."""
 
+import re
 from typing import Any
 
 import jsonschema
@@ -106,6 +107,8 @@ def test_the_page_shows_both_columns_and_says_what_was_done(method: Any) -> None
     mitigation = MitigationSpec(method=method, by=("group",))
     report = report_of(state_of_tables(AFTER), a_baseline(BEFORE), mitigation=mitigation)
     page = render_page(report)
+    headings = re.findall(r"<h2>(.*?)</h2>", page)
+    assert len(headings) == len(set(headings)), "every section stands on the page once"
     for words in ("What was done against gaps", "experiment e1", "0.300 → 0.450", "✕ not met"):
         assert words in page
     assert "{goal}" not in page
