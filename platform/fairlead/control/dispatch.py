@@ -28,7 +28,7 @@ from fairlead.store.tables import AttemptRow, ExperimentRow
 
 EXPLAINED_AT_ONCE = 500
 """Reasons that one tick writes; the rest follow at once."""
-ADMITTED_TOGETHER = 20
+ADMITTED_TOGETHER = 5
 """Experiments admitted in one transaction: enough to share its cost, few enough that a submit does not wait for it."""
 ACTOR = "dispatch"
 AVOIDED_FOR = timedelta(minutes=5)
