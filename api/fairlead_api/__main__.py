@@ -23,7 +23,7 @@ from fairlead.clock import SystemClock
 from fairlead.data.manifests import find_manifests
 from fairlead.errors import FairleadError
 from fairlead.journal import log_to
-from fairlead.settings import ControlSettings, LogSettings
+from fairlead.settings import ControlSettings, LogSettings, names_of
 from fairlead.store import Store, check_revision, log_event, migrate, open_store
 from fairlead.store.bell import Bell
 from fairlead_api.accounts import accept_tokens, ensure_first_token
@@ -95,6 +95,7 @@ def serve(settings: ControlSettings, server_settings: ServerSettings) -> None:
             loops = control.start(store, settings, clock=clock, manifests=manifests, is_sole=store.is_sqlite, bell=bell)
             stack.callback(loops.stop)
         app = create_app(settings, store, clock=clock, manifests=manifests, bell=bell)
+        app.state.api.has_started.set()  # or `_prepare` would have raised
         _run(app, settings)
 
 
@@ -147,8 +148,7 @@ def main() -> int:
         settings, server_settings = ControlSettings(), ServerSettings()
         serve(settings, server_settings)
     except ValidationError as error:
-        names = ", ".join("FAIRLEAD_" + ".".join(map(str, one["loc"])).upper() for one in error.errors())
-        logger.error("settings are missing or wrong", settings=names)
+        logger.error("settings are missing or wrong", settings=names_of(error))
         return 2
     except FairleadError as error:
         logger.error("it cannot start as it is set up", reason=str(error))

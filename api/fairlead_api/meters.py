@@ -74,7 +74,11 @@ class Meters:
             queued.add_metric([project], count)
         queued.add_metric([OTHERS], queue.others)
         yield queued
-        yield self._age("fairlead_queue_oldest_seconds", "Since the first in the queue was queued.", queue.oldest_at)
+        yield self._age(
+            "fairlead_queue_oldest_seconds",
+            "The longest wait in the queue, without the time that it ran.",
+            queue.oldest_at,
+        )
 
     def _clusters(self, session: Session) -> Iterator[Metric]:
         """Without those that are retired."""

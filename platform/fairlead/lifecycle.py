@@ -317,12 +317,12 @@ def blame_nodes(
     for one in sorted(recent, key=lambda one: one.ended_at, reverse=True):
         if len(named[one.experiment_id]) > 1:
             continue
-        (node,) = one.nodes
+        node = one.nodes[0]  # or the same once more: what a result says is not ours
         if node not in readmitted or one.ended_at > readmitted[node]:
             found.setdefault(node, {}).setdefault(one.experiment_id, one)
     return {node: tuple(those.values()) for node, those in found.items() if len(those) >= EXCLUDE_AFTER}
 
 
 def _names_nodes(death: NodeDeath) -> bool:
-    is_told = death.outcome is Outcome.INFRA_ERROR and death.reason.split(":")[0] in DEATHS_ON_NODES
+    is_told = death.outcome is Outcome.INFRA_ERROR and death.reason in DEATHS_ON_NODES
     return is_told and bool(death.nodes)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from platformdirs import user_data_path
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from fairlead.journal import Format
@@ -35,6 +35,11 @@ class ClientSettings(BaseSettings):
     token: SecretStr | None = None
     home: Path | None = None
     """Data directory of the embedded stack."""
+
+
+def names_of(error: ValidationError) -> str:
+    """The variables of the environment that are missing or wrong, for people."""
+    return ", ".join("FAIRLEAD_" + ".".join(map(str, one["loc"])).upper() for one in error.errors())
 
 
 class LogSettings(BaseSettings):

@@ -12,8 +12,10 @@ import time
 from types import FrameType
 
 import structlog
+from pydantic import ValidationError
 
 from fairlead.agent.endings import BAD_SETTINGS, STOPPED, SUPERSEDED, log_to_stderr
+from fairlead.settings import names_of
 
 MAX_RESTART_DELAY_S = 30.0
 STEADY_AFTER_S = 60.0
@@ -22,7 +24,11 @@ logger = structlog.get_logger("fairlead.agent")
 
 def supervise() -> int:
     """Keep one agent running; pass signals on."""
-    log_to_stderr()
+    try:
+        log_to_stderr()
+    except ValidationError as error:
+        logger.error("settings are missing or wrong", settings=names_of(error))
+        return BAD_SETTINGS
     stopping = threading.Event()
     children: list[subprocess.Popen[bytes]] = []
 

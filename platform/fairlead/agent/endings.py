@@ -11,6 +11,7 @@ SUPERSEDED = 3
 
 
 def log_to_stderr() -> None:
-    """On standard error: a line of text an event, or of JSON where that is asked for."""
+    """On standard error: a line of text an event, or of JSON where that is asked for. Raises ``ValidationError``."""
+    log_to(sys.stderr, form="text", level="INFO")  # so that it can be said there what is wrong with the settings
     said = LogSettings()
     log_to(sys.stderr, form=said.log_format or "text", level=said.log_level)

@@ -19,7 +19,7 @@ from fairlead.agent.tending import Surroundings
 from fairlead.clock import SystemClock
 from fairlead.errors import StaleAgent, Unauthorized
 from fairlead.run.warm import WarmServer, default_directory
-from fairlead.settings import AgentSettings
+from fairlead.settings import AgentSettings, names_of
 
 _PR_SET_PDEATHSIG = 1
 logger = structlog.get_logger("fairlead.agent")
@@ -28,11 +28,14 @@ logger = structlog.get_logger("fairlead.agent")
 def run_agent() -> int:
     """Be the agent until a signal comes."""
     _end_with_parent()
-    log_to_stderr()
     try:
+        log_to_stderr()
         settings = AgentSettings()
         token = settings.agent_token_file.read_text().strip()
-    except (ValidationError, OSError) as error:
+    except ValidationError as error:
+        logger.error("settings are missing or wrong", settings=names_of(error))
+        return BAD_SETTINGS
+    except OSError as error:
         logger.error("the settings cannot be used", error=str(error))
         return BAD_SETTINGS
     control = ControlPlane(settings.control_url, agent_token=token)

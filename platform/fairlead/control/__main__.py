@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from contextlib import ExitStack
 from threading import Event
 
 import structlog
@@ -11,7 +12,7 @@ from fairlead.control.loops import start
 from fairlead.control.meters import serving
 from fairlead.errors import BadInput, FairleadError
 from fairlead.journal import log_to
-from fairlead.settings import ControlSettings, LogSettings
+from fairlead.settings import ControlSettings, LogSettings, names_of
 from fairlead.store import check_revision, log_event, open_store
 from fairlead.store.bell import Bell
 
@@ -29,17 +30,23 @@ def main() -> int:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(USAGE)
         return 0
+    with ExitStack() as stack:
+        return _run(stack)
+
+
+def _run(stack: ExitStack) -> int:
     try:
         said = LogSettings()
         log_to(sys.stdout, form=said.log_format or "text", level=said.log_level)
         settings = ControlSettings()
         store = open_store(settings.database_url, tell=log_event)
+        stack.callback(store.close)
         if store.is_sqlite:
             raise BadInput("SQLite allows one server: run the loops in the api process (FAIRLEAD_WITH_CONTROL=1)")
         check_revision(store)
+        stack.enter_context(serving(settings.metrics_host, settings.metrics_port))
     except ValidationError as error:
-        names = ", ".join("FAIRLEAD_" + ".".join(map(str, one["loc"])).upper() for one in error.errors())
-        logger.error("settings are missing or wrong", settings=names)
+        logger.error("settings are missing or wrong", settings=names_of(error))
         return 2
     except FairleadError as error:
         logger.error("it cannot start as it is set up", reason=str(error))
@@ -47,11 +54,10 @@ def main() -> int:
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with serving(settings.metrics_host, settings.metrics_port), Bell(store) as bell:
+    with Bell(store) as bell:
         loops = start(store, settings, bell=bell)
         stop.wait()
         loops.stop()
-    store.close()
     return 0
 
 

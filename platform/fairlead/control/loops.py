@@ -34,11 +34,17 @@ FOLLOW_S = 1.0
 REST_SHARE = 9.0
 REST_AT_MOST_S = 0.25
 """After a tick a loop rests this many times as long as the tick took, but no longer than this: then a burst of rings,
-such as a hundred submits a second, costs each loop a tenth of the time at most, and one ring alone is heard at once."""
+such as a hundred submits a second, costs a loop whose ticks are short a tenth of the time, and one ring alone is heard
+at once."""
+PACED = ("deliver",)
+"""Loops that wait inside a tick while they have something to do: a rest would leave answers unread."""
 
 
 def run_until(stop: Event, tick: Tick, *, name: str, idle_s: float, wake: Event, may_run: Callable[[], bool]) -> None:
-    """Tick until ``stop``; when a tick found nothing to do, wait for ``idle_s`` or a ring. Ticks do not crowd."""
+    """Tick until ``stop``; when a tick found nothing to do, wait for ``idle_s`` or a ring. Ticks do not crowd.
+
+    A loop in ``PACED`` rests after such ticks only.
+    """
     with structlog.contextvars.bound_contextvars(loop=name):
         while not stop.is_set():
             wake.clear()
@@ -47,6 +53,8 @@ def run_until(stop: Event, tick: Tick, *, name: str, idle_s: float, wake: Event,
             ended_s = time.monotonic()
             if not is_busy:
                 wake.wait(idle_s)
+            if is_busy and name in PACED:
+                continue
             rested_s = time.monotonic() - ended_s
             stop.wait(max(0.0, min(REST_AT_MOST_S, REST_SHARE * (ended_s - began_s)) - rested_s))
 

@@ -24,7 +24,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from fairlead.control.deliver import webhook_failures
 from fairlead.control.leader import stale_writes_dropped
 from fairlead.control.rows import rows_not_served
-from fairlead.errors import StaleLeader, Unavailable
+from fairlead.errors import BadInput, StaleLeader, Unavailable
 
 # Without this each counter has a series more, with the time at which it was made.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -96,14 +96,17 @@ LOOPS = LoopMeters()
 
 @contextmanager
 def serving(host: str, port: int | None) -> Iterator[None]:
-    """Answer Prometheus at ``host:port``, where a port is given. Raises ``OSError`` where it is taken."""
+    """Answer Prometheus at ``host:port``, where a port is given. Raises ``BadInput`` where it is taken."""
     if port is None:
         yield
         return
     registry = CollectorRegistry()
     registry.register(LOOPS)
     ProcessCollector(registry=registry)
-    server, thread = start_http_server(port, host, registry)
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        raise BadInput(f"the meters cannot be shown at {host}:{port}: {error.strerror}") from error
     logger.info("serving meters", host=host, port=port)
     try:
         yield

@@ -1,7 +1,7 @@
 """Numbers for those who run the server: what waits, since when, and for whom. Each is one question with an index."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -28,6 +28,8 @@ class Queue:
 def queue(session: Session) -> Queue:
     """The queue as it is now, by at most ``MOST_PROJECTS``."""
     number = func.count().label("number")
+    # Who comes back to the queue keeps its first place in it, and running was no waiting.
+    waits = select(ExperimentRow.enqueued_at, ExperimentRow.spent_s).where(ExperimentRow.state == State.QUEUED)
     query = (
         select(ExperimentRow.project, number).where(ExperimentRow.state == State.QUEUED).group_by(ExperimentRow.project)
     )
@@ -36,9 +38,7 @@ def queue(session: Session) -> Queue:
     return Queue(
         by_project=tuple(rows[:MOST_PROJECTS]),
         others=sum(count for _, count in rows[MOST_PROJECTS:]),
-        oldest_at=session.scalar(
-            select(func.min(ExperimentRow.enqueued_at)).where(ExperimentRow.state == State.QUEUED)
-        ),
+        oldest_at=min((at + timedelta(seconds=spent_s) for at, spent_s in session.execute(waits) if at), default=None),
     )
 
 

@@ -7,6 +7,7 @@ import structlog
 from sqlalchemy import Connection, event
 from sqlalchemy.orm import Mapper, Session, object_session
 
+from fairlead.store.attempts import attempt_id
 from fairlead.store.tables import EventRow
 
 _WRITTEN = "fairlead.events"
@@ -23,7 +24,7 @@ def _note(_: Mapper[EventRow], __: Connection, row: EventRow) -> None:
 def _said_of(row: EventRow) -> dict[str, Any]:
     said = {
         "experiment_id": row.experiment_id,
-        "attempt_id": None if row.attempt_no is None else f"{row.experiment_id}-a{row.attempt_no}",
+        "attempt_id": None if row.attempt_no is None else attempt_id(row.experiment_id, row.attempt_no),
         "seq": row.seq,
         "kind": row.kind,
         "before": row.from_state,

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import text
+from sqlalchemy import text, update
 from starlette.testclient import TestClient
 
 from fairlead.control.leader import LEASE
@@ -20,7 +20,7 @@ from fairlead.errors import StaleLeader, Unavailable
 from fairlead.lifecycle import State
 from fairlead.settings import ControlSettings
 from fairlead.store import batches, experiments, gauges, leases, migrate, open_store
-from fairlead.store.tables import OutboxRow, WebhookEndpointRow
+from fairlead.store.tables import ExperimentRow, OutboxRow, WebhookEndpointRow
 from fairlead.testing.stored import a_node
 from fairlead_api import create_app
 from fairlead_api.meters import OTHERS
@@ -73,6 +73,9 @@ def test_the_queue_is_told_by_the_longest_queues_and_the_first_in_it(bench: Any,
     assert value(found, "fairlead_queued", project="p00") == 2
     assert value(found, "fairlead_queued", project=OTHERS) == 3
     assert value(found, "fairlead_queue_oldest_seconds") == num_projects
+    with bench.store.write() as session:  # running is no waiting
+        session.execute(update(ExperimentRow).values(spent_s=num_projects - 3.0))
+    assert value(samples(bench), "fairlead_queue_oldest_seconds") == 3
 
 
 def queue(bench: Any, experiment_id: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
+from fairlead.control.meters import serving
+from fairlead.errors import BadInput
 from fairlead.store import attempts
 from fairlead.testing.mlflow import free_port
 from fairlead.testing.ray import wait_for
@@ -122,3 +125,10 @@ def test_what_keeps_a_process_from_starting_is_json_too(program: str) -> None:
     (line,) = [json.loads(each) for each in (ran.stdout + ran.stderr).splitlines()]
     assert (line["event"], line["level"]) == ("settings are missing or wrong", "error")
     assert "FAIRLEAD_STORAGE" in line["settings"]
+
+
+def test_a_port_for_meters_that_is_taken_is_a_bad_setting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(BadInput, match=str(port)), serving("127.0.0.1", port):
+            pytest.fail("nothing can be served there")

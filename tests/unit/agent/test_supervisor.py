@@ -20,14 +20,22 @@ def test_settings_that_cannot_be_used_are_named_and_not_tried_again() -> None:
     with a_supervisor({}) as process:
         _, words = process.communicate(timeout=60)
     assert process.returncode == BAD_SETTINGS
-    assert "ray_address" in words
+    assert "FAIRLEAD_RAY_ADDRESS" in words
 
 
 def test_an_agent_writes_json_where_that_is_asked_for() -> None:
     with a_supervisor({"FAIRLEAD_LOG_FORMAT": "json"}) as process:
         _, words = process.communicate(timeout=60)
     (line,) = [json.loads(each) for each in words.splitlines()]
-    assert (line["event"], line["level"]) == ("the settings cannot be used", "error")
+    assert (line["event"], line["level"]) == ("settings are missing or wrong", "error")
+
+
+def test_a_log_level_that_is_none_is_a_bad_setting_like_any_other() -> None:
+    with a_supervisor({"FAIRLEAD_LOG_LEVEL": "loud"}) as process:
+        _, words = process.communicate(timeout=60)
+    assert process.returncode == BAD_SETTINGS
+    assert "FAIRLEAD_LOG_LEVEL" in words
+    assert "Traceback" not in words
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

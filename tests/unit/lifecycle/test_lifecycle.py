@@ -302,6 +302,7 @@ def death(key: str, *nodes: str, age_s: float = 60, outcome: Outcome = Outcome.I
     [
         ([death("a", "n"), death("b", "n"), death("c", "n")], {"n"}),
         ([death("a", "n"), death("b", "n", reason="runner_died"), death("c", "n")], {"n"}),
+        ([death("a", "n", "n"), death("b", "n"), death("c", "n")], {"n"}),
         ([death("a", "n"), death("b", "n")], set()),
         ([death("a", "n"), death("b", "n"), death("b", "n"), death("a", "n")], set()),
         ([death("a", "n"), death("b", "n"), death("c", "m")], set()),

@@ -25,7 +25,7 @@ class Stop(Event):
         return True
 
 
-def rest_after(*, tick_s: float, is_busy: bool, idle_s: float = 0.0) -> float:
+def rest_after(*, tick_s: float, is_busy: bool, idle_s: float = 0.0, name: str = "settle") -> float:
     """Seconds that a loop rests after a tick during which the bell rang."""
     stop, wake = Stop(), Event()
 
@@ -35,7 +35,7 @@ def rest_after(*, tick_s: float, is_busy: bool, idle_s: float = 0.0) -> float:
             wake.set()
         return is_busy
 
-    run_until(stop, tick, name="settle", idle_s=idle_s or 60, wake=wake, may_run=lambda: True)
+    run_until(stop, tick, name=name, idle_s=idle_s or 60, wake=wake, may_run=lambda: True)
     return stop.rests_s[0]
 
 
@@ -50,6 +50,17 @@ def test_a_long_tick_is_not_followed_by_a_long_rest() -> None:
 
 def test_who_has_waited_for_a_ring_need_not_rest() -> None:
     assert rest_after(tick_s=0.001, is_busy=False, idle_s=0.3) == 0
+
+
+def test_who_waits_for_answers_inside_a_tick_does_not_rest_after_it() -> None:
+    stop, rings = Stop(), iter([True, True, False])
+
+    def tick() -> bool:
+        time.sleep(0.01)
+        return next(rings)
+
+    run_until(stop, tick, name="deliver", idle_s=0, wake=Event(), may_run=lambda: True)
+    assert len(stop.rests_s) == 1, "only after the tick that found nothing"
 
 
 @dataclass(frozen=True)
