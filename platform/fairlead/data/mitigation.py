@@ -67,14 +67,18 @@ def group_numbers(attributes: Sequence[Attribute], codes: Codes, by: Sequence[st
 def row_weights(groups: IntArray, labels: IntArray, *, num_groups: int, num_classes: int) -> FloatArray:
     """Reweighing: ``n_g n_y / (n n_gy)``, by which label and group are independent. Shape (num_groups, num_classes).
 
-    ``groups``, ``labels``: shape (n,). Combinations that no row has get 0; their number never comes up. The weights
-    of all rows add up to n where every group that has rows has all classes (``problems_with`` refuses other data).
+    ``groups``, ``labels``: shape (n,). The last group is the unknown one: its rows weigh 1 and are not counted.
+    Combinations that no row has get 0; their number never comes up. The weights of the rows of known groups add up to
+    their number where every group that has rows has all classes (``problems_with`` refuses other data).
     Source: Kamiran, Calders 2012, Data preprocessing techniques for classification without discrimination.
     """
     cells = np.zeros((num_groups, num_classes), dtype=np.float64)
     np.add.at(cells, (groups, labels), 1.0)
-    expected = cells.sum(axis=1, keepdims=True) * cells.sum(axis=0, keepdims=True) / max(1, len(labels))
-    return np.divide(expected, cells, out=np.zeros_like(cells), where=cells > 0)
+    cells[-1] = 0.0
+    expected = cells.sum(axis=1, keepdims=True) * cells.sum(axis=0, keepdims=True) / max(1.0, cells.sum())
+    weights = np.divide(expected, cells, out=np.zeros_like(cells), where=cells > 0)
+    weights[-1] = 1.0
+    return weights
 
 
 def score_counts(scores: FloatArray, labels: IntArray, groups: IntArray, *, num_groups: int) -> IntArray:
@@ -92,9 +96,10 @@ def choose_thresholds(counts: IntArray, goal: Goal) -> FloatArray:
     Returns shape (groups,), multiples of 1/1024: scores at and above a group's threshold are predicted positive; one
     above 1 selects nobody.
 
-    For each common rate r on a grid of 1,000, every group takes the threshold whose rate lies nearest to r; of these
-    the r with the most rows predicted correctly is kept, ties broken for the smaller gap. Without randomisation, so
-    rates agree only as well as the groups' scores allow. Raises ``ValueError`` where a group has no row that counts.
+    For each common rate r on a grid of 1,000, every group takes the threshold whose rate lies nearest to r, and of
+    several such the one with the most rows predicted correctly; of these the r with the most is kept, ties broken for
+    the smaller gap. Without randomisation, so rates agree only as well as the groups' scores allow. Raises
+    ``ValueError`` where a group has no row that counts.
     Source: Hardt, Price, Srebro 2016, Equality of opportunity in supervised learning (there also with two thresholds).
     """
     above = counts[:, :, ::-1].cumsum(axis=2)[:, :, ::-1]  # rows at and above the lower edge of each bin
@@ -108,7 +113,8 @@ def choose_thresholds(counts: IntArray, goal: Goal) -> FloatArray:
     chosen = np.zeros(len(counts), dtype=np.int64)
     rows = np.arange(len(counts))
     for rate in np.linspace(0, 1, 1001):
-        edges = np.abs(rates - rate).argmin(axis=1)
+        distances = np.abs(rates - rate)
+        edges = np.where(distances == distances.min(axis=1, keepdims=True), right, -1).argmax(axis=1)
         found = rates[rows, edges]
         merit = int(right[rows, edges].sum()), float(found.min() - found.max())
         if best is None or merit > best:
@@ -143,7 +149,7 @@ def _support_problems(spec: MitigationSpec, dataset: Dataset, groups: Groups) ->
     if np.count_nonzero(cells[:-1].sum(axis=1)) < 2:
         message = f"fewer than two groups by {' and '.join(spec.by)} have rows in the {split} split"
         return (Problem(pointer="/mitigation/by", message=message),)
-    for number, key in enumerate((*groups.keys, ("unknown",))):
+    for number, key in enumerate(groups.keys):  # rows of unknown group take no part in gaps
         if lacking := _lacks(spec, cells[number], dataset.info.classes):
             message = f"{spec.method} needs {lacking} of each group in the {split} split; {' · '.join(key)} has none"
             hint = "name coarser groups, or another method"
@@ -152,12 +158,12 @@ def _support_problems(spec: MitigationSpec, dataset: Dataset, groups: Groups) ->
 
 
 def _lacks(spec: MitigationSpec, counts: IntArray, classes: Sequence[str]) -> str | None:
-    """What a group with rows lacks: reweighing needs all classes, thresholds for equal opportunity the positive one."""
+    """What a group with rows lacks: all classes for reweighing, the positive one for equal opportunity."""
     if not counts.sum():
         return None
     if spec.method == "reweighing" and not counts.all():
         return f"rows labelled {classes[int(np.argmin(counts))]!r}"
-    if spec.method == "thresholds" and spec.goal_used == "equal_opportunity" and not counts[1]:
+    if spec.needs_two_classes and spec.goal_used == "equal_opportunity" and not counts[1]:
         return f"rows labelled {classes[1]!r}"
     return None
 

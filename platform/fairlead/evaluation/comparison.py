@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from fairlead.evaluation.metrics import canonical
 from fairlead.evaluation.state import CountState
 from fairlead.spec import MitigationSpec
 
@@ -33,7 +36,7 @@ class Baseline:
 
 
 def why_not_comparable(state: CountState, baseline: Baseline | None) -> str | None:
-    """Why ``baseline`` is no "before" of ``state``; None if it is: the same rows, groups and classes."""
+    """Why ``baseline`` is no "before" of ``state``; None if it is: the same rows, groups, classes and labels."""
     if baseline is None:
         return "the spec names no experiment to compare with"
     other = baseline.state
@@ -42,6 +45,9 @@ def why_not_comparable(state: CountState, baseline: Baseline | None) -> str | No
     is_alike = (state.n, state.record_sum, state.record_xor) == (other.n, other.record_sum, other.record_xor)
     if not is_alike or state.attributes != other.attributes or state.classes != other.classes:
         return f"experiment {baseline.experiment} counted other rows, groups or classes"
+    labelled = [one.counts.sum(axis=2) for one in (state, other)]  # by group and label, whatever was predicted
+    if not np.array_equal(*labelled):
+        return f"experiment {baseline.experiment} counted the same records with other labels or groups"
     return None
 
 
@@ -67,7 +73,8 @@ def _comparison(by: Sequence[str], before: Report, after: Report) -> list[dict[s
     asked: list[tuple[str, tuple[str, ...]]] = [(name, ()) for name in OVERALL] + [(name, tuple(by)) for name in GAPS]
     asked += [(gate["metric"], tuple(gate["by"])) for gate in after["gates"]]
     found = []
-    for metric, groups in dict.fromkeys(asked):
+    once = {(canonical(metric), frozenset(groups)): groups for metric, groups in reversed(asked)}  # the first spelling
+    for (metric, _), groups in reversed(once.items()):
         sides = {"before": _entry(before, metric, groups), "after": _entry(after, metric, groups)}
         if all(sides.values()):
             values = {side: {name: entry[name] for name in _KEPT} for side, entry in sides.items() if entry}

@@ -127,13 +127,18 @@ def compare(
     return _asked(question, metric, by, np.flatnonzero(~is_unknown), alpha=alpha, min_support=min_support)
 
 
-def gap_spreads(name: str, groups: Grouping, overall: Counts) -> tuple[Estimates, ...]:
-    """What a difference is taken over: families with two known groups or more that have a value, if all have limits."""
+def gap_spreads(name: str, groups: Grouping, overall: Counts, *, min_support: int) -> tuple[Estimates, ...]:
+    """What a difference is taken over: families with two known groups or more that have a value, if all have limits.
+
+    Groups of low support take part only where those of enough have no difference, as in what is shown of it.
+    """
     question = question_of(name, groups.counts, overall)
     known = np.flatnonzero(~groups.is_unknown)
-    pairs = zip(question.families, question.totals, strict=True)
-    parts = [_part(family, total, known) for family, total in pairs]
-    usable = tuple(part.estimates for part in parts if len(part.groups) >= 2)
+    usable: tuple[Estimates, ...] = ()
+    for least in (min_support, 0):
+        pairs = zip(question.families, question.totals, strict=True)
+        parts = [_part(each, total, known[each.estimates.support[known] >= least]) for each, total in pairs]
+        usable = usable or tuple(part.estimates for part in parts if len(part.groups) >= 2)
     return usable if all(each.method for each in usable) else ()
 
 

@@ -37,14 +37,19 @@ class GapTest:
     p_adjusted: float | None
 
 
-def gap_tests(groupings: Sequence[Grouping], overall: Grouping, correction: Correction) -> tuple[GapTest, ...]:
-    """Every comparison of a report, with its p-value for itself and as one of all."""
+def gap_tests(
+    groupings: Sequence[Grouping], overall: Grouping, correction: Correction, *, min_support: int
+) -> tuple[GapTest, ...]:
+    """Every comparison of a report, with its p-value for itself and as one of all.
+
+    It is made among the groups whose gap is shown: those with ``min_support`` rows, or all where these have no gap.
+    """
     has_areas = overall.counts.histogram is not None
     names = (*COMPARED[overall.counts.task], *(("roc_auc_score",) if has_areas else ()))
     asked = [(f"{name}_difference", groups) for groups in groupings for name in names]
     p_values = []
     for name, groups in asked:
-        spreads = gap_spreads(name, groups, overall.counts)
+        spreads = gap_spreads(name, groups, overall.counts, min_support=min_support)
         p_values.append(gap_p_value(spreads) if spreads else None)
     beyond = iter(adjusted([p_value for p_value in p_values if p_value is not None], correction).tolist())
     return tuple(

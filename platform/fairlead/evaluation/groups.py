@@ -74,13 +74,17 @@ def grouping(state: CountState, by: Sequence[str] = ()) -> Grouping:
 
 
 def requested_groupings(
-    evaluation: EvaluationSpec, gates: Iterable[GateSpec], attributes: Sequence[str]
+    evaluation: EvaluationSpec,
+    gates: Iterable[GateSpec],
+    attributes: Sequence[str],
+    *,
+    also: Sequence[tuple[str, ...]] = (),
 ) -> tuple[tuple[str, ...], ...]:
-    """The spec's groupings and those its gates ask for, each set of attributes once, unknown ones left out."""
+    """The spec's groupings, those its gates ask for and ``also``: each set of attributes once, without unknown ones."""
     compared = [name for name in attributes if name not in evaluation.control]
     asked = every_subset(compared) if evaluation.groupings == "all" else evaluation.groupings
     found: dict[frozenset[str], tuple[str, ...]] = {}
-    for by in (*asked, *(gate.by for gate in gates)):
+    for by in (*asked, *(gate.by for gate in gates), *also):
         if by and set(by) <= set(attributes):
             found.setdefault(frozenset(by), tuple(dict.fromkeys(by)))
     return tuple(found.values())

@@ -32,19 +32,19 @@ def row_losses(labels: IntArray, scores: FloatArray) -> tuple[FloatArray, FloatA
 
     ``labels``: class indices, shape (n,); ``scores``: of class 1, shape (n,), or of every class, shape (n, K).
     """
-    if scores.ndim == 1:
-        own = np.where(labels == 1, scores, 1 - scores)
-        brier = (scores - labels) ** 2
-    else:
-        own = scores[np.arange(len(labels)), labels]
-        brier = (scores**2).sum(axis=1) - 2 * own + 1
+    own = _own(labels, scores)
+    brier = (scores - labels) ** 2 if scores.ndim == 1 else (scores**2).sum(axis=1) - 2 * own + 1
     return brier, -np.log(np.clip(own, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY))
 
 
 def is_clipped(labels: IntArray, scores: FloatArray) -> NDArray[np.bool_]:
     """Rows that gave their own class less than the least probability, shape (n,)."""
-    own = np.where(labels == 1, scores, 1 - scores) if scores.ndim == 1 else scores[np.arange(len(labels)), labels]
-    return np.asarray(own < LEAST_PROBABILITY, dtype=np.bool_)
+    return np.asarray(_own(labels, scores) < LEAST_PROBABILITY, dtype=np.bool_)
+
+
+def _own(labels: IntArray, scores: FloatArray) -> FloatArray:
+    """What each row gave its own class, shape (n,)."""
+    return np.where(labels == 1, scores, 1 - scores) if scores.ndim == 1 else scores[np.arange(len(labels)), labels]
 
 
 def fixed_losses(labels: IntArray, scores: FloatArray) -> Iterator[tuple[FloatArray, FloatArray]]:
@@ -55,7 +55,7 @@ def fixed_losses(labels: IntArray, scores: FloatArray) -> Iterator[tuple[FloatAr
         yield (fixed >> _WORD).astype(np.float64), (fixed & (2**_WORD - 1)).astype(np.float64)
 
 
-def loss_estimates(metric: str, losses: IntArray, rows: IntArray) -> SampleMeans:
+def loss_estimates(metric: str, losses: IntArray, rows: IntArray, *, num_classes: int) -> SampleMeans:
     """The mean of one of ``LOSSES`` for each group; ``losses``: shape (groups, 4, 2).
 
     ``rows``: those with a score, shape (groups,). A group without any has no value (``empty``); one of one class has.
@@ -65,7 +65,7 @@ def loss_estimates(metric: str, losses: IntArray, rows: IntArray) -> SampleMeans
     n = np.maximum(rows, 1).astype(np.float64)
     means = total / n
     variances = np.maximum(squares - n * means**2, 0.0) / np.maximum(n - 1, 1)
-    domain = (0.0, float(-np.log(LEAST_PROBABILITY)) if metric == "log_loss" else 2.0)
+    domain = (0.0, float(-np.log(LEAST_PROBABILITY)) if metric == "log_loss" else (1.0 if num_classes == 2 else 2.0))
     return SampleMeans(rows=rows, means=means, variances=variances, domain=domain)
 
 

@@ -314,7 +314,7 @@ def group_estimates(metric: str, counts: Counts) -> Estimates:
         return calibration_estimates(metric, counts.calibration, counts.score_sums)
     if metric in LOSSES and counts.losses is not None and counts.calibration is not None:
         rows = np.asarray(counts.calibration.sum(axis=(1, 2)), dtype=np.int64)
-        return loss_estimates(metric, counts.losses, rows)
+        return loss_estimates(metric, counts.losses, rows, num_classes=len(counts.classes))
     if metric == "roc_auc_score" and counts.histogram is not None:
         return RankAreas(positives=counts.histogram[:, 1], negatives=counts.histogram[:, 0])
     if metric == "balanced_accuracy_score":

@@ -266,10 +266,12 @@ class MitigationPart:
     text: str
     why_not_compared: str
     before: str
-    gates: tuple[tuple[str, str, str, str], ...]
-    """Each gate: what it asks, before, after, and the symbol of after."""
+    gates: tuple[tuple[str, str, str], ...]
+    """Each gate: what it asks, before, and after."""
     gaps: tuple[Change, ...]
     gaps_end: str
+    losses: tuple[Change, ...]
+    losses_end: str
     overall: tuple[Change, ...]
     columns: tuple[str, ...]
     groups: tuple[tuple[str, str, tuple[str, ...]], ...]
@@ -425,9 +427,10 @@ def _mitigation_part(report: Report) -> MitigationPart:
     by = section["by"]
     text = _METHODS[section["method"]].format(goal=_GOALS.get(section["goal"], ""))
     compared = section["comparison"]
-    gaps = [one for one in compared if one["metric"] in _SMALL]
-    limits = [float(gate["limit"]) for gate in report["gates"] if gate["metric"] in _SMALL]
-    end = _round_end([*limits, *(one[side][name] for one in gaps for side in _SIDES for name in _REACH)])
+    losses = [one for one in compared if needs_losses(one["metric"])]
+    gaps = [one for one in compared if one["metric"] in _SMALL and one not in losses]
+    others = [one for one in compared if one not in gaps and one not in losses]
+    end, losses_end = (_end_of(report, changes) for changes in (gaps, losses))
     hidden = _hidden_by(report, by)
     columns = [metric for metric in _COLUMNS[report["task"]] if any(metric in g["metrics"] for g in section["groups"])]
     return MitigationPart(
@@ -437,7 +440,9 @@ def _mitigation_part(report: Report) -> MitigationPart:
         gates=_gates_before_and_after(report),
         gaps=tuple(_change(report, one, end=end) for one in gaps),
         gaps_end=f"{end:g}",
-        overall=tuple(_change(report, one, end=1.0) for one in compared if one["metric"] not in _SMALL),
+        losses=tuple(_change(report, one, end=losses_end) for one in losses),
+        losses_end=f"{losses_end:g}",
+        overall=tuple(_change(report, one, end=1.0) for one in others),
         columns=tuple(_TITLES[metric] for metric in columns),
         groups=tuple(_group_change(group, columns, hidden) for group in section["groups"] if group["n"]),
     )
@@ -455,22 +460,28 @@ def _round_end(values: Sequence[float | None]) -> float:
     return next((end for end in (0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0) if reach <= end), float(ceil(reach)))
 
 
+def _end_of(report: Report, changes: Sequence[Mapping[str, Any]]) -> float:
+    """Where a scale ends on which all of these are drawn, with the limits that gates set for them."""
+    metrics = {one["metric"] for one in changes}
+    limits = [float(gate["limit"]) for gate in report["gates"] if canonical(gate["metric"]) in metrics]
+    return _round_end([*limits, *(one[side][name] for one in changes for side in _SIDES for name in _REACH)])
+
+
 def _hidden_by(report: Report, by: Sequence[str]) -> frozenset[Key]:
     found = [group for group in report["groups"] if set(group["by"]) == set(by)]
     return hidden_groups(found, min_display=report["settings"]["min_display"])
 
 
-def _gates_before_and_after(report: Report) -> tuple[tuple[str, str, str, str], ...]:
-    cards = {gate["id"]: _gate_card(gate) for gate in report["gates"]}
-    return tuple(
-        (cards[one["id"]].sentence, one["before"], one["after"], _SYMBOLS[one["before"]])
-        for one in report["mitigation"]["gates"]
-    )
+def _gates_before_and_after(report: Report) -> tuple[tuple[str, str, str], ...]:
+    sentences = {gate["id"]: _gate_card(gate).sentence for gate in report["gates"]}
+    return tuple((sentences[one["id"]], one["before"], one["after"]) for one in report["mitigation"]["gates"])
 
 
 def _change(report: Report, one: Mapping[str, Any], *, end: float) -> Change:
     title = metric_title(one["metric"])
-    gate = next((g for g in report["gates"] if g["metric"] == one["metric"] and set(g["by"]) == set(one["by"])), None)
+    gate = next(
+        (g for g in report["gates"] if canonical(g["metric"]) == one["metric"] and set(g["by"]) == set(one["by"])), None
+    )
     before, after = (_mark_of_bounds(one[side], end=end) for side in _SIDES)
     return Change(
         name=f"{title[:1].upper()}{title[1:]}",

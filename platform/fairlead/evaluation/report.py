@@ -118,13 +118,12 @@ def build_report(
     """
     if mitigation is None:
         return _measured(state, provenance, evaluation, gates)
-    if evaluation.groupings != "all":
-        evaluation = evaluation.amended(groupings=(*evaluation.groupings, mitigation.by))
-    after = _measured(state, provenance, evaluation, gates)
+    after = _measured(state, provenance, evaluation, gates, also=mitigation.by)
     why_not = why_not_comparable(state, baseline)
     before = None
     if why_not is None and baseline is not None and baseline.state is not None:
-        before = _measured(baseline.state, replace(provenance, experiment=baseline.experiment), evaluation, gates)
+        earlier = replace(provenance, experiment=baseline.experiment)
+        before = _measured(baseline.state, earlier, evaluation, gates, also=mitigation.by)
     after["mitigation"] = mitigation_section(mitigation, after, before, why_not=why_not)
     after["limitations"] += _limits_of_mitigation(mitigation, is_compared=before is not None)
     return dict(sorted(after.items()))
@@ -145,14 +144,19 @@ def _limits_of_mitigation(mitigation: MitigationSpec, *, is_compared: bool) -> l
 
 
 def _measured(
-    state: CountState, provenance: Provenance, evaluation: EvaluationSpec, gates: Sequence[GateSpec]
+    state: CountState,
+    provenance: Provenance,
+    evaluation: EvaluationSpec,
+    gates: Sequence[GateSpec],
+    *,
+    also: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     overall = grouping(state)
     names = [attribute.name for attribute in state.attributes]
-    groupings = [grouping(state, by) for by in requested_groupings(evaluation, gates, names)]
+    groupings = [grouping(state, by) for by in requested_groupings(evaluation, gates, names, also=(also,))]
     outcomes = evaluate_gates(state, gates, evaluation)
     disparities = [entry for groups in groupings for entry in _disparities(groups, overall, evaluation)]
-    tests = gap_tests(groupings, overall, evaluation.disparity_correction)
+    tests = gap_tests(groupings, overall, evaluation.disparity_correction, min_support=evaluation.min_support)
     simple = [overall, *(groups for groups in groupings if len(groups.by) == 1)]
     report = {
         "schema": SCHEMA,

@@ -1,6 +1,7 @@
 """Groups, weights of rows and thresholds of groups, against hand-worked cases and what they promise."""
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def test_reweighing_makes_label_and_group_independent_as_in_the_source() -> None
     labels = np.array([1, 1, 0, 0, 0, 1, 1, 1, 1, 0])
     weights = row_weights(groups, labels, num_groups=3, num_classes=2)
     assert weights[:2].tolist() == [[pytest.approx(2 / 3), 1.5], [2.0, 0.75]]  # 5·4/(10·3), 5·6/(10·2), 5·4/10, 5·6/40
-    assert weights[2].tolist() == [0, 0]
+    assert weights[2].tolist() == [1, 1], "rows of unknown group weigh what they would without reweighing"
     each = weights[groups, labels]
     assert each.sum() == pytest.approx(10)
     shares = [each[(groups == g) & (labels == 1)].sum() / each[groups == g].sum() for g in (0, 1)]
@@ -78,6 +79,15 @@ def test_thresholds_make_rates_alike_and_cost_no_more_rows_than_they_must(goal: 
     rates = [decided[concerned & (groups == group)].mean() for group in (0, 1)]
     assert abs(rates[0] - rates[1]) < 0.01
     assert int((decided == labels).sum()) >= brute_force(counts, goal) - 15  # a grid of 1,000 rates, not all pairs
+
+
+def test_of_thresholds_with_the_same_rate_the_one_with_the_most_rows_right_is_taken() -> None:
+    """Where scores separate the labels, every threshold between them selects all positives."""
+    labels = np.tile([0, 0, 0, 1], 500)
+    scores = np.where(labels == 1, 0.8, np.tile([0.1, 0.3, 0.5, 0.0], 500))
+    groups = np.repeat([0, 1], 1000)
+    chosen = choose_thresholds(score_counts(scores, labels, groups, num_groups=2), "equal_opportunity")
+    assert np.array_equal(scores >= chosen[groups], labels == 1)
 
 
 def test_a_threshold_above_one_selects_nobody_even_at_a_score_of_one() -> None:
@@ -122,6 +132,24 @@ def test_what_cannot_work_on_the_data_is_refused_before_training(
     (problem,) = problems_with(asked, dataset)
     assert problem.pointer == f"/mitigation/{pointer}"
     assert words in problem.message
+
+
+def a_table(path: Path, groups: dict[str, tuple[int, int]]) -> DataSpec:
+    """Rows without and with the positive label, for each value of ``sex``."""
+    rows = [(sex, label) for sex, numbers in groups.items() for label in (0, 1) for _ in range(numbers[label])]
+    lines = [f"{at},{at % 7},{sex},{'yes' if label else 'no'}" for at, (sex, label) in enumerate(rows)]
+    path.write_text("\n".join(["id,x,sex,hired", *lines]))
+    return DataSpec.model_validate({"uri": str(path), "target": "hired", "record_id": "id", "sensitive": ["sex"]})
+
+
+@pytest.mark.parametrize("method", ["lagrangian", "adversarial"])
+def test_equal_opportunity_needs_positives_of_each_known_group(method: str, tmp_path: Path) -> None:
+    asked = MitigationSpec.model_validate({"method": method, "by": ["sex"], "goal": "equal_opportunity"})
+    dataset = open_dataset(a_table(tmp_path / "a.csv", {"f": (90, 90), "m": (90, 0), "": (90, 0)}))
+    (problem,) = problems_with(asked, dataset)
+    assert problem.message == f"{method} needs rows labelled 'yes' of each group in the train split; m has none"
+    dataset = open_dataset(a_table(tmp_path / "b.csv", {"f": (90, 90), "m": (90, 30), "": (90, 0)}))
+    assert problems_with(asked, dataset) == ()
 
 
 def test_reweighing_refuses_a_group_without_one_of_the_labels() -> None:

@@ -4,12 +4,13 @@ import re
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 
 from fairlead.evaluation import Baseline, CountState, build_report, report_bytes, report_schema
 from fairlead.evaluation.page import render_page
 from fairlead.spec import EvaluationSpec, GateSpec, MitigationSpec
-from fairlead.testing.evaluation import a_provenance, example_state, state_of_tables
+from fairlead.testing.evaluation import a_provenance, example_state, state_of_rows, state_of_tables
 
 MITIGATION = MitigationSpec(method="lagrangian", by=("group",), allowed_gap=0.01)
 GATES = (
@@ -22,12 +23,17 @@ AFTER = {"f": (450, 150, 100, 300), "m": (440, 160, 110, 290)}
 
 
 def report_of(
-    after: CountState, baseline: Baseline | None, *, mitigation: MitigationSpec = MITIGATION, **settings: Any
+    after: CountState,
+    baseline: Baseline | None,
+    *,
+    mitigation: MitigationSpec = MITIGATION,
+    gates: tuple[GateSpec, ...] = GATES,
+    **settings: Any,
 ) -> dict[str, Any]:
     evaluation = EvaluationSpec.model_validate(settings)
     provenance = a_provenance(n_expected=after.n)
     report = build_report(
-        after, provenance=provenance, evaluation=evaluation, gates=GATES, mitigation=mitigation, baseline=baseline
+        after, provenance=provenance, evaluation=evaluation, gates=gates, mitigation=mitigation, baseline=baseline
     )
     jsonschema.validate(report, report_schema())
     report_bytes(report)
@@ -77,6 +83,34 @@ def test_groups_of_the_method_are_reported_though_the_spec_asks_for_no_grouping(
     assert ["group"] in [group["by"] for group in report["groups"]]
 
 
+def test_groups_of_the_method_are_compared_though_the_spec_controls_for_them() -> None:
+    section = report_of(state_of_tables(AFTER), a_baseline(BEFORE), groupings="all", control=["group"])["mitigation"]
+    assert "demographic_parity_difference" in {one["metric"] for one in section["comparison"]}
+    assert [group["key"] for group in section["groups"]][:2] == [{"group": "f"}, {"group": "m"}]
+
+
+def test_a_metric_that_a_gate_spells_differently_is_compared_once() -> None:
+    gates = (GateSpec(metric="recall_score_difference", by=("group",), require="<= 0.10"),)
+    section = report_of(state_of_tables(AFTER), a_baseline(BEFORE), gates=gates)["mitigation"]
+    metrics = [one["metric"] for one in section["comparison"]]
+    assert metrics.count("true_positive_rate_difference") == 1
+    assert len(metrics) == len(set(metrics))
+
+
+def test_losses_are_drawn_on_a_scale_of_their_own() -> None:
+    rows = np.arange(2000)
+    sure, unsure = np.where(rows % 2 == 1, 0.99, 0.01), np.full(2000, 0.0001)  # unsure of half of them by 9.2
+    groups = {"group": ["f" if row % 4 < 2 else "m" for row in rows]}
+    after, before = (state_of_rows(rows % 2, scores > 0.5, groups=groups, scores=scores) for scores in (sure, unsure))
+    gates = (GateSpec(metric="log_loss", require="<= 0.7"),)
+    page = render_page(report_of(after, Baseline(experiment="e1", state=before), gates=gates))
+    part = page[page.index("What was done against gaps") : page.index("How well the model does")]
+    assert part.index("<th>Losses</th>") < part.index("<th>Other values</th>")
+    losses = part[part.index("<th>Losses</th>") : part.index("<th>Other values</th>")]
+    assert "<span>5</span>" in losses
+    assert 'class="limit"' in losses
+
+
 @pytest.mark.parametrize(
     ("baseline", "words"),
     [
@@ -84,6 +118,7 @@ def test_groups_of_the_method_are_reported_though_the_spec_asks_for_no_grouping(
         (Baseline(experiment="e1", why_not="it is running and has counted nothing yet"), "e1: it is running"),
         (a_baseline({"f": (560, 40, 140, 261), "m": (340, 260, 60, 339)}), "counted other rows"),
         (a_baseline({"w": (560, 40, 140, 260), "m": (340, 260, 60, 340)}), "counted other rows"),
+        (a_baseline({"f": (140, 260, 560, 40), "m": (340, 260, 60, 340)}), "the same records with other labels"),
         (Baseline(experiment="e1", state=example_state()), "counted other rows"),
     ],
 )

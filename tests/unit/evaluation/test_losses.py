@@ -79,6 +79,16 @@ def test_the_interval_of_a_mean_loss_is_students() -> None:
     assert (limits.lower[0], limits.upper[0]) == pytest.approx((low, high), abs=1e-9)
 
 
+def test_limits_stay_within_what_a_loss_can_be() -> None:
+    """Two classes: a Brier score of at most 1. More: of at most 2."""
+    for classes, most in ((2, 1.0), (3, 2.0)):
+        labels = np.zeros(3, dtype=np.int64)
+        wrong = np.array([1.0, 1.0, 0.4]) if classes == 2 else np.eye(3)[[1, 1, 0]]
+        state = counted(labels, labels, wrong, classes=classes)
+        limits = group_estimates("brier_score_loss", grouping(state).counts).limits(0.025)
+        assert limits.upper[0] == most
+
+
 def test_gaps_in_losses_have_bounds_and_can_be_required() -> None:
     groups, labels, scores = rows(3000, 2, seed=3)
     scores = np.where(groups == 2, 0.5, 0.02 + 0.96 * labels)  # nothing is known about c, nearly all about the others

@@ -99,7 +99,7 @@ def test_with_no_true_gap_the_list_names_one_in_few_data_sets() -> None:
         state = state_of_tables(tables)  # type: ignore[arg-type]
         groups, overall = grouping(state, ("group",)), grouping(state)
         for correction in named:
-            tests = gap_tests([groups], overall, correction)
+            tests = gap_tests([groups], overall, correction, min_support=30)
             named[correction] += any(test.p_adjusted is not None and test.p_adjusted <= 0.05 for test in tests)
     assert named["holm"] <= stats.binom.ppf(0.999, 60, 0.05)
     assert named["holm"] <= named["none"]
@@ -107,7 +107,9 @@ def test_with_no_true_gap_the_list_names_one_in_few_data_sets() -> None:
 
 def test_groups_that_cannot_be_compared_are_listed_and_count_for_nothing() -> None:
     state = state_of_tables({"F": (50, 40, 0, 0), "M": (30, 20, 20, 30)})  # no positive labels among F
-    tests = {test.metric: test for test in gap_tests([grouping(state, ("group",))], grouping(state), "holm")}
+    tests = {
+        test.metric: test for test in gap_tests([grouping(state, ("group",))], grouping(state), "holm", min_support=30)
+    }
     assert tests["true_positive_rate_difference"].p_value is None
     assert tests["true_positive_rate_difference"].p_adjusted is None
     report = report_of(state)
@@ -208,3 +210,19 @@ def test_gates_on_resampled_bounds_claim_no_smaller_p_value_than_resampling_reso
     gate = GateSpec(metric="matthews_corrcoef", require=">= 0.1")
     (outcome,) = evaluate_gates(state_of_tables({"all": TABLE}), [gate], EvaluationSpec(correction="holm"))
     assert outcome.p_value == pytest.approx(0.001)
+
+
+def test_a_group_of_low_support_takes_no_part_in_the_test_of_a_gap_that_is_shown_without_it() -> None:
+    alike = {"F": (60, 40, 20, 80), "M": (60, 40, 20, 80)}
+    state = state_of_tables({**alike, "X": (0, 9, 0, 9)})  # 18 rows, all selected
+    shown, all_of_them = (
+        {
+            test.metric: test.p_value
+            for test in gap_tests([grouping(state, ("group",))], grouping(state), "holm", min_support=least)
+        }
+        for least in (30, 1)
+    )
+    assert shown["selection_rate_difference"] == pytest.approx(1.0)
+    assert all_of_them["selection_rate_difference"] < 0.01
+    entry = next(one for one in report_of(state)["disparities"] if one["metric"] == "demographic_parity_difference")
+    assert entry["value"] == 0.0
