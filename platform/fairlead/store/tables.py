@@ -74,7 +74,7 @@ class ExperimentRow(Table):
         Index("ix_experiment_state_created_at_id", "state", "created_at", "id"),
         Index("ix_experiment_project_name_created_at", "project", "name", "created_at"),
         Index("ix_experiment_project_state_created_at_id", "project", "state", "created_at", "id"),
-        Index("ix_experiment_name_created_at_id", "name", "created_at", "id"),
+        Index("ix_experiment_name_state_created_at_id", "name", "state", "created_at", "id"),
         Index("ix_experiment_queue", "state", "desired", "enqueued_at", "id", "version"),
     )
 

@@ -274,6 +274,8 @@ def test_a_new_experiment_does_not_shift_the_pages_behind_it(store: Store, clock
         ({"projects": ("other",)}, ["c"]),
         ({"names": ("demo", "second")}, ["c", "b", "a"]),
         ({"names": ("second",)}, ["c"]),
+        ({"names": ("demo",), "states": ("queued",)}, ["b"]),
+        ({"names": (*(f"n{number}" for number in range(MAX_WAYS)), "demo")}, ["b", "a"]),
         ({"states": ("accepted",), "projects": ("default",)}, ["a"]),
         ({"states": ("accepted", "queued"), "projects": ("default", "none"), "names": ("demo",)}, ["b", "a"]),
         ({"projects": ("default", *(f"p{number}" for number in range(MAX_WAYS)))}, ["b", "a"]),
