@@ -157,6 +157,8 @@ class Mark:
     low: float | None = None
     high: float | None = None
     is_low_support: bool = False
+    pooled: str = ""
+    """Of few rows: what all groups together suggest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -298,6 +300,11 @@ class Section:
     """Its gaps within strata, in sentences."""
     beyond_chance: str
     """Which of its gaps chance alone does not explain; empty where a report does not say."""
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether any value stands beside what all groups together suggest."""
+        return any(mark.pooled for row in self.rows for mark in row.marks)
 
 
 def render_page(report: Report, *, sha256: str | None = None) -> str:
@@ -504,8 +511,9 @@ def _group_change(
 
 def _mark_of_interval(entry: Mapping[str, Any]) -> Mark:
     """Value and two-sided interval of one group."""
+    pooled = f"{_number(entry['pooled']['value'])} with the others" if "pooled" in entry else ""
     if entry["value"] is None:
-        return Mark(text="–", note=_REASONS.get(entry.get("reason", ""), entry.get("reason", "")))
+        return Mark(text="–", note=_REASONS.get(entry.get("reason", ""), entry.get("reason", "")), pooled=pooled)
     low, high = entry["interval"] or (None, None)
     return Mark(
         text=_number(entry["value"]),
@@ -514,6 +522,7 @@ def _mark_of_interval(entry: Mapping[str, Any]) -> Mark:
         low=_percent(low),
         high=_percent(high),
         is_low_support=entry["support"] == "low",
+        pooled=pooled,
     )
 
 

@@ -38,6 +38,7 @@ from fairlead.evaluation.metrics import (
     one_against_rest,
     theil_index,
 )
+from fairlead.evaluation.pooling import pooled_rates, prior_of
 from fairlead.evaluation.scores import calibration, roc_points, sweep
 from fairlead.evaluation.state import CountState
 from fairlead.evaluation.stratified import (
@@ -330,7 +331,11 @@ def _groups(groups: Grouping, evaluation: EvaluationSpec) -> list[dict[str, Any]
     """The entries of one grouping; values are computed for all its groups at once."""
     counts = groups.counts
     names = metric_names(counts.task, has_scores=counts.calibration is not None, has_losses=counts.losses is not None)
-    metrics = {name: _values(group_estimates(name, counts), evaluation) for name in names}
+    metrics = {}
+    for name in names:
+        estimates = group_estimates(name, counts)
+        metrics[name] = _values(estimates, evaluation)
+        _pool(metrics[name], estimates, groups, evaluation)
     tables = _tables(counts, evaluation)
     return [
         {
@@ -343,6 +348,23 @@ def _groups(groups: Grouping, evaluation: EvaluationSpec) -> list[dict[str, Any]
         }
         for index, size in enumerate(groups.sizes)
     ]
+
+
+def _pool(
+    entries: Sequence[dict[str, Any]], estimates: Estimates, groups: Grouping, evaluation: EvaluationSpec
+) -> None:
+    """Add to the rates of known groups of few rows what the others suggest."""
+    if not isinstance(estimates, Rates) or not groups.by:
+        return
+    known = np.flatnonzero(~groups.is_unknown)
+    numerators, denominators = estimates.numerators[known], estimates.denominators[known]
+    prior = prior_of(numerators, denominators)
+    if prior is None or not 0 < prior.mean < 1 or prior.rows == 0:
+        return
+    few = denominators < evaluation.min_support
+    found = pooled_rates(numerators[few], denominators[few], prior, confidence=evaluation.confidence)
+    for index, value, lower, upper in zip(known[few], *found, strict=True):
+        entries[index]["pooled"] = {"value": float(value), "interval": [float(lower), float(upper)]}
 
 
 def _tables(counts: Counts, evaluation: EvaluationSpec) -> list[dict[str, Any]]:
@@ -709,7 +731,8 @@ def _limitations(
         few = int(((groups.sizes < evaluation.min_support) & ~groups.is_unknown).sum())
         if few:
             by = " and ".join(groups.by)
-            found.append(f"{few} groups by {by} have fewer than {evaluation.min_support} rows.")
+            have = "1 group by {} has" if few == 1 else f"{few} groups by {{}} have"
+            found.append(f"{have.format(by)} fewer than {evaluation.min_support} rows.")
     return found
 
 
