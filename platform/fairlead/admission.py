@@ -167,7 +167,9 @@ def _gate_problems(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[Pro
     tasks: tuple[Task, ...] = (manifest.task,) if manifest and manifest.task else ("binary", "multiclass")
     found = []
     for index, gate in enumerate(spec.gates):
-        messages = [problem_with_gate(gate, task=task, attributes=spec.data.sensitive) for task in tasks]
+        messages = [
+            problem_with_gate(gate, task=task, attributes=spec.data.sensitive, asked=spec.measured) for task in tasks
+        ]
         if all(messages):
             found.append(Problem(pointer=f"/gates/{index}", message=str(messages[0])))
     return tuple(found)

@@ -30,6 +30,7 @@ RESULT_FILE = "result.json"
 BEGUN_FILE = "BEGUN"
 MANIFEST_FILE = "MANIFEST.json"
 STATE_FILE = "evaluation.state"
+MEASUREMENTS_FILE = "measurements.json"
 MODEL_DIRECTORY = "model"
 LOG_DIRECTORY = "logs"
 M = TypeVar("M", bound=BaseModel)
@@ -139,6 +140,9 @@ class EvaluationSummary(Document):
 
     split: str = "test"
     state_file: FileEntry
+    # Left out where there is none: a server of an older release, whose specs cannot ask for any, reads on.
+    measurements_file: FileEntry | None = Field(default=None, exclude_if=lambda value: value is None)
+    """What was measured beside the counts."""
     expected_rows: int
     expected_sum: int
     expected_xor: int

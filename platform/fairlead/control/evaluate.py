@@ -18,14 +18,16 @@ from fairlead.errors import Unavailable
 from fairlead.evaluation import (
     Baseline,
     CountState,
+    Measurements,
     Provenance,
     build_report,
+    read_measurements,
     report_bytes,
     report_sha256,
 )
 from fairlead.failpoints import failpoint
 from fairlead.lifecycle import State
-from fairlead.protocol import ResultDocument
+from fairlead.protocol import FileEntry, ResultDocument
 from fairlead.registry import Promoted, promote
 from fairlead.settings import ControlSettings
 from fairlead.spec import ExperimentSpec
@@ -119,7 +121,19 @@ class Evaluate:
             gates=spec.gates,
             mitigation=spec.mitigation,
             baseline=self._baseline(spec),
+            measurements=self._measurements(spec, attempt, result),
         )
+
+    def _measurements(self, spec: ExperimentSpec, attempt: AttemptRow, result: ResultDocument) -> Measurements:
+        """What the workers measured beside the counts, as far as the spec asks for it."""
+        file = result.evaluation.measurements_file if result.evaluation else None
+        if not spec.measured or file is None:
+            return Measurements(asked=spec.measured)
+        try:
+            found = read_measurements(self._content(attempt, file))
+        except ValueError as error:
+            raise EvaluationBroken(str(error)) from error
+        return Measurements(asked=spec.measured, found=found)
 
     def _baseline(self, spec: ExperimentSpec) -> Baseline | None:
         """The counts of the experiment that ``mitigation.compare_with`` names, as far as they are still there."""
@@ -148,14 +162,7 @@ class Evaluate:
         """The workers' counts, once more held against digest and expectation."""
         evaluation = result.evaluation
         assert evaluation is not None, "asked by the caller"
-        root = (self.settings.storage / attempt.storage_path).resolve()
-        path = (root / evaluation.state_file.path).resolve()
-        if not path.is_relative_to(root):
-            raise EvaluationBroken("the result names a file outside its attempt")
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != evaluation.state_file.sha256:
-            raise EvaluationBroken(f"{path.name} is not the file the result speaks of")
-        state = CountState.from_bytes(content)
+        state = CountState.from_bytes(self._content(attempt, evaluation.state_file))
         incomplete = state.check_complete(
             expected_n=evaluation.expected_rows,
             expected_sum=evaluation.expected_sum,
@@ -164,6 +171,18 @@ class Evaluate:
         if incomplete is not None:
             raise EvaluationBroken(str(incomplete))
         return state
+
+    def _content(self, attempt: AttemptRow, file: FileEntry) -> bytes:
+        root = (self.settings.storage / attempt.storage_path).resolve()
+        path = (root / file.path).resolve()
+        if not path.is_relative_to(root):
+            raise EvaluationBroken("the result names a file outside its attempt")
+        if path.stat().st_size != file.size:
+            raise EvaluationBroken(f"{path.name} is not the file the result speaks of")
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != file.sha256:
+            raise EvaluationBroken(f"{path.name} is not the file the result speaks of")
+        return content
 
     def _publish(self, spec: ExperimentSpec, experiment_id: str, report: dict[str, Any]) -> None:
         from fairlead.evaluation.page import render_page  # loads jinja2, which nothing else here needs

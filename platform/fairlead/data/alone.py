@@ -21,6 +21,7 @@ from fairlead.data.torch import choose_device
 from fairlead.errors import BadInput, BadSpec, FairleadError
 from fairlead.evaluation.gates import evaluate_gates
 from fairlead.evaluation.groups import grouping
+from fairlead.evaluation.measured import Measurements
 from fairlead.evaluation.metrics import group_estimates
 from fairlead.evaluation.state import CountState
 from fairlead.spec import ExperimentSpec, Manifest, from_yaml
@@ -82,7 +83,7 @@ def _spec(options: argparse.Namespace, workload: str, example: str) -> Experimen
         changes["seed"] = options.seed
     if options.data is not None:
         changes["data"] = {"uri": options.data, "target": options.target}
-        changes |= {"gates": (), "evaluation": {}, "mitigation": None}
+        changes |= {"gates": (), "evaluation": {}, "mitigation": None, "energy": None}
     return spec.amended(**changes)
 
 
@@ -137,7 +138,8 @@ def _conclude(context: LocalContext, spec: ExperimentSpec, console: Console) -> 
     assert state is not None, "complete, so it is there"
     for by in ((), *spec.groupings):
         console.print(_table(state, by))
-    for gate in evaluate_gates(state, spec.gates, spec.evaluation):
+    measurements = Measurements(asked=spec.measured, found=context.measurements)
+    for gate in evaluate_gates(state, spec.gates, spec.evaluation, measurements):
         console.print(f"gate {gate.id}, {gate.require}: {gate.outcome}: {gate.why}", highlight=False)
 
 

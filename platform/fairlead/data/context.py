@@ -4,6 +4,7 @@
 ``Outlet``, and ``agree`` asks the other ranks. Counting happens here, so that it cannot differ between the two.
 """
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,9 +19,10 @@ from fairlead.data.export import Origin, write_model
 from fairlead.data.mitigation import group_numbers, refuse_unusable
 from fairlead.errors import BadInput
 from fairlead.evaluation.cells import Incomplete
+from fairlead.evaluation.measured import section_bytes
 from fairlead.evaluation.state import CountState
 from fairlead.spec import MitigationSpec
-from fairlead.workload import DatasetInfo, Rows
+from fairlead.workload import Context, DatasetInfo, Rows
 
 MAX_NAME = 250
 """Characters of a metric's name."""
@@ -109,6 +111,8 @@ class LocalContext:
         self.threshold = threshold
         self.states: dict[str, CountState] = {}
         """Counts of this rank by split; a split never evaluated here is absent and adds nothing."""
+        self.measurements: dict[str, Any] = {}
+        """What platform code measured beside the counts, by section of the report; see ``keep_measurement``."""
         self.has_exported = False
         self._dataset = dataset
         self._origin = origin
@@ -219,6 +223,16 @@ class LocalContext:
                 seed=self.seed,
                 threshold=self.threshold,
             )
+
+
+def keep_measurement(context: Context, section: str, value: Any) -> None:
+    """Put ``value``, as JSON, into a section of the report; once more replaces it. Rank 0's counts.
+
+    For platform code that works in a workload's stead: workloads have no word for it, so the contract does not either.
+    Raises ``ValueError`` for what ``fairlead.evaluation.measured`` cannot keep.
+    """
+    assert isinstance(context, LocalContext), "the platform makes contexts"
+    context.measurements[section] = json.loads(section_bytes(section, value))
 
 
 def _as_name(name: Any) -> str:

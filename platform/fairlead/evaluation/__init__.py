@@ -22,6 +22,7 @@ from fairlead.evaluation.intervals import (
     newcombe_interval,
     wilson_interval,
 )
+from fairlead.evaluation.measured import Measurements, read_measurements
 from fairlead.evaluation.metrics import (
     aggregate_names,
     is_over_groups,
@@ -56,6 +57,7 @@ __all__ = [
     "Grouping",
     "Incomplete",
     "Limits",
+    "Measurements",
     "Outcome",
     "Provenance",
     "aggregate_names",
@@ -73,6 +75,7 @@ __all__ = [
     "newcombe_interval",
     "overall_outcome",
     "problem_with_gate",
+    "read_measurements",
     "report_bytes",
     "report_schema",
     "report_sha256",

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fairlead.evaluation.measured import METRICS
 from fairlead.evaluation.metrics import canonical
 from fairlead.evaluation.state import CountState
 from fairlead.spec import MitigationSpec
@@ -119,6 +120,7 @@ def _by_key(report: Report, by: Sequence[str]) -> dict[tuple[tuple[str, str], ..
 
 
 def _gates(before: Report, after: Report) -> list[dict[str, str]]:
-    """What the same requirements would have said before."""
+    """What the same requirements would have said before; those on what counts do not hold are left out."""
     outcomes = {gate["id"]: gate["outcome"] for gate in before["gates"]}
-    return [{"id": gate["id"], "before": outcomes[gate["id"]], "after": gate["outcome"]} for gate in after["gates"]]
+    counted = [gate for gate in after["gates"] if gate["metric"] not in METRICS]
+    return [{"id": gate["id"], "before": outcomes[gate["id"]], "after": gate["outcome"]} for gate in counted]

@@ -6,12 +6,13 @@ not exist never passes. With many gates some pass by chance: ``evaluation.correc
 not stand among the others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
 from math import ceil, exp, log
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from fairlead.evaluation.intervals import (
     ratio_bounds,
     single_bounds,
 )
+from fairlead.evaluation.measured import METRICS, NOTHING, Measurements, problem_with_measured_gate
 from fairlead.evaluation.metrics import (
     COUNT,
     PUBLISHED,
@@ -43,7 +45,7 @@ from fairlead.evaluation.metrics import (
 from fairlead.evaluation.multiplicity import SMALLEST_P, adjusted
 from fairlead.evaluation.replicates import REPLICATES
 from fairlead.evaluation.state import CountState
-from fairlead.spec import EvaluationSpec, GateSpec
+from fairlead.spec import Document, EvaluationSpec, GateSpec
 from fairlead.spec.evaluation import Correction
 
 CORRECTIONS = {"none": "no correction", "holm": "Holm", "benjamini_hochberg": "Benjamini and Hochberg"}
@@ -98,8 +100,15 @@ class _Evidence:
     """Why this proves nothing whatever the limit; None if it may."""
 
 
-def problem_with_gate(gate: GateSpec, *, task: Task, attributes: Sequence[str]) -> str | None:
-    """Why ``gate`` can never be evaluated, with what to do about it; None if it can."""
+def problem_with_gate(
+    gate: GateSpec, *, task: Task, attributes: Sequence[str], asked: Mapping[str, Document] = MappingProxyType({})
+) -> str | None:
+    """Why ``gate`` can never be evaluated, with what to do about it; None if it can.
+
+    ``asked``: what the spec wants measured beside the counts, ``ExperimentSpec.measured``.
+    """
+    if gate.metric in METRICS:
+        return problem_with_measured_gate(gate, asked) or _wrong_bound(gate)
     if not known_metric(gate.metric, task):
         near = nearest_metric(gate.metric, task)
         hint = f"did you mean {near!r}?" if near else "see the report for the names that exist"
@@ -111,6 +120,10 @@ def problem_with_gate(gate: GateSpec, *, task: Task, attributes: Sequence[str]) 
         return f"{gate.metric!r} compares groups: say which with by, such as [{next(iter(attributes), 'sex')}]"
     if gate.by and not is_over_groups(gate.metric, task):
         return f"{gate.metric!r} is one value for all rows: drop by, or ask for {gate.metric}_group_min"
+    return _wrong_bound(gate)
+
+
+def _wrong_bound(gate: GateSpec) -> str | None:
     wrong = "lower_bound" if gate.requirement.is_upper else "upper_bound"
     if gate.evidence_used == wrong:
         right = "upper_bound" if gate.requirement.is_upper else "lower_bound"
@@ -118,10 +131,17 @@ def problem_with_gate(gate: GateSpec, *, task: Task, attributes: Sequence[str]) 
     return None
 
 
-def evaluate_gates(state: CountState, gates: Sequence[GateSpec], evaluation: EvaluationSpec) -> tuple[GateOutcome, ...]:
-    """Decide every gate from the counts alone, and together if the spec asks for a correction."""
-    overall = grouping(state)
-    cases = [_case(state, gate, evaluation, overall) for gate in gates]
+def evaluate_gates(
+    state: CountState, gates: Sequence[GateSpec], evaluation: EvaluationSpec, measurements: Measurements = NOTHING
+) -> tuple[GateOutcome, ...]:
+    """Decide every gate from counts and ``measurements``, and together if the spec asks for a correction."""
+    overall, sections = grouping(state), measurements.sections
+    cases = [
+        _measured_case(gate, measurements.asked, sections)
+        if gate.metric in METRICS
+        else _case(state, gate, evaluation, overall)
+        for gate in gates
+    ]
     alpha = 1 - evaluation.confidence
     outcomes = [_judged(case, alpha) for case in cases]
     if evaluation.correction == "none":
@@ -131,6 +151,8 @@ def evaluate_gates(state: CountState, gates: Sequence[GateSpec], evaluation: Eva
 
 def is_tested(gate: GateSpec) -> bool:
     """Whether ``gate`` claims something that chance may have brought about: not a number of rows, nor a plain value."""
+    if gate.metric in METRICS and METRICS[gate.metric].is_exact:
+        return False
     return gate.evidence_used != "point" and canonical(gate.metric) != COUNT
 
 
@@ -174,11 +196,29 @@ def _case(state: CountState, gate: GateSpec, evaluation: EvaluationSpec, overall
     if gate.by:
         return _OverGroups(gate, evaluation, grouping(state, gate.by), overall.counts)
     if canonical(gate.metric) == COUNT:
-        rows = int(overall.sizes[0])
-        exactly = Bounds(lower=rows, upper=rows, interval=(rows, rows))
-        counted = _Evidence(value=float(rows), exact=Fraction(rows), bounds=exactly, missing=None)
-        return _Settled(gate, _decide(gate, counted))
+        return _Settled(gate, _decide(gate, _exactly(int(overall.sizes[0]))))
     return _OverAllRows(gate, evaluation, overall)
+
+
+def _measured_case(gate: GateSpec, asked: Mapping[str, Document], sections: Mapping[str, Mapping[str, Any]]) -> _Case:
+    """A gate on a number that was measured beside the counts."""
+    problem = problem_with_gate(gate, task="binary", attributes=(), asked=asked)
+    section = {} if problem else sections[METRICS[gate.metric].section]
+    entry = section.get("metrics", {}).get(gate.metric)
+    if problem is None and (entry is None or entry["value"] is None):
+        problem = (entry or {}).get("reason") or section["why_not_measured"] or "it has no value"
+    if problem is not None:
+        return _Settled(gate, _outcome(gate, Outcome.INCONCLUSIVE, f"not measured: {problem}"))
+    assert entry is not None, "else there is a problem"
+    if METRICS[gate.metric].is_exact:
+        return _Settled(gate, _decide(gate, _exactly(entry["value"])))
+    return _Measured(gate, entry)
+
+
+def _exactly(value: float) -> _Evidence:
+    """A number that chance has no part in: its bounds are itself."""
+    bounds = Bounds(lower=value, upper=value, interval=(value, value))
+    return _Evidence(value=float(value), exact=Fraction(value), bounds=bounds, missing=None)
 
 
 def _judged(case: _Case, alpha: float) -> GateOutcome:
@@ -249,6 +289,27 @@ class _Settled:
     @property
     def smallest_p(self) -> float:
         return SMALLEST_P
+
+
+class _Measured:
+    """A gate on a measured number with bounds, which are known at one level only."""
+
+    def __init__(self, gate: GateSpec, entry: Mapping[str, Any]) -> None:
+        self.gate = gate
+        lower, upper = entry["lower95"], entry["upper95"]
+        bounds = None if lower is None else Bounds(lower=lower, upper=upper, interval=(lower, upper))
+        evidence = _Evidence(value=entry["value"], exact=None, bounds=bounds, missing=None)
+        self._known = _decide(gate, evidence)
+
+    def outcome(self, alpha: float) -> GateOutcome:
+        return self._known
+
+    def rows_needed(self, alpha: float) -> int | None:
+        return None
+
+    @property
+    def smallest_p(self) -> float:
+        return 1.0  # of which ``_p_value`` makes the level of the bounds: less cannot be known
 
 
 class _OverAllRows:

@@ -30,6 +30,7 @@ from fairlead.evaluation.estimates import (
 )
 from fairlead.evaluation.intervals import FloatArray
 from fairlead.evaluation.losses import LOSSES, loss_estimates
+from fairlead.evaluation.measured import METRICS as MEASURED
 from fairlead.evaluation.replicates import Resampled, is_drawable
 from fairlead.evaluation.scores import CALIBRATION_METRICS, calibration_estimates
 from fairlead.evaluation.state import SQUARE_SCALE, WEIGHT_SCALE
@@ -260,7 +261,7 @@ def known_metric(name: str, task: Task) -> bool:
 
 def nearest_metric(name: str, task: Task) -> str | None:
     """The known metric whose name is most like ``name``; None if none is like it."""
-    known = (*metric_names(task), *CALIBRATION_METRICS, *aggregate_names(task), *ALIASES)
+    known = (*metric_names(task), *CALIBRATION_METRICS, *aggregate_names(task), *ALIASES, *MEASURED)
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
 
 

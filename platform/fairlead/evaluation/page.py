@@ -16,6 +16,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from fairlead.evaluation.cells import UNKNOWN
 from fairlead.evaluation.gates import CORRECTIONS
+from fairlead.evaluation.measured import METRICS
 from fairlead.evaluation.metrics import canonical, needs_losses, split_aggregate
 from fairlead.evaluation.report import report_sha256
 
@@ -362,6 +363,8 @@ def hidden_groups(groups: Sequence[Mapping[str, Any]], *, min_display: int) -> f
 
 def metric_title(metric: str) -> str:
     """A metric's name as people say it."""
+    if metric in METRICS:
+        return METRICS[metric].title
     name = canonical(metric)
     if name in _NAMED:
         return _NAMED[name]
@@ -400,7 +403,8 @@ def _gate_card(gate: Mapping[str, Any]) -> GateCard:
     where = "rows in each group" if gate["by"] else "rows"
     is_count = gate["metric"] == "count"
     reach = [gate[name] for name in (*_REACH, "lower95")] + [float(gate["limit"])]
-    end = _round_end(reach) if gate["metric"] in _SMALL or needs_losses(gate["metric"]) else 1.0
+    is_open = gate["metric"] in _SMALL or gate["metric"] in METRICS or needs_losses(gate["metric"])
+    end = _round_end(reach) if is_open else 1.0
     return GateCard(
         outcome=gate["outcome"],
         symbol=_SYMBOLS[gate["outcome"]],

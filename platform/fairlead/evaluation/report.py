@@ -24,6 +24,7 @@ from fairlead.evaluation.gap_tests import GapTest, gap_tests
 from fairlead.evaluation.gates import CORRECTIONS, GateOutcome, evaluate_gates, is_tested, overall_outcome
 from fairlead.evaluation.groups import Grouping, grouping, requested_groupings
 from fairlead.evaluation.intervals import Bounds, gap_bounds, wilson_interval
+from fairlead.evaluation.measured import METRICS, NOTHING, SECTIONS, Measurements
 from fairlead.evaluation.metrics import (
     PUBLISHED,
     Counts,
@@ -82,7 +83,8 @@ _SETTINGS = {"min_support", "min_display", "low_support", "on_inconclusive"}
 _MOST_CLASSES_SHOWN = 50
 _LARGEST_EXACT = 2**53
 _KEY_LIMIT = 250
-_NOT_YET = ("energy", "explanations", "privacy", "robustness")
+_BESIDE_COUNTS = ("energy", "explanations", "privacy", "robustness")
+"""What is only measured where the spec asks for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,19 +114,21 @@ def build_report(
     gates: Sequence[GateSpec] = (),
     mitigation: MitigationSpec | None = None,
     baseline: Baseline | None = None,
+    measurements: Measurements = NOTHING,
 ) -> dict[str, Any]:
     """Measure everything and write it down; equal arguments give equal reports.
 
-    With ``mitigation`` it says what that changed against ``baseline``, measured in the same way.
+    With ``mitigation`` it says what that changed against ``baseline``, measured in the same way. What ``measurements``
+    ask for gets a section each.
     """
     if mitigation is None:
-        return _measured(state, provenance, evaluation, gates)
-    after = _measured(state, provenance, evaluation, gates, also=mitigation.by)
+        return _measured(state, provenance, evaluation, gates, measurements)
+    after = _measured(state, provenance, evaluation, gates, measurements, also=mitigation.by)
     why_not = why_not_comparable(state, baseline)
     before = None
     if why_not is None and baseline is not None and baseline.state is not None:
         earlier = replace(provenance, experiment=baseline.experiment)
-        before = _measured(baseline.state, earlier, evaluation, gates, also=mitigation.by)
+        before = _measured(baseline.state, earlier, evaluation, gates, NOTHING, also=mitigation.by)
     after["mitigation"] = mitigation_section(mitigation, after, before, why_not=why_not)
     after["limitations"] += _limits_of_mitigation(mitigation, is_compared=before is not None)
     return dict(sorted(after.items()))
@@ -149,13 +153,15 @@ def _measured(
     provenance: Provenance,
     evaluation: EvaluationSpec,
     gates: Sequence[GateSpec],
+    measurements: Measurements,
     *,
     also: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     overall = grouping(state)
     names = [attribute.name for attribute in state.attributes]
     groupings = [grouping(state, by) for by in requested_groupings(evaluation, gates, names, also=(also,))]
-    outcomes = evaluate_gates(state, gates, evaluation)
+    outcomes = evaluate_gates(state, gates, evaluation, measurements)
+    sections = measurements.sections
     disparities = [entry for groups in groupings for entry in _disparities(groups, overall, evaluation)]
     tests = gap_tests(groupings, overall, evaluation.disparity_correction, min_support=evaluation.min_support)
     simple = [overall, *(groups for groups in groupings if len(groups.by) == 1)]
@@ -194,8 +200,9 @@ def _measured(
         "curves": [entry for groups in simple for entry in _curves(groups)],
         "thresholds": [entry for groups in groupings for entry in _sweep(groups, overall)],
         "names": {slug: list(groups.by) for slug, groups in zip(_slugs(groupings), groupings, strict=True)},
-        "not_measured": _not_measured(state),
+        "not_measured": _not_measured(state, sections),
         "limitations": [*_limitations(state, evaluation, overall, groupings, tests), *provenance.remarks],
+        **sections,
     }
     return dict(sorted(report.items()))
 
@@ -244,16 +251,18 @@ class FlatMetrics:
 
 
 def flat_metrics(report: Mapping[str, Any], *, metrics: Collection[str] | None = HEADLINES) -> FlatMetrics:
-    """The report's numbers for tracking: ``metrics`` and those that gates name; None: all."""
+    """The report's numbers for tracking: ``metrics``, those that gates name, and those measured beside; None: all."""
     wanted = None if metrics is None else {*metrics, *(gate["metric"] for gate in report["gates"])}
     slug_of = {tuple(by): slug for slug, by in report["names"].items()}
     overall = next(group for group in report["groups"] if not group["by"])
     found = [(metric, OVERALL, entry) for metric, entry in overall["metrics"].items()]
     found += [(entry["metric"], slug_of[tuple(entry["by"])], entry) for entry in report["disparities"]]
+    sections = [report[name] for name in SECTIONS if name in report]
+    beside = [(metric, OVERALL, entry) for section in sections for metric, entry in section["metrics"].items()]
     values: dict[str, float] = {}
     undefined = []
-    for metric, place, entry in found:
-        if wanted is not None and metric not in wanted:
+    for metric, place, entry in [*found, *beside]:
+        if wanted is not None and metric not in wanted and metric not in METRICS:
             continue
         key = f"rai/{metric}/{place}"
         if entry["value"] is None:
@@ -680,11 +689,12 @@ def _sweep(groups: Grouping, overall: Grouping) -> list[dict[str, Any]]:
     ]
 
 
-def _not_measured(state: CountState) -> list[str]:
+def _not_measured(state: CountState, sections: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    measured = {name for name, section in sections.items() if section["why_not_measured"] is None}
     scores = [] if state.has_scores else ["calibration", "roc_auc_score"]
     if state.has_scores and len(state.classes) > 2:
         scores = ["roc_auc_score"]
-    return sorted([*scores, *_NOT_YET])
+    return sorted([*scores, *(name for name in _BESIDE_COUNTS if name not in measured)])
 
 
 def _limitations(

@@ -95,6 +95,8 @@ class Finished:
     """The fields of ``DatasetInfo``, from rank 0; empty from the others."""
     has_exported: bool
     environment: Mapping[str, str] = field(default_factory=dict)
+    measurements: Mapping[str, Any] = field(default_factory=dict)
+    """What it measured beside the counts, as JSON by section of the report; rank 0's counts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

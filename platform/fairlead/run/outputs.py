@@ -1,4 +1,8 @@
-"""What the ranks of a finished group leave: merged counts, the exported model, a description of the data."""
+"""What the ranks of a finished group leave: merged counts, measurements, the exported model, a description of the data.
+
+Of measurements beside the counts rank 0's word counts: those are about the one model that all ranks have. What is
+one a node does not come this way.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from fairlead.data.export import read_model
+from fairlead.evaluation.measured import measurements_bytes
 from fairlead.evaluation.state import CountState
 from fairlead.lifecycle import Outcome
 from fairlead.protocol import (
+    MEASUREMENTS_FILE,
     MODEL_DIRECTORY,
     STATE_FILE,
     EvaluationSummary,
+    FileEntry,
     LaunchDocument,
     ModelDocument,
 )
@@ -42,10 +49,16 @@ def collect(document: LaunchDocument, attempt: Path, finished: Sequence[Finished
         state = _merged(finished)
     except ValueError as error:
         return Outputs(incomplete=_user_error("evaluation", f"the counts of the ranks do not fit together: {error}"))
+    try:
+        measured = measurements_bytes(first.measurements) if first.measurements else None
+    except ValueError as error:
+        return Outputs(incomplete=_user_error("measurements", str(error)))
     incomplete = _why_incomplete(first.dataset, state, has_gates=bool(document.spec.gates))
     return Outputs(
         incomplete=incomplete,
-        evaluation=_summary(attempt, state, first.dataset) if state is not None and incomplete is None else None,
+        evaluation=(
+            _summary(attempt, state, measured, first.dataset) if state is not None and incomplete is None else None
+        ),
         model=_model(document, attempt, first.dataset) if first.has_exported else None,
         dataset=_description(first.dataset),
         environment=dict(first.environment),
@@ -82,16 +95,20 @@ def _why_incomplete(dataset: Mapping[str, Any], state: CountState | None, *, has
     return None if problem is None else _user_error(problem.reason, problem.detail)
 
 
-def _summary(attempt: Path, state: CountState, dataset: Mapping[str, Any]) -> EvaluationSummary:
-    path = attempt / STATE_FILE
-    write_atomically(path, state.to_bytes())
+def _summary(attempt: Path, state: CountState, measured: bytes | None, dataset: Mapping[str, Any]) -> EvaluationSummary:
     return EvaluationSummary(
         split=EVALUATED_SPLIT,
-        state_file=describe_file(path, root=attempt),
+        state_file=_written(attempt, STATE_FILE, state.to_bytes()),
+        measurements_file=None if measured is None else _written(attempt, MEASUREMENTS_FILE, measured),
         expected_rows=dataset["num_by_split"][EVALUATED_SPLIT],
         expected_sum=dataset["record_sum_by_split"][EVALUATED_SPLIT],
         expected_xor=dataset["record_xor_by_split"][EVALUATED_SPLIT],
     )
+
+
+def _written(attempt: Path, name: str, content: bytes) -> FileEntry:
+    write_atomically(attempt / name, content)
+    return describe_file(attempt / name, root=attempt)
 
 
 def _model(document: LaunchDocument, attempt: Path, dataset: Mapping[str, Any]) -> ModelDocument:

@@ -327,6 +327,7 @@ class RunnerLine:
             dataset=asdict(dataset.info) if self._hello.rank == 0 else {},
             has_exported=context.has_exported,
             environment=describe_environment(context.device) if self._hello.rank == 0 else {},
+            measurements=context.measurements if self._hello.rank == 0 else {},
         )
         ray.get(self._runner.finished.remote(finished), timeout=_LONG_CALL_TIMEOUT_S)
 

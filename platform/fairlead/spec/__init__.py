@@ -5,6 +5,7 @@ Request body, stored JSON and the runner's input are these very models: there ar
 
 from fairlead.spec.data import BinSpec, DataSpec, LabelNoiseSpec, SplitSpec
 from fairlead.spec.document import Document, explain, from_json, from_mapping, from_yaml
+from fairlead.spec.energy import EnergySpec
 from fairlead.spec.evaluation import EvaluationSpec, Evidence, GateSpec, Requirement
 from fairlead.spec.experiment import (
     AlternativeSpec,
@@ -34,6 +35,7 @@ __all__ = [
     "ColumnsSpec",
     "DataSpec",
     "Document",
+    "EnergySpec",
     "EvaluationSpec",
     "Evidence",
     "ExperimentSpec",

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, StrictInt, StringConstraints, field_vali
 
 from fairlead.spec.data import DataSpec
 from fairlead.spec.document import Document, unfit
+from fairlead.spec.energy import EnergySpec
 from fairlead.spec.evaluation import EvaluationSpec, GateSpec
 from fairlead.spec.mitigation import MitigationSpec
 
@@ -219,6 +220,8 @@ class ExperimentSpec(Document):
     resources: ResourcesSpec = ResourcesSpec()
     # Left out where there is none: specs without it keep their hashes, and agents of older releases can read them.
     mitigation: MitigationSpec | None = Field(default=None, exclude_if=lambda value: value is None)
+    # As mitigation.
+    energy: EnergySpec | None = Field(default=None, exclude_if=lambda value: value is None)
     evaluation: EvaluationSpec = EvaluationSpec()
     gates: tuple[GateSpec, ...] = Field(default=(), max_length=100)
     register_as: RegisterSpec | None = Field(default=None, alias="register")
@@ -267,6 +270,12 @@ class ExperimentSpec(Document):
                 f"list {', '.join(unseen)} under data.features (bins cannot be), or register nothing"
             )
         return self
+
+    @property
+    def measured(self) -> dict[str, Document]:
+        """What is to be measured beside the counts, by section of the report."""
+        sections: dict[str, Document | None] = {"energy": self.energy}
+        return {name: asked for name, asked in sections.items() if asked is not None}
 
     @property
     def is_user_code(self) -> bool:

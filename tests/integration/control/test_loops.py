@@ -17,6 +17,7 @@ from fairlead.control.reap import Reap
 from fairlead.control.settle import Settle
 from fairlead.data import find_manifests
 from fairlead.evaluation import CountState
+from fairlead.evaluation.measured import measurements_bytes
 from fairlead.lifecycle import Desired, Observation, Outcome, State
 from fairlead.protocol import AttachRequest, EvaluationSummary, FileEntry, NodeInfo, ResultDocument
 from fairlead.settings import ControlSettings
@@ -426,6 +427,48 @@ def test_counts_that_cannot_be_trusted_hold_the_experiment(plane: Plane, harm: s
     plane.evaluate()
     assert plane.row().state == State.HELD
     assert "evaluation_error" in plane.row().reason
+
+
+ENERGY = {
+    "energy": {"intensity_g_per_kwh": 400},
+    "gates": ({"metric": "energy_kwh", "require": "<= 2"}, {"metric": "co2e_kg", "require": "<= 0.5"}),
+}
+
+
+def _measured(plane: Plane, content: bytes) -> EvaluationSummary:
+    summary = _counted(plane)
+    (plane.settings.storage / plane.attempt().storage_path / "measurements.json").write_bytes(content)
+    file = FileEntry(path="measurements.json", size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    return summary.amended(measurements_file=file)
+
+
+def test_what_workers_measured_beside_the_counts_decides_its_gates(plane: Plane) -> None:
+    plane.run_to_running(**ENERGY)
+    part = {"kwh": 1.5, "is_measured": True, "how": "RAPL"}
+    node = {"node": "n1", "attempt": 1, "group": 1, "ranks": 1, "duration_s": 60, "parts": {"cpu": part}}
+    summary = _measured(plane, measurements_bytes({"energy": [node]}))
+    plane.end(Outcome.SUCCEEDED, result=a_result(summary).model_dump(mode="json"))
+    plane.settle()
+    plane.evaluate()
+    assert [(gate["outcome"], gate["value"]) for gate in plane.row().gates] == [("pass", 1.5), ("fail", 0.6)]
+
+
+def test_an_experiment_of_which_nothing_was_measured_succeeds_and_its_gates_are_undecided(plane: Plane) -> None:
+    plane.run_to_running(**ENERGY)
+    plane.end(Outcome.SUCCEEDED, result=a_result(_counted(plane)).model_dump(mode="json"))
+    plane.settle()
+    plane.evaluate()
+    assert plane.row().state == State.SUCCEEDED
+    assert {gate["why"] for gate in plane.row().gates} == {"not measured: the workers gave nothing"}
+
+
+@pytest.mark.parametrize("content", [b"{}", b"x", b"\xff"])
+def test_measurements_that_are_none_hold_the_experiment(plane: Plane, content: bytes) -> None:
+    plane.run_to_running(**ENERGY)
+    plane.end(Outcome.SUCCEEDED, result=a_result(_measured(plane, content)).model_dump(mode="json"))
+    plane.settle()
+    plane.evaluate()
+    assert plane.row().state == State.HELD
 
 
 def test_storage_that_is_away_makes_the_evaluation_wait(plane: Plane) -> None:

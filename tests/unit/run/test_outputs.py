@@ -1,0 +1,69 @@
+"""What the ranks of a group leave together: here, what they measured beside the counts."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fairlead.data.context import keep_measurement
+from fairlead.run.messages import Finished
+from fairlead.run.outputs import Outputs, collect
+from fairlead.testing.context import a_context
+from fairlead.testing.ray import a_launch, a_spec
+
+
+def finish(attempt: Path, measured: list[dict[str, Any]]) -> Outputs:
+    """Two ranks that have counted the test split."""
+    spec = a_spec()
+    finished = []
+    for rank, measurements in enumerate(measured):
+        context = a_context(spec, rank=rank, world_size=len(measured))
+        rows = context.shard("test")
+        context.evaluate("test", records=rows.records, predictions=rows.labels)
+        finished.append(
+            Finished(
+                generation=1,
+                rank=rank,
+                states={"test": context.states["test"].to_bytes()},
+                dataset=asdict(context.dataset) if rank == 0 else {},
+                has_exported=False,
+                measurements=measurements,
+            )
+        )
+    return collect(a_launch("e1", spec=spec), attempt, finished)
+
+
+def test_measurements_of_rank_0_lie_beside_the_counts_under_their_digest(tmp_path: Path) -> None:
+    outputs = finish(tmp_path, [{"energy": ["first"]}, {"energy": ["second"]}])
+    assert outputs.evaluation is not None
+    file = outputs.evaluation.measurements_file
+    assert file is not None
+    content = (tmp_path / file.path).read_bytes()
+    assert (file.size, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert json.loads(content)["sections"] == {"energy": ["first"]}
+
+
+def test_without_measurements_a_result_is_as_it_was_before_there_were_any(tmp_path: Path) -> None:
+    outputs = finish(tmp_path, [{}, {}])
+    assert outputs.evaluation is not None
+    assert "measurements_file" not in outputs.evaluation.model_dump(mode="json")
+    assert not (tmp_path / "measurements.json").exists()
+
+
+def test_measurements_that_cannot_be_kept_make_no_valid_result(tmp_path: Path) -> None:
+    outputs = finish(tmp_path, [{"weather": 1}])
+    assert outputs.evaluation is None
+    assert outputs.incomplete is not None
+    assert outputs.incomplete.reason == "measurements"
+
+
+def test_what_is_measured_twice_counts_once() -> None:
+    context = a_context(a_spec())
+    keep_measurement(context, "energy", [1])
+    keep_measurement(context, "energy", (2,))
+    assert context.measurements == {"energy": [2]}
+    with pytest.raises(ValueError, match="no section 'magic'"):
+        keep_measurement(context, "magic", [3])
