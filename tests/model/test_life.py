@@ -193,6 +193,7 @@ class HandRay:
     beginnings: Counter[str] = field(default_factory=Counter)
     session_no: int = 1
     is_answering: bool = True
+    is_freeing: bool = False
     has_leftovers: bool = False
     loses_launch: bool = False
 

@@ -133,7 +133,7 @@ async def sync(http_request: Request, api: ApiParts, cluster: CallingCluster, bo
 def _take_in(api: Api, cluster: str, request: SyncRequest) -> None:
     now = api.now()
     with api.store.write() as session:
-        clusters.sync(
+        is_changed = clusters.sync(
             session,
             cluster,
             agent_epoch=request.agent_epoch,
@@ -149,7 +149,7 @@ def _take_in(api: Api, cluster: str, request: SyncRequest) -> None:
                     attempts.write_if_open(session, row.id, death_since=now, death_reason=seen.death_reason)
         for one in request.collected:
             _note_collected(session, cluster, one, now)
-    if any(seen.has_evidence_of_death for seen in request.observations):
+    if is_changed or any(seen.has_evidence_of_death for seen in request.observations):
         api.hint()
 
 

@@ -3,6 +3,7 @@
 It holds nothing that cannot be found again: attempts come from the server, runners from Ray, offsets from both.
 """
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import ray
 import structlog
 
 from fairlead import __version__
-from fairlead.agent.cluster import RayCluster
+from fairlead.agent.cluster import HURRIED_S, RayCluster
 from fairlead.agent.collecting import Collector
 from fairlead.agent.control_plane import BeyondThisRelease, ControlPlane, Leased
 from fairlead.agent.files import read_begun, read_claim
@@ -149,13 +150,18 @@ class Agent:
             observations=tuple(self._observation(tending) for tending in self._tended.values()),
             stray_runners=self._old_strays(),
             collected=self._collector.done()[:MAX_DELETIONS],
-            wait_s=self._parts.settings.sync_wait_s,
+            wait_s=self._patience_s(),
         )
         answer = self._parts.control.sync(request)
         self._collector.acknowledge(request.collected)
         self._collector.take(answer.deletions)
         self._obey(answer)
         return answer != SyncAnswer()
+
+    def _patience_s(self) -> float:
+        """How long an answer may be held back: not while an attempt gives up what others may wait for."""
+        is_freeing = self._parts.cluster.is_freeing or any(one.is_leaving for one in self._tended.values())
+        return min(HURRIED_S if is_freeing else math.inf, self._parts.settings.sync_wait_s)
 
     def _observation(self, tending: Tending) -> AttemptObservation:
         """What was seen last; nothing is known while Ray is away, however fresh the last sighting is."""

@@ -43,6 +43,10 @@ _LEAVE_TIMEOUT_S = 4.0
 _RECONNECT_S = 2.0
 _KNOCK_TIMEOUT_S = 3.0
 WATCH_S = 1.0
+HURRIED_S = 0.2
+"""Between two looks at what is free while somebody may wait for what an attempt has just given back."""
+FREED_FOR_S = 1.5
+"""Within that time of an attempt's end Ray's head knows that its resources are free."""
 SILENT_AFTER_S = 8.0
 """Without an answer of the head for this long, nothing is known."""
 _RAY_TROUBLE = (ray.exceptions.RayError, ConnectionError, RuntimeError)
@@ -104,6 +108,8 @@ class RayCluster:
         self._ahead: Any = None
         self._is_connected = threading.Event()
         self._is_closed = threading.Event()
+        self._hurry = threading.Event()
+        self._freed_s = -math.inf
         self._session = ""
         self._nodes: tuple[NodeInfo, ...] = ()
         self._given_up_at_s: dict[str, float] = {}
@@ -116,7 +122,9 @@ class RayCluster:
         self._keep_warm()
         self._connect()
         self._warm_up()
-        while not self._is_closed.wait(WATCH_S):
+        while not self._is_closed.is_set():
+            self._hurry.wait(HURRIED_S if self.is_freeing else WATCH_S)
+            self._hurry.clear()
             self._keep_warm()
             try:
                 self._survey()
@@ -173,6 +181,11 @@ class RayCluster:
             return cold_env(variables, why=self._why_cold)
         return runtime_env(variables, directory=self._warm.places.directory)
 
+    @property
+    def is_freeing(self) -> bool:
+        """Whether what is free may be more than it seems: an attempt has just given something back."""
+        return time.monotonic() - self._freed_s < FREED_FOR_S
+
     def wait_until_connected(self, timeout_s: float) -> bool:
         """Whether Ray answered within ``timeout_s``."""
         return self._is_connected.wait(timeout_s)
@@ -180,6 +193,7 @@ class RayCluster:
     def close(self) -> None:
         """Leave the cluster; runners go on."""
         self._is_closed.set()
+        self._hurry.set()
         if self._warm is not None:
             self._warm.release()
         if self._is_connected.is_set():
@@ -278,6 +292,9 @@ class RayCluster:
         while marked_processes(runner_name) and time.monotonic() < deadline_s:
             time.sleep(0.1)  # Ray ends them; killing them first would look to it like a crash
         processes = self._on_every_node(end_marked_processes, runner_name)
+        if is_gone:
+            self._freed_s = time.monotonic()
+            self._hurry.set()
         return is_gone and not processes
 
     def lost_nodes(self, runner_name: str) -> Mapping[str, float]:

@@ -128,6 +128,11 @@ class Tending:
         """Wait until the thread has left."""
         self._thread.join(timeout_s)
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it has ended and its processes have not, as far as is known."""
+        return self._is_over and not self.is_done
+
     def observation(self) -> AttemptObservation:
         """What was seen last."""
         with self._lock:

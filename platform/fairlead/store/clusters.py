@@ -77,9 +77,13 @@ def attach(session: Session, name: str, request: AttachRequest, *, now: datetime
 
 def sync(
     session: Session, name: str, *, agent_epoch: int, ray_session: str, nodes: tuple[NodeInfo, ...], now: datetime
-) -> None:
-    """Note an agent's sign of life. Raises ``StaleAgent`` for any but the newest."""
+) -> bool:
+    """Note an agent's sign of life; whether its nodes, or what is free there, are others than before.
+
+    Raises ``StaleAgent`` for any but the newest.
+    """
     row = get(session, name)
+    before = row.nodes
     columns: dict[str, Any] = {"last_sync_at": now}
     if nodes:
         columns["nodes"] = [node.model_dump(mode="json") for node in nodes]
@@ -94,6 +98,7 @@ def sync(
     if changed.rowcount == 0:  # type: ignore[attr-defined]  # an UPDATE's result has it
         raise StaleAgent(f"another agent has attached to cluster {name} since epoch {agent_epoch}")
     session.refresh(row)
+    return bool(row.nodes != before)
 
 
 def has_fresh_agent(row: ClusterRow, *, ttl_s: float, now: datetime) -> bool:

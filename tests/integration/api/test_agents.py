@@ -99,6 +99,17 @@ def test_a_sync_waits_until_there_is_something_to_do(small_bench: Any) -> None:
     assert small_bench.sync(epoch, wait_s=0.3) == empty
 
 
+def test_room_that_has_become_free_wakes_the_loops_at_once(small_bench: Any) -> None:
+    epoch = small_bench.attach()
+    node = {"node_id": "n", "address": "h", "is_alive": True, "cpus": 4, "gpus": 0, "free_gpus": 0}
+    rung = []
+    for free in (0, 0, 4, 4):
+        before = len(small_bench.hints)
+        small_bench.sync(epoch, nodes=[{**node, "free_cpus": free}])
+        rung.append(len(small_bench.hints) > before)
+    assert rung == [True, False, True, False]
+
+
 @pytest.mark.parametrize(("verb", "mode"), [("cancel", "cancel"), ("pause", "pause")])
 def test_what_the_user_wants_reaches_the_agent_until_the_attempt_ends(
     bench: Any, spec: dict[str, Any], verb: str, mode: str

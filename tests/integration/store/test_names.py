@@ -47,6 +47,19 @@ def test_each_agent_that_attaches_fences_the_older_ones_out(store: Store, clock:
         assert (row.last_sync_at, len(row.nodes)) == (clock.now(), 1)
 
 
+def test_a_sync_says_whether_there_is_other_room_than_before(store: Store, clock: FakeClock) -> None:
+    full, free = (a_node().model_copy(update={"free_cpus": cpus}) for cpus in (0.0, 2.0))
+    with store.write() as session:
+        clusters.attach(session, "local", an_attach_request(nodes=[full]), now=clock.now())
+    told = []
+    for nodes in ((full,), (free,), (free,), ()):  # none: Ray does not answer, and nothing is known
+        with store.write() as session:
+            told.append(
+                clusters.sync(session, "local", agent_epoch=1, ray_session="s", nodes=nodes, now=clock.advance(1))
+            )
+    assert told == [False, True, False, False]
+
+
 def test_a_stale_agent_changes_nothing(store: Store, clock: FakeClock) -> None:
     with store.write() as session:
         clusters.attach(session, "local", an_attach_request(nodes=[a_node()]), now=clock.now())

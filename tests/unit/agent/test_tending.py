@@ -271,10 +271,10 @@ def test_a_result_counts_whatever_ray_says(scene: Scene) -> None:
     assert scene.attempt.claim is not None
     scene.cluster.has_leftovers = True
     scene.tick()
-    assert not scene.tending.is_done
+    assert (scene.tending.is_done, scene.tending.is_leaving) == (False, True)
     scene.cluster.has_leftovers = False
     scene.tick()
-    assert scene.tending.is_done
+    assert (scene.tending.is_done, scene.tending.is_leaving) == (True, False)
 
 
 @pytest.mark.parametrize("comes", ["between looks", "during a look"])
