@@ -463,6 +463,19 @@ class WorkloadView(Representation):
     manifest: Manifest
 
 
+ProfileName = Literal["four_fifths", "nyc_ll144", "eu_ai_act_annex_iv", "model_card", "cyclonedx"]
+"""Layouts of a report, as ``fairlead.evaluation.profiles`` makes them."""
+
+
+class ReportKeyView(Representation):
+    """What verifies the signatures of this server's reports."""
+
+    alg: str
+    key_id: str
+    public_key: str
+    """32 bytes in base64 (RFC 8032)."""
+
+
 class VersionView(Representation):
     """What is running."""
 
@@ -470,6 +483,8 @@ class VersionView(Representation):
     protocol: int
     schema_revision: str
     mlflow_url: str
+    report_key: ReportKeyView | None = None
+    """None from servers of before reports were signed."""
 
 
 class BundleView(Representation):

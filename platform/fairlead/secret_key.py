@@ -1,4 +1,7 @@
-"""The server's secret key: signs links and cursors, and webhooks' secrets follow from it. It is in no database."""
+"""The server's secret key: signs links and cursors; webhooks' secrets and the key of reports follow from it.
+
+It is in no database.
+"""
 
 import hashlib
 import hmac
@@ -27,3 +30,8 @@ def keyed(secret: bytes, purpose: str, text: str) -> bytes:
     """HMAC-SHA256 of ``text`` under a key of its own for each ``purpose``; 32 bytes."""
     key = hmac.digest(secret, purpose.encode(), hashlib.sha256)
     return hmac.digest(key, text.encode(), hashlib.sha256)
+
+
+def report_seed(secret: bytes) -> bytes:
+    """What the key that signs reports is made of; 32 bytes."""
+    return keyed(secret, "report", "ed25519")

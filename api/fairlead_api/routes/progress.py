@@ -1,6 +1,7 @@
 """What happens while an experiment runs, and what is left of it. Every stream has a plain paged twin."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from fairlead.control.evaluate import report_directory
 from fairlead.errors import BadInput, NotFound, Unavailable
 from fairlead.lifecycle import State
 from fairlead.protocol import CheckpointRef
-from fairlead.representation import EventView, GateView, MetricsView, Page
+from fairlead.representation import EventView, GateView, MetricsView, Page, ProfileName
 from fairlead.store import attempts, checkpoints, events, experiments, series
 from fairlead_api import logs
 from fairlead_api.access import Caller
@@ -327,11 +328,25 @@ def metrics(
     operation_id="readReport",
     summary="What the evaluation found",
     response_class=Response,
-    responses={200: {"content": {"application/json": {}, "text/html": {}}}, **problems(404)},
+    responses={
+        200: {"content": {"application/json": {}, "text/html": {}, "text/markdown": {}}},
+        **problems(404, 422),
+    },
 )
-def report(api: ApiParts, experiment_id: ExperimentId, accept: Accept = "application/json") -> Response:
-    """JSON, or one self-contained page with ``Accept: text/html``."""
-    return report_answer(api, experiment_id, as_page=_prefers_html(accept))
+def report(
+    api: ApiParts,
+    experiment_id: ExperimentId,
+    accept: Accept = "application/json",
+    profile: Annotated[ProfileName | None, Query(description="Another layout of the same report.")] = None,
+) -> Response:
+    """JSON, or one self-contained page with ``Accept: text/html``; a profile is Markdown, `cyclonedx` JSON."""
+    if profile is None:
+        return report_answer(api, experiment_id, as_page=_prefers_html(accept))
+    from fairlead.evaluation.profiles import render_profile  # few ask for one
+
+    content = json.loads(bytes(report_answer(api, experiment_id, as_page=False).body))
+    body, kind = render_profile(content, profile)
+    return Response(body, media_type=kind)
 
 
 def report_answer(api: Api, experiment_id: str, *, as_page: bool) -> Response:

@@ -7,8 +7,10 @@ from starlette.responses import PlainTextResponse, Response
 
 from fairlead import __version__
 from fairlead.errors import Unavailable
+from fairlead.evaluation.signing import public_key
 from fairlead.protocol import PROTOCOL
-from fairlead.representation import VersionView, WhoAmI
+from fairlead.representation import ReportKeyView, VersionView, WhoAmI
+from fairlead.secret_key import report_seed
 from fairlead.store import check_revision, check_writable, schema_revision
 from fairlead_api.access import Caller
 from fairlead_api.meters import CONTENT_TYPE, Meters
@@ -71,12 +73,13 @@ def meters(request: Request) -> Response:
 
 @router.get("/v1/version", operation_id="getVersion", summary="What is running", response_model=VersionView)
 def version(api: ApiParts) -> Response:
-    """Release, agent protocol, database schema, and where MLflow is."""
+    """Release, agent protocol, database schema, where MLflow is, and the key that signs reports."""
     view = VersionView(
         version=__version__,
         protocol=PROTOCOL,
         schema_revision=schema_revision(api.store) or "",
         mlflow_url=api.settings.mlflow_public_url or api.settings.mlflow_url,
+        report_key=ReportKeyView(**public_key(report_seed(api.secret))),
     )
     return answer(view)
 

@@ -656,17 +656,45 @@ def audit(
 @app.command(rich_help_panel="Look")
 def report(
     context: typer.Context,
-    experiment_id: Id,
+    experiment_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The experiment's id, or a file: report.json as evaluate writes it.")
+    ],
     is_opened: Annotated[bool, typer.Option("--open", help="Write the page to a file and open a browser.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write the page to this file.", dir_okay=False)] = None,
     link: Annotated[bool, typer.Option("--link", help="Print an address that opens without a token, briefly.")] = False,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            help="Print it in another layout: four_fifths, nyc_ll144, eu_ai_act_annex_iv, model_card or cyclonedx."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show what the evaluation found: overall, for each group, and what became of the gates."""
     from fairlead.cli import reporting
 
     where = _where(context, as_json)
-    reporting.report(where, experiment_id, is_opened=is_opened, html=html, is_linked=link)
+    wanted = reporting.Wanted(is_opened=is_opened, html=html, is_linked=link, profile=profile)
+    reporting.report(where, experiment_id, wanted)
+
+
+@app.command(rich_help_panel="Look")
+def verify(
+    context: typer.Context,
+    report: Annotated[Path, typer.Argument(metavar="REPORT", help="A report.json.", dir_okay=False, exists=True)],
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="BASE64", help="The public key that must have signed it; by default the server's."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check that a report is as the server signed it: exit code 0 if so, 2 if not.
+
+    version prints the server's public key. Keep it with the reports: then they can be checked without the server.
+    """
+    from fairlead.cli import reporting
+
+    reporting.verify(_where(context, as_json), report, key=key)
 
 
 @app.command(rich_help_panel="Run", epilog=EVALUATE_EPILOG)

@@ -1,10 +1,12 @@
 """``fairlead report``: what the evaluation found, as tables, as a page or as a link."""
 
+import json
 import tempfile
 import webbrowser
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,7 +14,8 @@ from rich.markup import escape
 from fairlead.cli.app import Where
 from fairlead.cli.experiments import connect
 from fairlead.cli.output import OUTCOME_STYLES, err, number, out, print_json, styled, table
-from fairlead.client import Experiment
+from fairlead.errors import BadInput
+from fairlead.representation import ProfileName
 
 GROUP_METRICS = (
     "accuracy_score",
@@ -40,19 +43,93 @@ MOST_GROUPS = 100
 Report = Mapping[str, Any]
 
 
-def report(where: Where, experiment_id: str, *, is_opened: bool, html: Path | None, is_linked: bool) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """How a report is to be shown; with nothing said, as tables."""
+
+    is_opened: bool = False
+    html: Path | None = None
+    is_linked: bool = False
+    profile: str | None = None
+
+
+def report(where: Where, experiment_id: str, wanted: Wanted) -> None:
     """Show, write, open or link a report."""
+    if experiment_id.endswith(".json"):  # no id has a dot
+        _show_file(where, Path(experiment_id), wanted)
+        return
     with connect(where) as client:
         experiment = client.get(experiment_id)
-        if is_linked:
+        if wanted.is_linked:
             link = experiment.link()
             print_json(link) if where.as_json else print(link.url)
-        elif is_opened or html is not None:
-            _write_page(experiment, html, is_opened=is_opened, as_json=where.as_json)
+        elif wanted.profile is not None:
+            print(experiment.report_profile(_profile_name(wanted.profile)), end="")
+        elif wanted.is_opened or wanted.html is not None:
+            _write_page(
+                experiment.report_html(), experiment.id, wanted.html, is_opened=wanted.is_opened, as_json=where.as_json
+            )
         elif where.as_json:
             print_json(experiment.report())
         else:
             print_report(out(), experiment.report())
+
+
+def _show_file(where: Where, path: Path, wanted: Wanted) -> None:
+    content = _read_report(path)
+    if wanted.is_linked:
+        raise BadInput("a file has no address: --link is for experiments")
+    if wanted.profile is not None:
+        from fairlead.evaluation.profiles import render_profile
+
+        print(render_profile(content, wanted.profile)[0].decode(), end="")
+    elif wanted.is_opened or wanted.html is not None:
+        from fairlead.evaluation.page import render_page
+
+        _write_page(render_page(content), path.stem, wanted.html, is_opened=wanted.is_opened, as_json=where.as_json)
+    elif where.as_json:
+        print_json(content)
+    else:
+        print_report(out(), content)
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise BadInput(f"{path} is no JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("schema") != "rai-report/1":
+        raise BadInput(f"{path} is no report: it does not say that its schema is rai-report/1")
+    return content
+
+
+def _profile_name(name: str) -> ProfileName:
+    found: ProfileName | None = next((one for one in get_args(ProfileName) if one == name), None)
+    if found is None:
+        raise BadInput(f"there is no profile {name!r}; there are {', '.join(get_args(ProfileName))}")
+    return found
+
+
+def verify(where: Where, path: Path, *, key: str | None) -> None:
+    """Say who signed a report. Raises ``BadInput`` where it is not what was signed, or by another key than asked."""
+    from fairlead.evaluation.signing import verify as check
+
+    content = _read_report(path)
+    found = check(content)
+    trusted, whose = key, "the key given"
+    if key is None:
+        with connect(where) as client:
+            known = client.version().report_key
+        if known is None:
+            raise BadInput("this server is of a release that signs no reports; give the key with --key")
+        trusted, whose = known.public_key, f"the server at {client.url}"
+    check(content, trusted)
+    if where.as_json:
+        print_json({"is_valid": True, "key_id": found, "experiment": content["experiment"]})
+    else:
+        out().print(f"[green]signed[/] by {escape(whose)} (key {found}), and unchanged since")
 
 
 def print_report(console: Console, content: Report) -> None:
@@ -165,11 +242,10 @@ def _sentence(text: Any) -> str:
     return str(text.get("text", text)) if isinstance(text, Mapping) else str(text)
 
 
-def _write_page(experiment: Experiment, path: Path | None, *, is_opened: bool, as_json: bool) -> None:
-    page = experiment.report_html()
+def _write_page(page: str, name: str, path: Path | None, *, is_opened: bool, as_json: bool) -> None:
     if path is None:
         directory = Path(tempfile.mkdtemp(prefix="fairlead-report-"))  # mode 0700: reports name groups of people
-        path = directory / f"{experiment.id}.html"
+        path = directory / f"{name}.html"
     path.write_text(page, encoding="utf-8")
     if as_json:
         print_json({"path": str(path.absolute())})

@@ -23,6 +23,7 @@ from fairlead.representation import (
     LossDeclaration,
     MetricsView,
     Page,
+    ProfileName,
     RegistrationView,
 )
 from fairlead.spec import ExperimentSpec
@@ -187,6 +188,10 @@ class Experiment:
     def report_html(self) -> str:
         """The report as one self-contained page. Raises ``NotFound`` while there is none."""
         return self._transport.request("GET", self._path("/report"), headers={"Accept": "text/html"}).text
+
+    def report_profile(self, profile: ProfileName) -> str:
+        """The report in another layout: Markdown, or JSON for ``cyclonedx``. Raises ``NotFound``, ``BadInput``."""
+        return self._transport.request("GET", self._path("/report"), params={"profile": profile}).text
 
     def attempts(self) -> tuple[AttemptView, ...]:
         """Every try at running it, oldest first."""

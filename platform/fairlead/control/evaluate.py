@@ -14,7 +14,7 @@ import structlog
 
 from fairlead.clock import Clock
 from fairlead.control.rows import ids_of
-from fairlead.errors import Unavailable
+from fairlead.errors import BadInput, Unavailable
 from fairlead.evaluation import (
     Baseline,
     CountState,
@@ -25,10 +25,12 @@ from fairlead.evaluation import (
     report_bytes,
     report_sha256,
 )
+from fairlead.evaluation.signing import signed
 from fairlead.failpoints import failpoint
 from fairlead.lifecycle import State
 from fairlead.protocol import FileEntry, ResultDocument
 from fairlead.registry import Promoted, promote
+from fairlead.secret_key import read_secret, report_seed
 from fairlead.settings import ControlSettings
 from fairlead.spec import ExperimentSpec
 from fairlead.store import Store, attempts, experiments
@@ -61,7 +63,12 @@ class Evaluate:
         with self.store.read() as session:
             attempt = attempts.get(session, attempts.attempt_id(row.id, row.current_attempt_no))
         try:
-            return self._succeed(row, attempt)
+            seed = report_seed(read_secret(self.settings.secret_key_file))
+        except BadInput as error:  # an operator's to mend: stay and try again
+            self._explain(row, f"the report cannot be signed: {error}; it is tried again")
+            return False
+        try:
+            return self._succeed(row, attempt, seed)
         except OSError as error:  # the storage may come back: stay and try again
             logger.warning("storage is not readable", error=str(error), **ids_of(row))
             self._explain(row, f"the storage cannot be used: {error.strerror or error}; it is tried again")
@@ -74,10 +81,10 @@ class Evaluate:
             logger.exception("evaluation failed", **ids_of(row))
             return self._hold(row, f"evaluation_error: {type(error).__name__}: {error}")
 
-    def _succeed(self, row: ExperimentRow, attempt: AttemptRow) -> bool:
+    def _succeed(self, row: ExperimentRow, attempt: AttemptRow, seed: bytes) -> bool:
         spec = experiments.spec_of(row)
         result = ResultDocument.model_validate(attempt.result)
-        report = self._report(spec, attempt, result) if result.evaluation else None
+        report = signed(self._report(spec, attempt, result), seed) if result.evaluation else None
         columns: dict[str, Any] = {"registration": _registration(spec, result, report)}
         if report is not None:
             self._publish(spec, row.id, report)

@@ -183,6 +183,10 @@ class Record:
         files: dict[str, bytes | Path] = {
             f"responsible_ai/{name}": directory / name for name in ("report.json", "report.html")
         }
+        from fairlead.evaluation.profiles import render_profile  # loads jinja2, which nothing else here needs
+
+        files["responsible_ai/model_card.md"] = render_profile(report, "model_card")[0]
+        files["responsible_ai/model_card.cdx.json"] = render_profile(report, "cyclonedx")[0]
         self.recorder.log_files(run_id, files)
         flat = flat_metrics(report)
         ended = (attempt.ended_at if attempt else None) or row.updated_at

@@ -38,6 +38,7 @@ from fairlead.representation import (
     QueueView,
     QuotaView,
     RegistrationView,
+    ReportKeyView,
     Representation,
     VersionView,
     WhoAmI,
@@ -129,6 +130,8 @@ class FakeApi:
             "local": ClusterView(name="local", state="active", is_agent_fresh=True)
         }
         self.nodes: list[NodeView] = []
+        self.report_key: ReportKeyView | None = None
+        """None as of a release that signs no reports."""
         self._answers: dict[str, tuple[bytes, Answer]] = {}
         self.changed = threading.Condition()
         self.is_closing = False
@@ -400,7 +403,9 @@ class _Handler(BaseHTTPRequestHandler):
             case "POST", ["links"]:
                 url = f"{self.api.url}{json.loads(body)['path']}?signature=x"
                 return Answer.of(LinkView(url=url, expires_at=AT), status=201)
-        return _fixed("/".join(path)) or Answer.problem(404, "not_found", f"nothing is called {'/'.join(path)}")
+        return _fixed("/".join(path), self.api) or Answer.problem(
+            404, "not_found", f"nothing is called {'/'.join(path)}"
+        )
 
     def _list(self) -> Answer:
         query = parse_qs(urlsplit(self.path).query)
@@ -481,6 +486,8 @@ class _Handler(BaseHTTPRequestHandler):
             case "GET", ["report"] if entry.report is not None:
                 if "text/html" in self.headers.get("Accept", ""):
                     return Answer(200, b"<!doctype html><title>report</title>", content_type="text/html")
+                if asked := parse_qs(urlsplit(self.path).query).get("profile"):
+                    return Answer(200, f"# {asked[0]}\n".encode(), content_type="text/markdown")
                 return Answer.json(entry.report)
             case "GET", ["report"]:
                 return Answer.problem(404, "not_found", "there is no report yet")
@@ -547,7 +554,7 @@ def _plan(body: bytes) -> Answer:
     return Answer.of(PlanView(is_valid=True, fits=fits, why=why, cpus=spec.resources.cpus, spec_hash=spec_hash(spec)))
 
 
-def _fixed(path: str) -> Answer | None:
+def _fixed(path: str, api: FakeApi) -> Answer | None:
     match path:
         case "workloads":
             return Answer.json({"items": [WORKLOAD.model_dump(mode="json")]})
@@ -560,8 +567,8 @@ def _fixed(path: str) -> Answer | None:
         case "workloads/tabular_mlp":
             return Answer.of(WORKLOAD)
         case "version":
-            url = "http://127.0.0.1:8171"
-            return Answer.of(VersionView(version="0.1.0", protocol=1, schema_revision="0001", mlflow_url=url))
+            view = VersionView(version="0.1.0", protocol=1, schema_revision="0001", mlflow_url="http://127.0.0.1:8171")
+            return Answer.of(view.model_copy(update={"report_key": api.report_key}))
         case "whoami":
             return Answer.of(WhoAmI(kind="user", name="local"))
     return None

@@ -2,6 +2,11 @@ from typing import Any
 
 import pytest
 
+from fairlead.evaluation import build_report, report_bytes
+from fairlead.evaluation.signing import signed, verify
+from fairlead.secret_key import report_seed
+from fairlead.spec import EvaluationSpec
+from fairlead.testing.evaluation import a_provenance, example_state
 from fairlead_api.pages import encode_token
 
 
@@ -25,6 +30,32 @@ def test_a_report_is_json_or_a_page_without_scripts(small_bench: Any, reported: 
     assert "default-src 'none'" in policy
     assert "script-src" not in policy
     assert "sandbox" in policy
+
+
+def test_a_profile_is_another_layout_of_the_same_report(small_bench: Any, reported: str) -> None:
+    report = build_report(example_state(), provenance=a_provenance(), evaluation=EvaluationSpec(groupings="all"))
+    directory = small_bench.settings.storage / "default" / reported / "report"
+    (directory / "report.json").write_bytes(report_bytes(report))
+    path = f"/v1/experiments/{reported}/report"
+    answer = small_bench.user.get(path, params={"profile": "four_fifths"})
+    assert answer.headers["content-type"].startswith("text/markdown")
+    assert "Below four fifths" in answer.text
+    answer = small_bench.user.get(path, params={"profile": "cyclonedx"})
+    assert answer.headers["content-type"].startswith("application/vnd.cyclonedx+json")
+    assert answer.json()["bomFormat"] == "CycloneDX"
+    answer = small_bench.user.get(path, params={"profile": "iso"})
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/query/profile")
+    without = build_report(example_state(), provenance=a_provenance(), evaluation=EvaluationSpec())
+    (directory / "report.json").write_bytes(report_bytes(without))
+    answer = small_bench.user.get(path, params={"profile": "nyc_ll144"})
+    assert (answer.status_code, "compares no groups" in answer.text) == (422, True)
+
+
+def test_the_server_says_with_which_key_it_signs_reports(small_bench: Any) -> None:
+    key = small_bench.user.get("/v1/version").json()["report_key"]
+    seed = report_seed(small_bench.settings.secret_key_file.read_bytes())
+    report = signed({"outcome": "pass"}, seed)
+    assert verify(report, key["public_key"]) == key["key_id"]
 
 
 def test_there_is_no_report_before_the_evaluation(small_bench: Any, spec: dict[str, Any]) -> None:

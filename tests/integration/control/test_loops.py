@@ -18,8 +18,10 @@ from fairlead.control.settle import Settle
 from fairlead.data import find_manifests
 from fairlead.evaluation import CountState
 from fairlead.evaluation.measured import measurements_bytes
+from fairlead.evaluation.signing import public_key, verify
 from fairlead.lifecycle import Desired, Observation, Outcome, State
 from fairlead.protocol import AttachRequest, EvaluationSummary, FileEntry, NodeInfo, ResultDocument
+from fairlead.secret_key import report_seed
 from fairlead.settings import ControlSettings
 from fairlead.store import Store, attempts, checkpoints, clusters, events, experiments
 from fairlead.store.clusters import ClusterState
@@ -357,7 +359,24 @@ def test_counts_become_a_report_with_decided_gates(plane: Plane) -> None:
     directory = report_directory(plane.settings.storage, "default", "e1")
     content = (directory / "report.json").read_bytes()
     assert row.report_sha256 == f"sha256:{hashlib.sha256(content).hexdigest()}"
+    key = public_key(report_seed(plane.settings.secret_key_file.read_bytes()))["public_key"]
+    verify(json.loads(content), key)
     assert "<html" in (directory / "report.html").read_text()
+
+
+def test_without_its_key_an_evaluation_waits_and_says_for_what(plane: Plane) -> None:
+    plane.run_to_running(gates=GATES)
+    plane.end(Outcome.SUCCEEDED, result=a_result(_counted(plane)).model_dump(mode="json"))
+    plane.settle()
+    secret = plane.settings.secret_key_file.read_bytes()
+    plane.settings.secret_key_file.unlink()
+    plane.evaluate()
+    row = plane.row()
+    assert row.state == State.EVALUATING
+    assert "the report cannot be signed" in (row.waiting or "")
+    plane.settings.secret_key_file.write_bytes(secret)
+    plane.evaluate()
+    assert plane.row().state == State.SUCCEEDED
 
 
 def test_a_report_with_mitigation_compares_with_the_experiment_that_the_spec_names(plane: Plane) -> None:

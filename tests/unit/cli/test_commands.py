@@ -11,9 +11,13 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from fairlead.cli import app
+from fairlead.evaluation import build_report, report_bytes
+from fairlead.evaluation.signing import public_key, signed
 from fairlead.lifecycle import Observation, State
-from fairlead.representation import AttemptView, ClusterView, NodeView
+from fairlead.representation import AttemptView, ClusterView, NodeView, ReportKeyView
+from fairlead.spec import EvaluationSpec
 from fairlead.testing.api import AT, TOKEN, FakeApi
+from fairlead.testing.evaluation import a_provenance, example_state
 
 SPEC: dict[str, Any] = {
     "name": "risk",
@@ -198,6 +202,49 @@ def test_the_report_is_a_table_a_document_a_page_or_a_link(run: Run, spec: str, 
     assert run("report", "exp0001", "--html", str(page)).stdout.strip() == str(page)
     assert page.read_text().startswith("<!doctype html>")
     assert run("report", "exp0001", "--link").stdout.startswith(api.url)
+    assert run("report", "exp0001", "--profile", "four_fifths").stdout == "# four_fifths\n"
+    wrong = run("report", "exp0001", "--profile", "iso")
+    assert (wrong.exit_code, "there are four_fifths, nyc_ll144" in " ".join(wrong.stderr.split())) == (2, True)
+
+
+def a_report_file(path: Path, *, seed: bytes) -> Path:
+    evaluation = EvaluationSpec(groupings="all")
+    report = build_report(example_state(), provenance=a_provenance(), evaluation=evaluation)
+    path.write_bytes(report_bytes(signed(report, seed)))
+    return path
+
+
+def test_a_report_in_a_file_is_shown_like_one_on_a_server(run: Run, tmp_path: Path) -> None:
+    path = a_report_file(tmp_path / "report.json", seed=bytes(32))
+    assert "By sex" in run("report", str(path)).stdout
+    assert json.loads(run("report", str(path), "--json").stdout)["schema"] == "rai-report/1"
+    assert "Below four fifths" in run("report", str(path), "--profile", "four_fifths").stdout
+    page = tmp_path / "page.html"
+    assert run("report", str(path), "--html", str(page)).exit_code == 0
+    assert "fairlead verify report.json" in page.read_text()
+    assert "a file has no address" in run("report", str(path), "--link").stderr
+    assert "cannot be read" in run("report", str(tmp_path / "none.json")).stderr
+    (tmp_path / "other.json").write_text("{}")
+    assert "is no report" in run("report", str(tmp_path / "other.json")).stderr
+
+
+def test_verify_says_by_whom_a_report_is_signed_and_whether_it_is_unchanged(
+    run: Run, api: FakeApi, tmp_path: Path
+) -> None:
+    path = a_report_file(tmp_path / "report.json", seed=bytes(32))
+    key = public_key(bytes(32))
+    answer = run("verify", str(path), "--key", key["public_key"])
+    assert (answer.exit_code, f"signed by the key given (key {key['key_id']})" in answer.stdout) == (0, True)
+    assert json.loads(run("verify", str(path), "--key", key["public_key"], "--json").stdout)["is_valid"]
+    other = run("verify", str(path), "--key", public_key(bytes(range(32)))["public_key"])
+    assert (other.exit_code, "signed with another key" in other.stderr) == (2, True)
+    api.report_key = ReportKeyView(**key)
+    assert f"signed by the server at {api.url}" in " ".join(run("verify", str(path)).stdout.split())
+    api.report_key = None
+    assert "give the key with --key" in run("verify", str(path)).stderr
+    path.write_text(path.read_text().replace('"n": 2000', '"n": 2001'))
+    changed = run("verify", str(path), "--key", key["public_key"])
+    assert (changed.exit_code, "changed afterwards" in changed.stderr) == (2, True)
 
 
 def test_open_writes_a_private_file_and_says_when_there_is_no_browser(

@@ -1,0 +1,127 @@
+"""What a profile is made of, and how it is written as Markdown."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+UNKNOWN = "not in the report"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """A text, and where in the report it comes from (a JSON pointer); empty where it is no value of it."""
+
+    text: str
+    path: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """Rows under a heading; each row has as many cells as there are columns."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Profile:
+    """A layout of one report."""
+
+    title: str
+    about: str
+    """What it follows, and what it is not."""
+    facts: tuple[tuple[str, Cell], ...]
+    tables: tuple[Table, ...]
+    notes: tuple[str, ...] = ()
+
+
+def markdown(profile: Profile) -> str:
+    """GitHub's Markdown. Text from data is escaped; paths stand behind the tables."""
+    parts = [f"# {plain(profile.title)}", plain(profile.about)]
+    parts += [_table(("", ""), [(Cell(text=name), cell) for name, cell in profile.facts])]
+    for table in profile.tables:
+        parts += [f"## {plain(table.title)}", _table(table.columns, table.rows), *map(plain, table.notes)]
+    if profile.notes:
+        parts += ["## What this does not say", "\n".join(f"- {plain(note)}" for note in profile.notes)]
+    parts += ["## Where each value stands in report.json", _paths(profile)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
+    lines = [_line(map(plain, columns)), _line(["---"] * len(columns))]
+    return "\n".join([*lines, *(_line([plain(cell.text) for cell in row]) for row in rows)])
+
+
+def _line(texts: Iterable[str]) -> str:
+    return f"| {' | '.join(texts)} |"
+
+
+def _paths(profile: Profile) -> str:
+    named = [(name, cell) for name, cell in profile.facts if cell.path]
+    for table in profile.tables:
+        for row in table.rows:
+            heading = " ".join((table.title, row[0].text))
+            named += [
+                (f"{heading}: {column}", cell) for column, cell in zip(table.columns, row, strict=True) if cell.path
+            ]
+    return "\n".join(f"- {plain(name)}: {plain(cell.path)}" for name, cell in named)
+
+
+def plain(text: str) -> str:
+    """Text that Markdown leaves as it is, on one line."""
+    kept = " ".join(text.split())
+    for sign in "\\`*_[]<>|#~":
+        kept = kept.replace(sign, f"\\{sign}")
+    return kept
+
+
+# ---- values of a report ---------------------------------------------------------------------------------------------
+
+
+def value_at(report: Mapping[str, Any], path: str, *, digits: int = 3) -> Cell:
+    """What stands at a path, as text. Raises ``KeyError`` where nothing does."""
+    found: Any = report
+    for step in path.split("/")[1:]:
+        step = step.replace("~1", "/").replace("~0", "~")
+        found = found[int(step)] if isinstance(found, list) else found[step]
+    return Cell(text=text_of(found, digits=digits), path=path)
+
+
+def text_of(value: Any, *, digits: int = 3) -> str:
+    """A value as people read it."""
+    if value is None:
+        return UNKNOWN
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.{digits}f}"
+    if isinstance(value, list):
+        return ", ".join(map(text_of, value)) or "none"
+    return str(value)
+
+
+def with_interval(report: Mapping[str, Any], path: str) -> Cell:
+    """A value of a group with its two-sided interval, or why it has none."""
+    cell = value_at(report, f"{path}/value")
+    found: Any = report
+    for step in path.split("/")[1:]:
+        found = found[int(step)] if isinstance(found, list) else found[step]
+    if found["value"] is None:
+        return Cell(text=f"none: {str(found.get('reason', '')).replace('_', ' ')}", path=f"{path}/value")
+    if found["interval"] is None:
+        return cell
+    low, high = found["interval"]
+    return Cell(text=f"{cell.text} ({low:.3f} to {high:.3f})", path=cell.path)
+
+
+def name_of(group: Mapping[str, Any]) -> str:
+    """A group as its levels; all rows together have none."""
+    return " x ".join(map(str, group["key"].values())) or "all rows"
+
+
+def shown_gap(entry: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The distance among groups with enough rows, where there is one apart, and the step of the path to it."""
+    supported = entry["supported"]
+    return (entry, "") if supported is None else (supported, "/supported")

@@ -1,0 +1,250 @@
+"""Layouts that follow the wording of rules: the four-fifths rule, New York City's Local Law 144, the EU's AI Act."""
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+from fairlead.errors import BadInput
+from fairlead.evaluation.page import hidden_groups
+from fairlead.evaluation.profiles.documents import (
+    UNKNOWN,
+    Cell,
+    Profile,
+    Table,
+    name_of,
+    shown_gap,
+    text_of,
+    value_at,
+    with_interval,
+)
+
+Report = Mapping[str, Any]
+FOUR_FIFTHS = Fraction(4, 5)
+SMALL_SHARE = Fraction(2, 100)
+"""Of all rows of known category: below it Local Law 144 lets a category be left out of the ratios."""
+
+
+def four_fifths(report: Report) -> Profile:
+    """Selection rates of groups over the highest of their grouping. Raises ``BadInput`` without two classes or groups.
+
+    29 CFR 1607.4(D): a rate below four fifths of the highest is generally regarded as evidence of adverse impact.
+    """
+    return Profile(
+        title="Selection rates against the highest one (four-fifths rule)",
+        about=(
+            "Laid out after 29 CFR 1607.4(D), which looks at selection rates below four fifths of the highest one. "
+            "Ratios are compared as exact fractions."
+        ),
+        facts=_facts(report),
+        tables=tuple(_ratios(report, by) for by in _compared(report)),
+        notes=(
+            "The rule is about the selection of employees in the United States; elsewhere it is often misused.",
+            "A ratio says nothing of how sure it is: the intervals of the rates, and the bounds of gates, do.",
+            "The rule also asks whether differences are significant, and whether numbers are too small to tell.",
+        ),
+    )
+
+
+def nyc_ll144(report: Report) -> Profile:
+    """The tables of a bias audit by New York City's rule (6 RCNY 5-301). Raises ``BadInput`` as ``four_fifths``."""
+    names = {attribute["name"].lower() for attribute in report["attributes"]}
+    looked_for = (("sex", _SEX), ("race or ethnicity", _RACE))
+    missing = [what for what, words in looked_for if not any(word in name for name in names for word in words)]
+    notes = [
+        "The audit is of a tool's use in a year before; whether these rows are such is for the auditor to say.",
+        "Where a tool gives scores, the rule wants scoring rates (the share above the median score): the report has "
+        "none, and shows selection rates at its threshold.",
+    ]
+    if missing:
+        notes.append(f"No attribute of the report looks like {' or '.join(missing)}, which the rule asks for.")
+    return Profile(
+        title="Impact ratios by category (layout of New York City Local Law 144)",
+        about="Number of rows, selection rate and impact ratio of each category and of their intersections.",
+        facts=(
+            *_facts(report),
+            *(
+                (f"Rows of unknown {name}", value_at(report, f"/data/n_unknown/{_escaped(name)}"))
+                for name in report["data"]["n_unknown"]
+            ),
+        ),
+        tables=tuple(_ratios(report, by, least_share=SMALL_SHARE) for by in _compared(report)),
+        notes=tuple(notes),
+    )
+
+
+_SEX, _RACE = ("sex", "gender"), ("race", "ethnic")
+
+
+def eu_ai_act_annex_iv(report: Report) -> Profile:
+    """What a report can contribute to the technical documentation of Annex IV of Regulation (EU) 2024/1689."""
+    groupings = list(dict.fromkeys(tuple(group["by"]) for group in report["groups"]))
+    signature = report.get("signature")
+    signed = Cell(text=UNKNOWN)
+    if signature:
+        signed = Cell(text=f"ed25519, key {signature['key_id']}", path="/signature/value")
+    return Profile(
+        title="Contribution to technical documentation (EU AI Act, Annex IV)",
+        about=(
+            "Points 2(d), 2(g) and 3 of Annex IV of Regulation (EU) 2024/1689, as far as an evaluation can fill them. "
+            "The other points are the provider's to write."
+        ),
+        facts=(
+            *_facts(report),
+            ("2(d) Origin of the data", value_at(report, "/data/uri")),
+            ("2(d) Digest of the data", value_at(report, "/data/digest")),
+            ("2(d) Label", value_at(report, "/data/target")),
+            ("2(g) Date of the test report", value_at(report, "/created")),
+            ("2(g) Signature of the test report", signed),
+            ("2(g) Responsible persons", Cell(text="to be named by the provider")),
+            ("1(a) Intended purpose", Cell(text="to be written by the provider")),
+        ),
+        tables=(
+            _gates(report),
+            *(_accuracy(report, by) for by in groupings),
+            *((_gaps(report),) if report["disparities"] else ()),
+            Table(
+                title="3 Limitations",
+                columns=("Limitation",),
+                rows=tuple((value_at(report, f"/limitations/{at}"),) for at in range(len(report["limitations"]))),
+            ),
+        ),
+        notes=(f"Not measured: {text_of(report['not_measured'])}.",),
+    )
+
+
+# ---- parts ----------------------------------------------------------------------------------------------------------
+
+
+def _facts(report: Report) -> tuple[tuple[str, Cell], ...]:
+    return (
+        ("Experiment", value_at(report, "/experiment")),
+        ("Measured", value_at(report, "/created")),
+        ("Data", value_at(report, "/data/uri")),
+        ("Rows", value_at(report, "/data/n")),
+        ("Digest of the counts", value_at(report, "/state/digest")),
+        ("Digest of the model", value_at(report, "/model/digest")),
+    )
+
+
+def _compared(report: Report) -> list[tuple[str, ...]]:
+    if report["task"] != "binary":
+        raise BadInput("selection rates by group need two classes: one that is selected, and one that is not")
+    found = list(dict.fromkeys(tuple(group["by"]) for group in report["groups"] if group["by"]))
+    if not found:
+        raise BadInput("the report compares no groups; give the evaluation some groupings")
+    return found
+
+
+def _ratios(report: Report, by: Sequence[str], *, least_share: Fraction = Fraction(0)) -> Table:
+    """Rates of the groups of one grouping over the highest rate among those that take part."""
+    groups = {at: group for at, group in _groups(report, by).items() if not group["unknown"]}
+    hidden = hidden_groups(list(groups.values()), min_display=report["settings"]["min_display"])
+    shown = {at: group for at, group in groups.items() if _key(group) not in hidden}
+    rates = {at: rate for at, group in shown.items() if (rate := _rate(group)) is not None}
+    total = max(1, sum(group["n"] for group in groups.values()))
+    taking = {at: rate for at, rate in rates.items() if Fraction(groups[at]["n"], total) >= least_share}
+    highest = max(taking.values(), default=Fraction(0))
+    rows = []
+    for at, group in groups.items():
+        if at not in shown:
+            rows.append((Cell(text=name_of(group)), *(Cell(text=_HIDDEN) for _ in range(4))))
+            continue
+        ratio = taking[at] / highest if at in taking and highest > 0 else None
+        left_out = "left out: under 2 % of the rows" if at in rates and at not in taking else "none"
+        rows.append(
+            (
+                Cell(text=name_of(group)),
+                value_at(report, f"/groups/{at}/n"),
+                with_interval(report, f"/groups/{at}/metrics/selection_rate"),
+                Cell(text=left_out if ratio is None else f"{float(ratio):.3f}"),
+                Cell(text="" if ratio is None else "yes" if ratio < FOUR_FIFTHS else "no"),
+            )
+        )
+    least = report["settings"]["min_support"]
+    few = [name_of(group) for group in shown.values() if group["n"] < least]
+    notes = (f"Few rows, so that chance moves the rate far: {', '.join(few)}.",) if few else ()
+    columns = ("Group", "Rows", "Selection rate (interval)", "Over the highest", "Below four fifths")
+    return Table(title=f"By {' x '.join(by)}", columns=columns, rows=tuple(rows), notes=notes)
+
+
+_HIDDEN = "not shown, to protect a small group"
+
+
+def _groups(report: Report, by: Sequence[str]) -> dict[int, Mapping[str, Any]]:
+    """The groups of one grouping that have rows, by their place in the report."""
+    found = enumerate(report["groups"])
+    return {at: group for at, group in found if tuple(group["by"]) == tuple(by) and group["n"]}
+
+
+def _key(group: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(group["key"].values())
+
+
+def _rate(group: Mapping[str, Any]) -> Fraction | None:
+    entry = group["metrics"]["selection_rate"]
+    if entry["value"] is None:
+        return None
+    if entry["num"] is None or not entry["den"]:
+        return Fraction(entry["value"])
+    return Fraction(entry["num"], entry["den"])
+
+
+def _gates(report: Report) -> Table:
+    columns = ("Requirement", "Asked", "Evidence", "Value", "Outcome", "Why")
+    keys = ("metric", "require", "evidence", "value", "outcome", "why")
+    rows = tuple(tuple(value_at(report, f"/gates/{at}/{key}") for key in keys) for at in range(len(report["gates"])))
+    return Table(title="2(g) Requirements fixed before the test, and their outcomes", columns=columns, rows=rows)
+
+
+_MEASURES: Mapping[str, tuple[str, ...]] = {
+    "binary": ("accuracy_score", "true_positive_rate", "false_positive_rate", "precision_score"),
+    "multiclass": ("accuracy_score", "f1_score", "balanced_accuracy_score"),
+}
+
+
+def _accuracy(report: Report, by: Sequence[str]) -> Table:
+    groups = _groups(report, by)
+    hidden = hidden_groups(list(groups.values()), min_display=report["settings"]["min_display"]) if by else frozenset()
+    shown = {at: group for at, group in groups.items() if _key(group) not in hidden}
+    offered = _MEASURES.get(report["task"]) or tuple(report["groups"][0]["metrics"])
+    measures = [name for name in offered if all(name in group["metrics"] for group in shown.values())][:6]
+    rows = tuple(
+        (
+            Cell(text=name_of(group)),
+            value_at(report, f"/groups/{at}/n"),
+            *(with_interval(report, f"/groups/{at}/metrics/{name}") for name in measures),
+        )
+        for at, group in shown.items()
+    )
+    title = f"3 Accuracy for groups by {' x '.join(by)}" if by else "3 Accuracy overall"
+    notes = (f"{len(groups) - len(shown)} groups are not shown, to protect those of few rows.",) if hidden else ()
+    return Table(title=title, columns=("Group", "Rows", *measures), rows=rows, notes=notes)
+
+
+def _gaps(report: Report) -> Table:
+    rows = []
+    for at, entry in enumerate(report["disparities"]):
+        if entry["metric"] in _SHOWN:
+            path = f"/disparities/{at}{shown_gap(entry)[1]}"
+            named = Cell(text=f"{entry['metric']} by {' x '.join(entry['by'])}")
+            rows.append((named, *(value_at(report, f"{path}/{key}") for key in ("value", "lower95", "upper95"))))
+    return Table(
+        title="2(g) Potentially discriminatory impacts: distances between groups",
+        columns=("Distance", "Value", "At least (95 %)", "At most (95 %)"),
+        rows=tuple(rows),
+        notes=("Among the groups with enough rows, where there are two.",),
+    )
+
+
+_SHOWN = (
+    "demographic_parity_difference",
+    "equal_opportunity_difference",
+    "equalized_odds_difference",
+    "predictive_parity_difference",
+    "accuracy_score_difference",
+    "mean_absolute_error_difference",
+)
+
+
+def _escaped(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
