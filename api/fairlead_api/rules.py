@@ -66,6 +66,9 @@ RULES: Mapping[str, Rule] = {
     "GET /v1/experiments/{experiment_id}/metrics": _rule(Role.VIEWER, Reach.EXPERIMENT),
     "GET /v1/experiments/{experiment_id}/report": _rule(Role.VIEWER, Reach.EXPERIMENT),
     "GET /v1/experiments/{experiment_id}/gates": _rule(Role.VIEWER, Reach.EXPERIMENT),
+    "POST /v1/experiments/{experiment_id}/gates/{gate_id}/override": _rule(
+        Role.ADMIN, Reach.EXPERIMENT, *_OF_EXPERIMENT
+    ),
     "GET /v1/experiments/{experiment_id}/checkpoints": _rule(Role.VIEWER, Reach.EXPERIMENT),
     "POST /v1/experiments/{experiment_id}/cancel": _rule(Role.EDITOR, Reach.EXPERIMENT, *_OF_EXPERIMENT),
     "POST /v1/experiments/{experiment_id}/pause": _rule(Role.EDITOR, Reach.EXPERIMENT, *_OF_EXPERIMENT),

@@ -1,7 +1,9 @@
 """Stage 5: may the model be registered, and under which name? Promotion only through gates."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from fairlead.spec import RegisterSpec
 
@@ -30,6 +32,15 @@ class Withheld:
 
     reason: WithheldReason
     detail: str
+
+
+def outcome_of(gates: Iterable[Mapping[str, Any]]) -> str:
+    """The outcome for promotion of gates as the report has them, but for those that somebody has overridden.
+
+    ``fail`` if one fails, else ``inconclusive`` if one is, else ``pass``. What is shown stays the report's own.
+    """
+    left = {gate["outcome"] for gate in gates if not gate.get("override")}
+    return next((outcome for outcome in ("fail", "inconclusive") if outcome in left), "pass")
 
 
 def promote(

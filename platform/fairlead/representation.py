@@ -31,6 +31,33 @@ class ProblemView(Representation):
     suggestion: str | None = None
 
 
+class OverrideView(Representation):
+    """A signed word of a person who lets a model pass a gate that it has not passed."""
+
+    experiment: str
+    gate: str
+    outcome: str
+    """What it overrides: ``fail`` or ``inconclusive``. That stays what is shown."""
+    report_sha256: str
+    by: str
+    role: str
+    reason: str
+    at: datetime
+    expires_at: datetime | None = None
+    """When somebody must look again; nothing happens by itself."""
+    signature: dict[str, str]
+    """Ed25519 over the other fields, as of a report."""
+
+
+class GateOverride(Document):
+    """Why a model may pass a gate that it has not passed."""
+
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=10, max_length=2000)]
+    """For those who ask later: it is signed with your name."""
+    expires_at: AwareDatetime | None = None
+    """When somebody must look again."""
+
+
 class GateView(Representation):
     """A gate and what became of it."""
 
@@ -45,6 +72,7 @@ class GateView(Representation):
     bound: float | None = None
     why: str = ""
     rows_needed_per_group: int | None = None
+    override: OverrideView | None = None
 
 
 class RegistrationView(Representation):

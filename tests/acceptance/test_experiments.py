@@ -74,13 +74,31 @@ def test_the_demonstration_ends_registered(
     assert all(text in shown for text in ("By sex", "By age_band", "Gaps between groups", "outcome pass"))
 
 
-def test_an_unfair_model_fails_its_gate_and_is_not_registered(fairlead: Fairlead, specs: Path) -> None:
+def test_an_unfair_model_fails_its_gate_and_is_registered_only_on_somebodys_word(
+    fairlead: Fairlead, specs: Path, client: Client, stack: EmbeddedStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answer = fairlead("submit", "--watch", "--json", str(specs / "diabetes_unfair.yaml"))
     assert answer.returncode == 3, answer.stderr
     last = json.loads(answer.stdout.splitlines()[-1])
     assert (last["state"], last["report_outcome"]) == ("succeeded", "fail")
     assert not last["registration"]["is_registered"]
     assert [gate["outcome"] for gate in last["gates"] if gate["by"] == ["sex"]] == ["fail"]
+    undecided = [gate["id"] for gate in last["gates"] if gate["outcome"] != "pass"]
+    for gate in undecided:
+        told = fairlead("override", last["id"], "--gate", gate, "--reason", "the board wants to see it fail in public")
+        assert (told.returncode, "is overridden" in told.stdout) == (0, True), told.stderr
+    view = client.get(last["id"]).await_registration()
+    assert view.registration is not None
+    assert view.registration.is_registered
+    assert view.report_outcome == "fail", "an override changes no outcome"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", stack.mlflow_url)
+    versions = mlflow.MlflowClient()
+    version = versions.get_model_version(str(view.registration.name), str(view.registration.version))
+    assert version.tags["rai.outcome"] == "fail"
+    assert version.tags["rai.overridden"].startswith(f"{undecided[0]} by ")
+    there = {file.path for file in versions.list_artifacts(str(version.run_id), "responsible_ai/overrides")}
+    assert there == {f"responsible_ai/overrides/{gate}.json" for gate in undecided}
+    assert "overridden by" in fairlead("report", last["id"]).stdout
 
 
 def test_own_code_that_raises_fails_with_its_last_words(fairlead: Fairlead, tmp_path: Path, client: Client) -> None:

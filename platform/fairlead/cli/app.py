@@ -334,6 +334,21 @@ def release(context: typer.Context, experiment_id: Id, as_json: Json = False) ->
     experiments.release(_where(context, as_json), experiment_id)
 
 
+@app.command(rich_help_panel="Operate")
+def override(
+    context: typer.Context,
+    experiment_id: Id,
+    gate: Annotated[str, typer.Option(help="Which gate, as report prints it.")],
+    reason: Annotated[str, typer.Option(help="Why the model may pass all the same; signed with your name.")],
+    expires: Annotated[datetime | None, typer.Option(help="When somebody must look again, UTC.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Let a model pass a gate that it has not passed. The outcome shown stays; your name and reason stand beside it."""
+    from fairlead.cli import experiments
+
+    experiments.override(_where(context, as_json), experiment_id, gate, reason=reason, expires=expires)
+
+
 @app.command("declare-lost", rich_help_panel="Operate")
 def declare_lost(
     context: typer.Context,

@@ -154,6 +154,22 @@ def release(where: Where, experiment_id: str) -> None:
     _tell(where, view, "released", later)
 
 
+def override(where: Where, experiment_id: str, gate: str, *, reason: str, expires: datetime | None) -> None:
+    """Override a gate, and say what becomes of the model."""
+    with connect(where) as client:
+        experiment = client.get(experiment_id)
+        at = None if expires is None else expires.replace(tzinfo=UTC)
+        view = experiment.override_gate(gate, reason=reason, expires_at=at)
+        detail = experiment.detail()
+    if where.as_json:
+        print_json(view)
+        return
+    out().print(f"{experiment_id}: gate {escape(gate)} ({styled(view.outcome, OUTCOME_STYLES)}) is overridden")
+    registration = detail.registration
+    if registration is not None:
+        out().print(f"[dim]registration: {escape(registration.reason or str(registration.name))}[/]")
+
+
 def declare_lost(where: Where, experiment_id: str, attempt_no: int, *, reason: str, is_forced: bool) -> None:
     """Vouch for an attempt's death."""
     with connect(where) as client:

@@ -15,7 +15,7 @@ from fairlead.cli.app import Where
 from fairlead.cli.experiments import connect
 from fairlead.cli.output import OUTCOME_STYLES, err, number, out, print_json, styled, table
 from fairlead.errors import BadInput
-from fairlead.representation import ProfileName
+from fairlead.representation import GateView, ProfileName
 
 GROUP_METRICS = (
     "accuracy_score",
@@ -73,6 +73,16 @@ def report(where: Where, experiment_id: str, wanted: Wanted) -> None:
             print_json(experiment.report())
         else:
             print_report(out(), experiment.report())
+            _print_overrides(out(), experiment.view.gates)
+
+
+def _print_overrides(console: Console, gates: Iterable[GateView]) -> None:
+    for gate in gates:
+        if (one := gate.override) is not None:
+            until = f", to be looked at again by {one.expires_at:%Y-%m-%d}" if one.expires_at else ""
+            outcome = styled(gate.outcome, OUTCOME_STYLES)
+            console.print(f"{escape(gate.id)}: {outcome}, overridden by {escape(one.by)} on {one.at:%Y-%m-%d}{until}")
+            console.print(f"  [dim]{escape(one.reason)}[/]")
 
 
 def _show_file(where: Where, path: Path, wanted: Wanted) -> None:

@@ -6,6 +6,7 @@ Repeating it after a crash gives the same report, but for the time stamp.
 
 import hashlib
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from fairlead.evaluation.signing import signed
 from fairlead.failpoints import failpoint
 from fairlead.lifecycle import State
 from fairlead.protocol import FileEntry, ResultDocument
-from fairlead.registry import Promoted, promote
+from fairlead.registry import Promoted, outcome_of, promote
 from fairlead.secret_key import read_secret, report_seed
 from fairlead.settings import ControlSettings
 from fairlead.spec import ExperimentSpec
@@ -85,7 +86,7 @@ class Evaluate:
         spec = experiments.spec_of(row)
         result = ResultDocument.model_validate(attempt.result)
         report = signed(self._report(spec, attempt, result), seed) if result.evaluation else None
-        columns: dict[str, Any] = {"registration": _registration(spec, result, report)}
+        columns: dict[str, Any] = {"registration": registration_of(spec, result, report["gates"] if report else None)}
         if report is not None:
             self._publish(spec, row.id, report)
             sha256 = f"sha256:{report_sha256(report)}"
@@ -218,11 +219,14 @@ def report_directory(storage: Path, project: str, experiment_id: str) -> Path:
     return storage / project / experiment_id / REPORT_DIRECTORY
 
 
-def _registration(spec: ExperimentSpec, result: ResultDocument, report: dict[str, Any] | None) -> dict[str, Any]:
-    undecided = tuple(gate["id"] for gate in report["gates"] if gate["outcome"] != "pass") if report else ()
+def registration_of(
+    spec: ExperimentSpec, result: ResultDocument, gates: Sequence[Mapping[str, Any]] | None
+) -> dict[str, Any]:
+    """What becomes of the model, as the experiment's ``registration``. ``gates``: None without a report."""
+    undecided = [gate["id"] for gate in gates or () if gate["outcome"] != "pass" and not gate.get("override")]
     decision = promote(
-        report_outcome=report["outcome"] if report else None,
-        undecided_gates=undecided,
+        report_outcome=None if gates is None else outcome_of(gates),
+        undecided_gates=tuple(undecided),
         on_inconclusive=spec.evaluation.on_inconclusive,
         register=spec.register_as,
         has_model=result.model is not None,

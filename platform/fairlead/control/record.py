@@ -19,7 +19,7 @@ from fairlead.admission import CODE_PREFIX
 from fairlead.clock import Clock
 from fairlead.control.evaluate import report_directory
 from fairlead.errors import FairleadError, NotFound, Unavailable
-from fairlead.evaluation import flat_metrics
+from fairlead.evaluation import flat_metrics, report_bytes
 from fairlead.failpoints import failpoint
 from fairlead.lifecycle import State
 from fairlead.protocol import MAX_BATCH_POINTS, MODEL_DIRECTORY, MetricPoint, ResultDocument
@@ -187,6 +187,9 @@ class Record:
 
         files["responsible_ai/model_card.md"] = render_profile(report, "model_card")[0]
         files["responsible_ai/model_card.cdx.json"] = render_profile(report, "cyclonedx")[0]
+        overrides = [gate["override"] for gate in row.gates or () if gate.get("override")]
+        for one in overrides:
+            files[f"responsible_ai/overrides/{one['gate']}.json"] = report_bytes(one)
         self.recorder.log_files(run_id, files)
         flat = flat_metrics(report)
         ended = (attempt.ended_at if attempt else None) or row.updated_at
@@ -195,6 +198,8 @@ class Record:
         self.recorder.log_points(run_id, points)
         tags = {"rai.outcome": report["outcome"], "rai.report_sha256": row.report_sha256 or ""}
         tags["rai.state_sha256"] = str(report["state"]["digest"])
+        if overrides:
+            tags["rai.overridden"] = ", ".join(f"{one['gate']} by {one['by']}" for one in overrides)
         return tags | ({"rai.undefined": ", ".join(flat.undefined)} if flat.undefined else {})
 
     def _register(self, row: ExperimentRow, run_id: str, attempt: AttemptRow, result: ResultDocument) -> int:
@@ -210,7 +215,7 @@ class Record:
             name=name,
             alias=alias,
             code_bundle=self.settings.storage / "bundles" / f"{sha256}.zip" if sha256 else None,
-            tags={"rai.outcome": row.report_outcome or "", "rai.report_sha256": row.report_sha256 or ""},
+            tags=_tags_of_version(row),
         )
         registration = {
             "is_registered": True,
@@ -292,3 +297,10 @@ def _portions(rows: Iterable[BatchRow]) -> Iterable[list[BatchRow]]:
         points += len(row.payload)
     if portion:
         yield portion
+
+
+def _tags_of_version(row: ExperimentRow) -> dict[str, str]:
+    """What a model version says of its report. An override never changes the outcome: it stands beside it."""
+    tags = {"rai.outcome": row.report_outcome or "", "rai.report_sha256": row.report_sha256 or ""}
+    overridden = [f"{gate['id']} by {gate['override']['by']}" for gate in row.gates or () if gate.get("override")]
+    return tags | ({"rai.overridden": ", ".join(overridden)} if overridden else {})

@@ -105,6 +105,14 @@ def get(session: Session, experiment_id: str) -> ExperimentRow:
     return row
 
 
+def lock(session: Session, experiment_id: str) -> ExperimentRow:
+    """The experiment as it is now, and nobody else changes it until the transaction ends. Raises ``NotFound``."""
+    row = session.get(ExperimentRow, experiment_id, with_for_update=True, populate_existing=True)
+    if row is None:
+        raise NotFound(f"there is no experiment {experiment_id!r}")
+    return row
+
+
 def find(session: Session, experiment_id: str) -> ExperimentRow | None:
     """The experiment, or None."""
     return session.get(ExperimentRow, experiment_id)

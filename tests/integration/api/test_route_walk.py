@@ -28,6 +28,7 @@ SHOWS_WHAT_IT_MAY = {"planExperiment", "listAudit"}
 """Routes about any project that answer everybody they let in, with only what is theirs."""
 OWN_WORD = {
     # The right caller is told what stands in the way.
+    "overrideGate": 409,  # its gates are not decided
     "putExperiment": 409,  # the experiment of the town has another spec
     "releaseExperiment": 409,
     "pauseExperiment": 409,
@@ -92,6 +93,7 @@ class Town:
             "setQuota": {"workers": 3},
             "declareAttemptLost": {"reason": "sold", "force": True},
             "retireCluster": {"reason": "sold", "force": True},
+            "overrideGate": {"reason": "the board wants to see it fail"},
             "labelCluster": {"labels": {"gpu": "h100"}},
             "excludeNode": {"reason": "it burns"},
             "createWebhook": {"url": HOOK, "project": project},
@@ -164,6 +166,7 @@ def town(small_bench: Any, spec: dict[str, Any]) -> Town:
             "token_id": id_of(spare),
             "webhook_id": webhook,
             "node_id": "node-1",
+            "gate_id": "dp",
             "asset": "nonesuch",
             "token": "nonesuch",
         },

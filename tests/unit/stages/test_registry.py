@@ -2,7 +2,7 @@
 
 import pytest
 
-from fairlead.registry import Promoted, Withheld, WithheldReason, promote
+from fairlead.registry import Promoted, Withheld, WithheldReason, outcome_of, promote
 from fairlead.spec import RegisterSpec
 
 REGISTER = RegisterSpec(name="risk")
@@ -32,6 +32,16 @@ def test_the_report_decides(outcome: str | None, on_inconclusive: str, reason: W
     else:
         assert isinstance(decision, Withheld)
         assert decision.reason is reason
+
+
+def test_gates_that_are_overridden_withhold_nothing() -> None:
+    failed, undecided, passed = ({"id": name, "outcome": name} for name in ("fail", "inconclusive", "pass"))
+    word = {"by": "somebody"}
+    assert outcome_of([failed, undecided, passed]) == "fail"
+    assert outcome_of([{**failed, "override": word}, undecided, passed]) == "inconclusive"
+    assert outcome_of([{**failed, "override": word}, {**undecided, "override": word}, passed]) == "pass"
+    assert outcome_of([{**undecided, "override": None}, passed]) == "inconclusive"
+    assert outcome_of([]) == "pass"
 
 
 def test_without_a_wish_or_a_model_nothing_is_registered() -> None:
