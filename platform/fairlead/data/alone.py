@@ -27,6 +27,8 @@ from fairlead.evaluation.state import CountState
 from fairlead.spec import ExperimentSpec, Manifest, from_yaml
 from fairlead.workload import Workload
 
+_ALONE = "a page that is run alone does not measure it"
+
 
 @dataclass(slots=True)
 class PrintingOutlet(KeepingOutlet):
@@ -138,7 +140,7 @@ def _conclude(context: LocalContext, spec: ExperimentSpec, console: Console) -> 
     assert state is not None, "complete, so it is there"
     for by in ((), *spec.groupings):
         console.print(_table(state, by))
-    measurements = Measurements(asked=spec.measured, found=context.measurements)
+    measurements = Measurements(asked=spec.measured, found=context.measurements, why_not=_ALONE)
     for gate in evaluate_gates(state, spec.gates, spec.evaluation, measurements):
         console.print(f"gate {gate.id}, {gate.require}: {gate.outcome}: {gate.why}", highlight=False)
 

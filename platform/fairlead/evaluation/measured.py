@@ -17,8 +17,8 @@ from fairlead.evaluation.energy import energy_section
 from fairlead.spec import Document, GateSpec
 
 FORMAT = "fairlead-measurements/1"
-MAX_SECTION_BYTES = 2**18
-MAX_BYTES = 2**22
+MAX_SECTION_BYTES = 2**22
+MAX_BYTES = 2**23
 """Of all sections, as a file."""
 
 
