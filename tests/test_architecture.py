@@ -43,6 +43,7 @@ DOORS = {
         "platform/fairlead/run/",
         "platform/fairlead/data/torch.py",
         "platform/fairlead/mitigation.py",
+        "platform/fairlead/privacy.py",
         "workloads/",
     ),
     "typer": ("platform/fairlead/cli/",),

@@ -85,7 +85,7 @@ def _spec(options: argparse.Namespace, workload: str, example: str) -> Experimen
         changes["seed"] = options.seed
     if options.data is not None:
         changes["data"] = {"uri": options.data, "target": options.target}
-        changes |= {"gates": (), "evaluation": {}, "mitigation": None, "energy": None}
+        changes |= {"gates": (), "evaluation": {}, "mitigation": None, "energy": None, "privacy": None}
     return spec.amended(**changes)
 
 
@@ -126,6 +126,7 @@ def _run(train: Workload, workload: str, spec: ExperimentSpec, options: argparse
         resume_from=options.resume,
         export_to=options.save / "model" if options.save else None,
         mitigation=spec.mitigation,
+        privacy=spec.privacy,
     )
     if options.save:
         options.save.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fairlead.evaluation.energy import energy_section
+from fairlead.evaluation.privacy import privacy_section
 from fairlead.spec import Document, GateSpec
 
 FORMAT = "fairlead-measurements/1"
@@ -51,6 +52,7 @@ METRICS: dict[str, MeasuredMetric] = {
 
 SECTIONS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
     "energy": energy_section,
+    "privacy": privacy_section,
 }
 """From the spec's field and what was found to the section. They raise ``ValueError`` for what cannot be read."""
 

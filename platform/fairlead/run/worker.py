@@ -171,6 +171,7 @@ def _context(document: LaunchDocument, attempt: Path, dataset: Dataset, line: "R
         resume_from=line.welcome.resume_from,
         export_to=attempt / MODEL_DIRECTORY,
         mitigation=spec.mitigation,
+        privacy=spec.privacy,
         agree=any_rank,
     )
 
