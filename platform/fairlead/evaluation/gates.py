@@ -211,8 +211,15 @@ def _measured_case(gate: GateSpec, asked: Mapping[str, Document], sections: Mapp
         return _Settled(gate, _outcome(gate, Outcome.INCONCLUSIVE, f"not measured: {problem}"))
     assert entry is not None, "else there is a problem"
     if METRICS[gate.metric].is_exact:
-        return _Settled(gate, _decide(gate, _exactly(entry["value"])))
+        return _Settled(gate, _decide_exactly(gate, entry["value"]))
     return _Measured(gate, entry)
+
+
+def _decide_exactly(gate: GateSpec, value: float) -> GateOutcome:
+    """By the value, whatever bound was asked for. It may be tiny: a kilowatt-hour is much."""
+    admitted = gate.requirement.admits(Fraction(value))
+    why = f"the value {value:.4g} {'meets' if admitted else 'does not meet'} {gate.require.strip()}"
+    return _outcome(gate, Outcome.PASS if admitted else Outcome.FAIL, why, _exactly(value))
 
 
 def _exactly(value: float) -> _Evidence:
