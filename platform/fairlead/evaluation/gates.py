@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
 from math import ceil, exp, log
-from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -101,11 +100,11 @@ class _Evidence:
 
 
 def problem_with_gate(
-    gate: GateSpec, *, task: Task, attributes: Sequence[str], asked: Mapping[str, Document] = MappingProxyType({})
+    gate: GateSpec, *, task: Task, attributes: Sequence[str], asked: Mapping[str, Document] | None = None
 ) -> str | None:
     """Why ``gate`` can never be evaluated, with what to do about it; None if it can.
 
-    ``asked``: what the spec wants measured beside the counts, ``ExperimentSpec.measured``.
+    ``asked``: what the spec wants measured beside the counts, ``ExperimentSpec.measured``; None: nothing was trained.
     """
     if gate.metric in METRICS:
         return problem_with_measured_gate(gate, asked) or _wrong_bound(gate)

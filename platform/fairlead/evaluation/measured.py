@@ -86,9 +86,11 @@ NOTHING = Measurements()
 """Nothing was asked for."""
 
 
-def problem_with_measured_gate(gate: GateSpec, asked: Mapping[str, Document]) -> str | None:
+def problem_with_measured_gate(gate: GateSpec, asked: Mapping[str, Document] | None) -> str | None:
     """Why a gate on one of ``METRICS`` can never be decided, with what to do about it; None if it can."""
     metric = METRICS[gate.metric]
+    if asked is None:
+        return f"{gate.metric!r} is measured while a model is trained, and predictions made elsewhere do not tell it"
     if gate.by:
         return f"{gate.metric!r} is one number for the whole training: drop by"
     if metric.section not in asked:

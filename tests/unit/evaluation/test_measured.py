@@ -121,6 +121,7 @@ def test_the_intensity_of_a_country_is_the_one_that_the_tracker_knows() -> None:
 @pytest.mark.parametrize(
     ("gate", "asked", "words"),
     [
+        ({"metric": "epsilon", "require": "<= 8"}, None, "predictions made elsewhere do not tell it"),
         ({"metric": "epsilon", "require": "<= 8"}, {}, "only measured where the spec asks for it: add privacy"),
         ({"metric": "energy_kwh", "require": "<= 8"}, {}, "add energy"),
         ({"metric": "co2e_kg", "require": "<= 8"}, {"energy": EnergySpec()}, "CO2e needs a stated intensity"),
@@ -136,7 +137,7 @@ def test_the_intensity_of_a_country_is_the_one_that_the_tracker_knows() -> None:
     ],
 )
 def test_a_gate_on_what_the_spec_does_not_have_measured_is_refused_at_the_door(
-    gate: dict[str, Any], asked: dict[str, Document], words: str | None
+    gate: dict[str, Any], asked: dict[str, Document] | None, words: str | None
 ) -> None:
     problem = problem_with_gate(GateSpec.model_validate(gate), task="binary", attributes=["sex"], asked=asked)
     assert (problem is None) if words is None else (words in (problem or ""))
