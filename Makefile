@@ -25,5 +25,5 @@ bench: .venv/.development ; .venv/bin/python -m benchmarks $(NAME)
 	touch $@
 
 .venv/.development: .venv/.runtime
-	$(PIP) -e '.[api,agent,workloads,dev]'
+	$(PIP) -e '.[api,agent,workloads,energy,privacy,dev]'
 	touch $@

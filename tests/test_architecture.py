@@ -22,11 +22,13 @@ SOURCE_ROOTS = ("platform", "api", "workloads")
 
 DOORS = {
     "alembic": ("platform/fairlead/store/",),
+    "codecarbon": ("platform/fairlead/run/energy_meter.py",),
     "fastapi": ("api/fairlead_api/",),
     "httpcore": ("platform/fairlead/webhooks/",),
     "jinja2": ("platform/fairlead/evaluation/",),
     "mlflow": ("platform/fairlead/tracking/",),
     "PIL": ("platform/fairlead/data/", "workloads/"),
+    "opacus": ("platform/fairlead/privacy.py",),
     "psycopg": ("platform/fairlead/store/",),
     "pyarrow": ("platform/fairlead/data/",),
     "ray": ("platform/fairlead/run/", "platform/fairlead/agent/", "platform/fairlead/embedded/ray_hook.py"),
@@ -41,6 +43,7 @@ DOORS = {
         "platform/fairlead/run/",
         "platform/fairlead/data/torch.py",
         "platform/fairlead/mitigation.py",
+        "platform/fairlead/privacy.py",
         "workloads/",
     ),
     "typer": ("platform/fairlead/cli/",),

@@ -21,6 +21,7 @@ class RejectionReason(StrEnum):
     BAD_PARAMETERS = "bad_parameters"
     UNKNOWN_CODE = "unknown_code"
     BAD_MITIGATION = "bad_mitigation"
+    BAD_PRIVACY = "bad_privacy"
     BAD_GATE = "bad_gate"
     BAD_DATA = "bad_data"
 
@@ -72,6 +73,7 @@ def admit(
         (RejectionReason.BAD_PARAMETERS, manifest.problems_with(spec.params) if manifest else ()),
         (RejectionReason.BAD_DATA, _data_problems(spec)),
         (RejectionReason.BAD_MITIGATION, _mitigation_problems(spec, manifest, find_spec)),
+        (RejectionReason.BAD_PRIVACY, _privacy_problems(spec, manifest)),
         (RejectionReason.BAD_GATE, _gate_problems(spec, manifest)),
     )
     problems = tuple(problem for _, found in checks for problem in found)
@@ -147,6 +149,18 @@ def _mitigation_problems(
         if why:
             found.append(Problem(pointer="/mitigation/compare_with", message=why))
     return tuple(found)
+
+
+def _privacy_problems(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[Problem, ...]:
+    """A workload that has none; no rows by which ours could scale inputs without looking at protected ones."""
+    if spec.privacy is None or manifest is None:
+        return ()
+    if not manifest.privacy:
+        return (Problem(pointer="/privacy", message=f"{spec.workload} does not train with privacy"),)
+    if spec.data.split.validation == 0:
+        message = "privacy protects the train split, so inputs are scaled by validation rows, and there are none"
+        return (Problem(pointer="/data/split/validation", message=message, suggestion="give it 0.1 or more"),)
+    return ()
 
 
 _ROWS = ("uri", "target", "positive", "sensitive", "bins", "record_id", "split")

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fairlead.spec import MitigationSpec
+from fairlead.spec import MitigationSpec, PrivacySpec
 
 Params = Mapping[str, Any]
 Predictor = Callable[[Any], Any]
@@ -106,6 +106,14 @@ class Context(Protocol):
         """What the spec asks for against gaps between groups; ``fairlead.mitigation`` carries it out.
 
         Whoever never reads it, though the spec asks for something, ends as a user error: it would pass as done.
+        """
+        ...
+
+    @property
+    def privacy(self) -> PrivacySpec | None:
+        """What the spec asks for in the way of differential privacy; ``fairlead.privacy`` carries it out.
+
+        Whoever never reads it, though the spec asks for it, ends as a user error, and so does whoever trains otherwise.
         """
         ...
 

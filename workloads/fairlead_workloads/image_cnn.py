@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
 
-from fairlead.data import batches, num_batches
+from fairlead.data import num_batches
 from fairlead.data.alone import run_alone
 from fairlead.data.export import read_model
 from fairlead.data.torch import seed_epoch, share_cores, sum_over_ranks
 from fairlead.errors import BadData
 from fairlead.mitigation import Mitigation, begin_mitigation
+from fairlead.privacy import begin_privacy
 from fairlead.workload import Context, Params, Predictor
 
 
@@ -89,11 +89,14 @@ def train(params: Params, context: Context) -> None:
     seed_epoch(context.seed, epoch=0, rank=0)  # every rank starts from the same weights
     rows = context.all_rows("train")
     classes = len(context.dataset.classes)
-    mean, std = scale_of(rows.features)
+    # What the spec asks for to protect single rows: mostly nothing, and then these are ordinary batches and steps.
+    privacy = begin_privacy(context, rows=len(rows), batch_size=settings.batch_size, epochs=settings.epochs)
+    mean, std = scale_of(privacy.rows_for_scaling(rows).features)
     config: dict[str, Any] = {"mean": mean, "std": std, "width": settings.width, "blocks": settings.blocks}
     model = ConvolutionalNet(**config, classes=classes).to(context.device)
-    parallel = DistributedDataParallel(model) if context.world_size > 1 else model
+    parallel = privacy.parallel(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    stepper = privacy.optimizer(optimizer)
     steps = num_batches(len(rows), global_batch=settings.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=settings.epochs * steps)
     mitigation = begin_mitigation(context)  # what the spec asks for against gaps between groups: mostly nothing
@@ -104,6 +107,7 @@ def train(params: Params, context: Context) -> None:
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         mitigation.load_state_dict(saved.get("mitigation", {}))  # none in those of older releases
+        privacy.load_state_dict(saved.get("privacy", {}))
         best, best_loss, first_epoch = saved["best"], saved["best_loss"], saved["epoch"] + 1
     if context.rank == 0:
         size = sum(weight.numel() for weight in model.parameters())
@@ -118,14 +122,7 @@ def train(params: Params, context: Context) -> None:
         parallel.train()
         shifts = draw_shifts(len(rows), settings.shift, seed=context.seed, epoch=epoch)
         local_loss = 0.0
-        for batch in batches(
-            len(rows),
-            global_batch=settings.batch_size,
-            rank=context.rank,
-            world_size=context.world_size,
-            seed=context.seed,
-            epoch=epoch,
-        ):
+        for batch in privacy.batches(epoch):
             chosen = torch.from_numpy(batch.positions).to(context.device)
             shifted = shift(pictures[chosen], shifts[batch.positions], settings.shift)
             # Sum, then scale: the averaged gradient is that of the mean over the global batch, even if this rank
@@ -135,13 +132,14 @@ def train(params: Params, context: Context) -> None:
             loss = mitigation.loss(
                 losses, logits=logits, labels=labels[chosen], groups=groups[chosen], loss_scale=batch.loss_scale
             )
-            optimizer.zero_grad()
+            stepper.zero_grad()
             loss.backward()
-            optimizer.step()
+            stepper.step()
             schedule.step()
             local_loss += losses.sum().item()
         (total_loss,) = sum_over_ranks(local_loss)
         metrics = {"train/loss": total_loss / len(rows), **validate(model, context), **mitigation.metrics()}
+        metrics |= privacy.metrics()
         # Without a validation split the last epoch is best, and also with mitigation: it costs validation loss.
         merit = -epoch if mitigation.is_in_training else metrics.get("validation/loss", -epoch)
         if merit < best_loss:
@@ -149,7 +147,7 @@ def train(params: Params, context: Context) -> None:
         with tempfile.TemporaryDirectory() as directory:
             checkpoint = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
             checkpoint |= {"schedule": schedule.state_dict(), "best": best, "best_loss": best_loss}
-            checkpoint["mitigation"] = mitigation.state_dict()
+            checkpoint |= {"mitigation": mitigation.state_dict(), "privacy": privacy.state_dict()}
             if context.rank == 0:
                 torch.save(checkpoint, f"{directory}/checkpoint.pt")
             context.report(metrics, step=epoch, checkpoint=Path(directory) if context.rank == 0 else None)

@@ -152,12 +152,27 @@ def print_report(console: Console, content: Report) -> None:
     _print_gates(console, content.get("gates", ()))
     if section := content.get("mitigation"):
         _print_mitigation(console, section)
+    _print_measured(console, content)
     print_groups(console, content)
     _print_gaps(console, content.get("disparities", ()))
     if missing := content.get("not_measured"):
         console.print(f"\n[dim]not measured: {escape(', '.join(missing))}[/]")
     for text in content.get("limitations", ()):
         console.print(f"[dim]note: {escape(_sentence(text))}[/]")
+
+
+def _print_measured(console: Console, content: Report) -> None:
+    """Numbers that no count holds, or why there are none."""
+    rows = table("measured", "#value", "why not", title="\nMeasured beside the counts")
+    sections = ((name, one) for name, one in content.items() if isinstance(one, Mapping) and "why_not_measured" in one)
+    for name, section in sections:
+        for metric, entry in section["metrics"].items():
+            value = "" if entry["value"] is None else f"{entry['value']:.4g}"
+            rows.add_row(escape(metric), value, escape(str(entry["reason"] or "")))
+        if not section["metrics"]:
+            rows.add_row(escape(name), "", escape(str(section["why_not_measured"])))
+    if rows.row_count:
+        console.print(rows)
 
 
 def _print_mitigation(console: Console, section: Report) -> None:

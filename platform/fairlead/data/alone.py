@@ -27,6 +27,8 @@ from fairlead.evaluation.state import CountState
 from fairlead.spec import ExperimentSpec, Manifest, from_yaml
 from fairlead.workload import Workload
 
+_ALONE = "a page that is run alone does not measure it"
+
 
 @dataclass(slots=True)
 class PrintingOutlet(KeepingOutlet):
@@ -83,7 +85,7 @@ def _spec(options: argparse.Namespace, workload: str, example: str) -> Experimen
         changes["seed"] = options.seed
     if options.data is not None:
         changes["data"] = {"uri": options.data, "target": options.target}
-        changes |= {"gates": (), "evaluation": {}, "mitigation": None, "energy": None}
+        changes |= {"gates": (), "evaluation": {}, "mitigation": None, "energy": None, "privacy": None}
     return spec.amended(**changes)
 
 
@@ -124,6 +126,7 @@ def _run(train: Workload, workload: str, spec: ExperimentSpec, options: argparse
         resume_from=options.resume,
         export_to=options.save / "model" if options.save else None,
         mitigation=spec.mitigation,
+        privacy=spec.privacy,
     )
     if options.save:
         options.save.mkdir(parents=True, exist_ok=True)
@@ -138,7 +141,7 @@ def _conclude(context: LocalContext, spec: ExperimentSpec, console: Console) -> 
     assert state is not None, "complete, so it is there"
     for by in ((), *spec.groupings):
         console.print(_table(state, by))
-    measurements = Measurements(asked=spec.measured, found=context.measurements)
+    measurements = Measurements(asked=spec.measured, found=context.measurements, why_not=_ALONE)
     for gate in evaluate_gates(state, spec.gates, spec.evaluation, measurements):
         console.print(f"gate {gate.id}, {gate.require}: {gate.outcome}: {gate.why}", highlight=False)
 

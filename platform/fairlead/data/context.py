@@ -21,7 +21,7 @@ from fairlead.errors import BadInput
 from fairlead.evaluation.cells import Incomplete
 from fairlead.evaluation.measured import section_bytes
 from fairlead.evaluation.state import CountState
-from fairlead.spec import MitigationSpec
+from fairlead.spec import MitigationSpec, PrivacySpec
 from fairlead.workload import Context, DatasetInfo, Rows
 
 MAX_NAME = 250
@@ -101,6 +101,7 @@ class LocalContext:
         resume_from: Path | None = None,
         export_to: Path | None = None,
         mitigation: MitigationSpec | None = None,
+        privacy: PrivacySpec | None = None,
         agree: Callable[[bool], bool] = alone,
     ) -> None:
         refuse_unusable(mitigation, dataset)
@@ -121,6 +122,8 @@ class LocalContext:
         self._export_to = export_to
         self._mitigation = mitigation
         self._has_read_mitigation = False
+        self._privacy = privacy
+        self._has_read_privacy = False
         self._agree = agree
 
     @property
@@ -139,17 +142,28 @@ class LocalContext:
         self._has_read_mitigation = True
         return self._mitigation
 
+    @property
+    def privacy(self) -> PrivacySpec | None:
+        """What the spec asks for."""
+        self._has_read_privacy = True
+        return self._privacy
+
     def groups(self, records: NDArray[np.int64]) -> NDArray[np.int64]:
         """The group of each record by ``mitigation.by``."""
         by = self._mitigation.by if self._mitigation else ()
         return group_numbers(self.dataset.attributes, self._dataset.groups(records), by)
 
-    def refuse_unmitigated(self) -> None:
-        """Raise ``BadInput`` where the spec asks for mitigation and the workload has not even asked for which."""
+    def refuse_ignored(self) -> None:
+        """Raise ``BadInput`` where the spec asks for what the workload has not even asked about."""
         if self._mitigation is not None and not self._has_read_mitigation:
             raise BadInput(
                 f"the spec asks for mitigation by {self._mitigation.method}, and the workload does not carry it out; "
                 "see fairlead.mitigation, or take mitigation out of the spec"
+            )
+        if self._privacy is not None and not self._has_read_privacy:
+            raise BadInput(
+                "the spec asks for privacy, and the workload does not carry it out; see fairlead.privacy, or take "
+                "privacy out of the spec"
             )
 
     def all_rows(self, split: str) -> Rows:
@@ -162,7 +176,7 @@ class LocalContext:
 
     def report(self, metrics: Mapping[str, float], *, step: int, checkpoint: Path | None = None) -> None:
         """Hand ``metrics`` and ``checkpoint`` to the outlet. Raises ``BadInput`` for what no run can show."""
-        self.refuse_unmitigated()
+        self.refuse_ignored()
         plain = {_as_name(name): _as_number(name, value) for name, value in metrics.items()}
         if abs(int(step)) > MAX_STEP:
             raise BadInput(f"step {step} is larger than {MAX_STEP}")
@@ -183,7 +197,7 @@ class LocalContext:
         scores: NDArray[np.float64] | None = None,
     ) -> None:
         """Count predictions of this rank's rows. Raises ``BadInput`` for shapes or values that cannot be counted."""
-        self.refuse_unmitigated()
+        self.refuse_ignored()
         if split not in self.dataset.num_by_split:
             raise BadInput(f"evaluate: there is no split {split!r}, only {', '.join(self.dataset.num_by_split)}")
         try:
@@ -207,11 +221,14 @@ class LocalContext:
     def export(self, tensors: Mapping[str, Any], *, config: Mapping[str, Any]) -> None:
         """Write the model where the platform wants it; ranks other than 0 do nothing.
 
-        Raises ``BadInput`` where thresholds of groups were asked for and ``config`` does not have them.
+        Raises ``BadInput`` where thresholds of groups were asked for and ``config`` does not have them, or privacy and
+        no private step was made.
         """
         has_thresholds = self._mitigation is not None and not self._mitigation.is_in_training
         if has_thresholds and "group_thresholds" not in config:
             raise BadInput("export: the thresholds of groups are missing; give config | mitigation.config()")
+        if self._privacy is not None and "privacy" not in self.measurements:
+            raise BadInput("export: the spec asks for privacy, and no private step was made; see fairlead.privacy")
         self.has_exported = True
         if self.rank == 0 and self._export_to is not None:
             write_model(

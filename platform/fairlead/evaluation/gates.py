@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
 from math import ceil, exp, log
-from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -101,11 +100,11 @@ class _Evidence:
 
 
 def problem_with_gate(
-    gate: GateSpec, *, task: Task, attributes: Sequence[str], asked: Mapping[str, Document] = MappingProxyType({})
+    gate: GateSpec, *, task: Task, attributes: Sequence[str], asked: Mapping[str, Document] | None = None
 ) -> str | None:
     """Why ``gate`` can never be evaluated, with what to do about it; None if it can.
 
-    ``asked``: what the spec wants measured beside the counts, ``ExperimentSpec.measured``.
+    ``asked``: what the spec wants measured beside the counts, ``ExperimentSpec.measured``; None: nothing was trained.
     """
     if gate.metric in METRICS:
         return problem_with_measured_gate(gate, asked) or _wrong_bound(gate)
@@ -211,8 +210,15 @@ def _measured_case(gate: GateSpec, asked: Mapping[str, Document], sections: Mapp
         return _Settled(gate, _outcome(gate, Outcome.INCONCLUSIVE, f"not measured: {problem}"))
     assert entry is not None, "else there is a problem"
     if METRICS[gate.metric].is_exact:
-        return _Settled(gate, _decide(gate, _exactly(entry["value"])))
+        return _Settled(gate, _decide_exactly(gate, entry["value"]))
     return _Measured(gate, entry)
+
+
+def _decide_exactly(gate: GateSpec, value: float) -> GateOutcome:
+    """By the value, whatever bound was asked for. It may be tiny: a kilowatt-hour is much."""
+    admitted = gate.requirement.admits(Fraction(value))
+    why = f"the value {value:.4g} {'meets' if admitted else 'does not meet'} {gate.require.strip()}"
+    return _outcome(gate, Outcome.PASS if admitted else Outcome.FAIL, why, _exactly(value))
 
 
 def _exactly(value: float) -> _Evidence:

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fairlead.evaluation.energy import energy_section
+from fairlead.evaluation.privacy import privacy_section
 from fairlead.spec import Document, GateSpec
 
 FORMAT = "fairlead-measurements/1"
-MAX_SECTION_BYTES = 2**18
-MAX_BYTES = 2**22
+MAX_SECTION_BYTES = 2**22
+MAX_BYTES = 2**23
 """Of all sections, as a file."""
 
 
@@ -51,6 +52,7 @@ METRICS: dict[str, MeasuredMetric] = {
 
 SECTIONS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
     "energy": energy_section,
+    "privacy": privacy_section,
 }
 """From the spec's field and what was found to the section. They raise ``ValueError`` for what cannot be read."""
 
@@ -84,9 +86,11 @@ NOTHING = Measurements()
 """Nothing was asked for."""
 
 
-def problem_with_measured_gate(gate: GateSpec, asked: Mapping[str, Document]) -> str | None:
+def problem_with_measured_gate(gate: GateSpec, asked: Mapping[str, Document] | None) -> str | None:
     """Why a gate on one of ``METRICS`` can never be decided, with what to do about it; None if it can."""
     metric = METRICS[gate.metric]
+    if asked is None:
+        return f"{gate.metric!r} is measured while a model is trained, and predictions made elsewhere do not tell it"
     if gate.by:
         return f"{gate.metric!r} is one number for the whole training: drop by"
     if metric.section not in asked:

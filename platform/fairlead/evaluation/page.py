@@ -6,7 +6,7 @@ report itself has everything. All strings from data are escaped. Colour is never
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from math import ceil, isfinite
@@ -18,6 +18,7 @@ from fairlead.evaluation.cells import UNKNOWN
 from fairlead.evaluation.gates import CORRECTIONS
 from fairlead.evaluation.measured import METRICS
 from fairlead.evaluation.metrics import canonical, needs_losses, split_aggregate
+from fairlead.evaluation.page_measured import energy_part, privacy_part
 from fairlead.evaluation.report import report_sha256
 
 Report = Mapping[str, Any]
@@ -145,6 +146,8 @@ _METHODS = {
     "the model uses the group whenever it decides.",
 }
 _GOALS = {"demographic_parity": "selection rates", "equal_opportunity": "true positive rates"}
+_MEASURED = {"privacy": privacy_part, "energy": energy_part}
+"""Sections of what no count holds, in the order of the page."""
 _SYMBOLS = {"pass": "✓", "fail": "✕", "inconclusive": "?"}
 
 
@@ -319,6 +322,8 @@ def render_page(report: Report, *, sha256: str | None = None) -> str:
         together=_together(report),
         control=_by([one["name"] for one in report["attributes"] if one["role"] == "control"]),
         mitigation=_mitigation_part(report) if "mitigation" in report else None,
+        measured=[part(report[name]) for name, part in _MEASURED.items() if name in report],
+        accuracy=_accuracy_by_group(report),
         tiles=_tiles(report),
         who=[_who(report, attribute["name"]) for attribute in report["attributes"]],
         charts=charts,
@@ -411,7 +416,7 @@ def _gate_card(gate: Mapping[str, Any]) -> GateCard:
         sentence=f"{title[:1].upper()}{title[1:]}{by}: {_OPERATORS[operator]} {gate['limit'].strip()}",
         why=_sentence(gate["why"]),
         advice=f"At the observed rates about {_roughly(rows)} {where} would decide it." if rows else "",
-        mark=Mark(text=_count(gate["value"])) if is_count else _mark_of_bounds(gate, end=end),
+        mark=Mark(text=_count(gate["value"])) if is_count else _mark_of_gate(gate, end=end),
         end=f"{end:g}",
         limit_at=None if is_count else _percent(float(gate["limit"]) / end),
         is_upper=operator.startswith("<"),
@@ -419,14 +424,20 @@ def _gate_card(gate: Mapping[str, Any]) -> GateCard:
     )
 
 
+def _mark_of_gate(gate: Mapping[str, Any], *, end: float) -> Mark:
+    mark = _mark_of_bounds(gate, end=end)
+    return replace(mark, text=f"{gate['value']:.4g}") if gate["metric"] in METRICS and mark.at is not None else mark
+
+
 def _mark_of_bounds(entry: Mapping[str, Any], *, end: float = 1.0) -> Mark:
     """Value and one-sided bounds of a gap or a gate, on a scale from 0 to ``end``."""
     if entry["value"] is None:
         return Mark(text="no value", note=_REASONS.get(entry.get("reason", ""), ""))
     low, high = entry["lower95"], entry["upper95"]
+    is_exact = low is not None and low == high == entry["value"]
     return Mark(
         text=_number(entry["value"]),
-        note="" if low is None else f"{_number(low)} to {_number(high)}",
+        note="" if low is None or is_exact else f"{_number(low)} to {_number(high)}",
         at=_percent(entry["value"] / end),
         low=None if low is None else _percent(low / end),
         high=None if high is None else _percent(high / end),
@@ -538,6 +549,19 @@ def _tiles(report: Report) -> list[tuple[str, str, Mark]]:
         for metric in _TILES[report["task"]]
         if metric in metrics
     ]
+
+
+def _accuracy_by_group(report: Report) -> list[tuple[str, list[GroupRow]]]:
+    """Accuracy of each level of each single attribute that was a grouping."""
+    found = []
+    for by in _groupings(report):
+        if len(by) == 1:
+            groups = [group for group in report["groups"] if group["by"] == list(by)]
+            hidden = hidden_groups(groups, min_display=report["settings"]["min_display"])
+            there = [group for group in groups if group["n"]][:_MOST_GROUPS]
+            rows = [_group_row(report, group, hidden, metrics=("accuracy_score",)) for group in there]
+            found.append((by[0], rows))
+    return found
 
 
 def _who(report: Report, attribute: str) -> tuple[str, list[GroupRow]]:

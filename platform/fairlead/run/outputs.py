@@ -1,7 +1,7 @@
 """What the ranks of a finished group leave: merged counts, measurements, the exported model, a description of the data.
 
-Of measurements beside the counts rank 0's word counts: those are about the one model that all ranks have. What is
-one a node does not come this way.
+Of measurements beside the counts rank 0's word counts: those are about the one model that all ranks have. Energy is one
+a node and adds up over attempts: it comes from files that lie beside.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,6 +22,7 @@ from fairlead.protocol import (
     LaunchDocument,
     ModelDocument,
 )
+from fairlead.run.energy import energy_entries
 from fairlead.run.messages import Finished
 from fairlead.run.storage import describe_file, files_below, write_atomically
 from fairlead.run.verdict import Verdict
@@ -49,8 +50,11 @@ def collect(document: LaunchDocument, attempt: Path, finished: Sequence[Finished
         state = _merged(finished)
     except ValueError as error:
         return Outputs(incomplete=_user_error("evaluation", f"the counts of the ranks do not fit together: {error}"))
+    measurements = dict(first.measurements)
     try:
-        measured = measurements_bytes(first.measurements) if first.measurements else None
+        if document.spec.energy is not None:
+            measurements["energy"] = energy_entries(attempt)
+        measured = measurements_bytes(measurements) if measurements else None
     except ValueError as error:
         return Outputs(incomplete=_user_error("measurements", str(error)))
     incomplete = _why_incomplete(first.dataset, state, has_gates=bool(document.spec.gates))

@@ -30,7 +30,9 @@ from fairlead.data.dataset import Dataset, open_dataset
 from fairlead.data.export import Origin
 from fairlead.data.torch import any_rank, share_cores
 from fairlead.errors import BadData, BadInput
+from fairlead.evaluation.energy import NodeEnergy
 from fairlead.protocol import MODEL_DIRECTORY, LaunchDocument
+from fairlead.run.energy import EnergyMeter, NoMeter
 from fairlead.run.idleness import Load
 from fairlead.run.kills import count_kills
 from fairlead.run.logs import drain_output, redirect_output
@@ -87,14 +89,41 @@ def work(config: Mapping[str, Any]) -> None:
 
 
 def _run(document: LaunchDocument, assignment: Assignment, line: "RunnerLine") -> None:
-    with line.excused():
-        _prepare_process(document, assignment)
-        dataset = open_dataset(document.spec.data)
-        workload = load_workload(document.workload_module)
-        context = _context(document, Path(assignment.attempt), dataset, line)
-    workload(document.params, context)
+    meter = _energy_meter(document, Path(assignment.attempt), line)
+    try:
+        with line.excused():
+            meter.start()
+            _prepare_process(document, assignment)
+            dataset = open_dataset(document.spec.data)
+            workload = load_workload(document.workload_module)
+            context = _context(document, Path(assignment.attempt), dataset, line)
+            meter.wait()
+        workload(document.params, context)
+    finally:
+        with line.excused():
+            meter.end()
     with line.excused():
         line.finish(context, dataset, document)
+
+
+def _energy_meter(document: LaunchDocument, attempt: Path, line: "RunnerLine") -> NoMeter | EnergyMeter:
+    """What measures this node, in the rank that comes first on it. Others may use what is left of the node."""
+    context, asked, resources = ray.train.get_context(), document.spec.energy, document.spec.resources
+    if asked is None or context.get_local_rank() != 0:
+        return NoMeter()
+    here = ray.get_runtime_context().get_node_id()
+    node = next((one for one in ray.nodes() if one["NodeID"] == here), None)
+    ranks = context.get_local_world_size()
+    entry = NodeEnergy(
+        node=str(node["NodeManagerHostname"]) if node else here,
+        attempt=document.attempt_no,
+        group=line.welcome.generation,
+        ranks=ranks,
+        duration_s=0,
+        is_shared=node is None or node["Resources"].get("CPU", 0) > ranks * resources.cpus_per_worker,
+    )
+    rank = context.get_world_rank()
+    return EnergyMeter(attempt, asked, entry, rank=rank, has_gpus=resources.gpus_per_worker > 0)
 
 
 def _prepare_process(document: LaunchDocument, assignment: Assignment) -> None:
@@ -142,6 +171,7 @@ def _context(document: LaunchDocument, attempt: Path, dataset: Dataset, line: "R
         resume_from=line.welcome.resume_from,
         export_to=attempt / MODEL_DIRECTORY,
         mitigation=spec.mitigation,
+        privacy=spec.privacy,
         agree=any_rank,
     )
 

@@ -26,6 +26,7 @@ from fairlead.spec.experiment import (
 from fairlead.spec.manifest import Manifest, Parameter
 from fairlead.spec.mitigation import MitigationSpec
 from fairlead.spec.predictions import ColumnsSpec, PredictionsSpec, read_predictions_spec
+from fairlead.spec.privacy import PrivacySpec
 
 __all__ = [
     "AlternativeSpec",
@@ -48,6 +49,7 @@ __all__ = [
     "Parameter",
     "PolicySpec",
     "PredictionsSpec",
+    "PrivacySpec",
     "RegisterSpec",
     "Requirement",
     "ResourcesSpec",

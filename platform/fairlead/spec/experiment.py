@@ -13,6 +13,7 @@ from fairlead.spec.document import Document, unfit
 from fairlead.spec.energy import EnergySpec
 from fairlead.spec.evaluation import EvaluationSpec, GateSpec
 from fairlead.spec.mitigation import MitigationSpec
+from fairlead.spec.privacy import PrivacySpec
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 SIGNALS = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGHUP", "SIGILL", "SIGINT", "SIGKILL", "SIGSEGV", "SIGTERM")
@@ -220,8 +221,8 @@ class ExperimentSpec(Document):
     resources: ResourcesSpec = ResourcesSpec()
     # Left out where there is none: specs without it keep their hashes, and agents of older releases can read them.
     mitigation: MitigationSpec | None = Field(default=None, exclude_if=lambda value: value is None)
-    # As mitigation.
-    energy: EnergySpec | None = Field(default=None, exclude_if=lambda value: value is None)
+    energy: EnergySpec | None = Field(default=None, exclude_if=lambda value: value is None)  # as mitigation
+    privacy: PrivacySpec | None = Field(default=None, exclude_if=lambda value: value is None)  # as mitigation
     evaluation: EvaluationSpec = EvaluationSpec()
     gates: tuple[GateSpec, ...] = Field(default=(), max_length=100)
     register_as: RegisterSpec | None = Field(default=None, alias="register")
@@ -271,10 +272,19 @@ class ExperimentSpec(Document):
             )
         return self
 
+    @model_validator(mode="after")
+    def _mitigation_lets_rows_be_private(self) -> Self:
+        if self.privacy is not None and self.mitigation is not None and self.mitigation.is_in_training:
+            raise ValueError(
+                f"privacy needs a loss in which each row stands alone, and {self.mitigation.method} weighs rows by "
+                "others: take mitigation by thresholds, or leave one of the two out"
+            )
+        return self
+
     @property
     def measured(self) -> dict[str, Document]:
         """What is to be measured beside the counts, by section of the report."""
-        sections: dict[str, Document | None] = {"energy": self.energy}
+        sections: dict[str, Document | None] = {"energy": self.energy, "privacy": self.privacy}
         return {name: asked for name, asked in sections.items() if asked is not None}
 
     @property

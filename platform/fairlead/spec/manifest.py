@@ -77,6 +77,8 @@ class Manifest(Document):
     parameters: dict[str, Parameter] = Field(default_factory=dict)
     mitigation: tuple[Method, ...] = ()
     """Methods of ``mitigation`` that it carries out."""
+    privacy: bool = False
+    """Whether it trains with differential privacy where a spec asks for it."""
     steps: str | None = None
     """The parameter that says how many steps will be reported, such as ``epochs``; lets progress have an end."""
 

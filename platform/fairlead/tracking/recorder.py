@@ -247,8 +247,9 @@ def _params_of(document: RunDocument) -> dict[str, str]:
         "spec.data.uri": spec.data.uri,
         "spec.data.split": spec.data.split.model_dump(mode="json"),
     }
-    if spec.mitigation is not None:
-        ours["spec.mitigation"] = spec.mitigation.model_dump(mode="json", exclude_none=True)
+    for name, asked in {"mitigation": spec.mitigation, **spec.measured}.items():
+        if asked is not None:
+            ours[f"spec.{name}"] = asked.model_dump(mode="json", exclude_none=True)
     known_later = {f"data.{name}": dataset[name] for name in ("digest", "num_rows", "target") if name in dataset}
     return flattened(spec.params if document.params is None else document.params) | flattened({**ours, **known_later})
 

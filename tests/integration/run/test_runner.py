@@ -12,6 +12,8 @@ import psutil
 import pytest
 import ray
 
+from fairlead.evaluation import read_measurements
+from fairlead.evaluation.energy import energy_section
 from fairlead.lifecycle import Outcome
 from fairlead.protocol import RESULT_FILE, CheckpointRef, LaunchDocument, NoteRecord, ResultDocument
 from fairlead.run.census import end_actors, end_marked_processes, find_family, remove_groups
@@ -22,6 +24,7 @@ from fairlead.run.spool import SpoolReader
 from fairlead.run.storage import complete_checkpoints, problem_with, relative_name
 from fairlead.run.warm import SWITCHED_OFF, Birth, WarmServer, birth, runtime_env
 from fairlead.run.warm.launcher import SWITCH
+from fairlead.spec import EnergySpec
 from fairlead.testing.local_ray import LocalRay
 from fairlead.testing.ray import TINY, a_launch, a_spec, wait_for
 
@@ -108,6 +111,28 @@ def test_two_ranks_train_evaluate_and_export(attempts: Attempts) -> None:
     spool = attempts.directory(document) / "spool" / "metrics.jsonl"
     losses = [json.loads(line) for line in spool.read_text().splitlines() if "train/loss" in line]
     assert losses[1]["value"] == "NaN"
+
+
+def test_energy_is_measured_once_a_node_and_adds_up_over_worker_groups(attempts: Attempts) -> None:
+    params = {"misbehave": "die_once", "at": 2, "steps": 4, "step_s": 0.3}
+    document, result = attempts.run("exp-energy", energy={"intensity_g_per_kwh": 400}, params=params)
+    assert result.outcome is Outcome.SUCCEEDED, result.detail
+    assert result.evaluation is not None
+    assert result.evaluation.measurements_file is not None
+    path = attempts.directory(document) / result.evaluation.measurements_file.path
+    found = read_measurements(path.read_bytes())["energy"]
+    assert [(entry["group"], entry["ranks"]) for entry in found] == [(1, 2), (2, 2)]
+    section = energy_section(EnergySpec(intensity_g_per_kwh=400), found)
+    assert section["why_not_measured"] is None
+    assert section["metrics"]["energy_kwh"]["value"] == pytest.approx(sum(node["kwh"] for node in section["nodes"]))
+    assert section["metrics"]["co2e_kg"]["value"] > 0
+    assert len(section["nodes"]) == 1
+    wait_for(lambda: not meters_of(document), within_s=30, what="the end of the meters")
+
+
+def meters_of(document: LaunchDocument) -> list[str]:
+    lines = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+    return [line for line in lines if "energy_meter" in line and f"/{document.experiment_id}/" in line]
 
 
 ALONE = {"resources": {"workers": 1, "cpus_per_worker": 1}}

@@ -5,8 +5,8 @@ import io
 from rich.console import Console
 
 from fairlead.cli.reporting import print_report
-from fairlead.evaluation import Baseline, build_report
-from fairlead.spec import EvaluationSpec, MitigationSpec
+from fairlead.evaluation import Baseline, Measurements, build_report
+from fairlead.spec import EnergySpec, EvaluationSpec, MitigationSpec, PrivacySpec
 from fairlead.testing.evaluation import a_provenance, state_of_tables
 
 AFTER = state_of_tables({"f": (450, 150, 100, 300), "m": (440, 160, 110, 290)})
@@ -36,3 +36,20 @@ def test_a_report_with_mitigation_prints_both_sides() -> None:
 
 def test_without_a_before_it_prints_why() -> None:
     assert "not compared: the spec names no experiment to compare with" in printed(None)
+
+
+def test_what_was_measured_beside_the_counts_is_printed_with_what_is_missing() -> None:
+    node = {"node": "n1", "attempt": 1, "group": 1, "ranks": 1, "duration_s": 60}
+    part = {"kwh": 1.5, "is_measured": True, "how": "counters"}
+    measurements = Measurements(
+        asked={"energy": EnergySpec(), "privacy": PrivacySpec(target_epsilon=8)},
+        found={"energy": [{**node, "parts": {"cpu": part}}]},
+    )
+    provenance = a_provenance(n_expected=AFTER.n)
+    report = build_report(AFTER, provenance=provenance, evaluation=EvaluationSpec(), measurements=measurements)
+    console = Console(width=160, record=True, file=io.StringIO())
+    print_report(console, report)
+    lines = {line.split()[0]: line.split(maxsplit=1)[1] for line in console.export_text().splitlines() if line.strip()}
+    assert lines["energy_kwh"].strip() == "1.5"
+    assert lines["co2e_kg"].startswith("the spec states no intensity")
+    assert lines["privacy"].strip() == "the workers gave nothing"

@@ -18,7 +18,7 @@ from fairlead.evaluation import (
 )
 from fairlead.evaluation.measured import MAX_SECTION_BYTES, METRICS, measurements_bytes
 from fairlead.evaluation.page import render_page
-from fairlead.spec import Document, EnergySpec, EvaluationSpec, GateSpec
+from fairlead.spec import Document, EnergySpec, EvaluationSpec, GateSpec, PrivacySpec
 from fairlead.testing.evaluation import a_provenance, example_state
 
 HERE = EnergySpec(intensity_g_per_kwh=400)
@@ -75,9 +75,9 @@ def test_nodes_attempts_and_worker_groups_add_up() -> None:
 @pytest.mark.parametrize(
     ("require", "outcome", "why"),
     [
-        ("<= 2", "pass", "the upper bound 1.5000 meets <= 2"),
-        ("<= 1.5", "pass", "the upper bound 1.5000 meets <= 1.5"),
-        ("< 1.5", "fail", "even the lower bound 1.5000 does not meet < 1.5"),
+        ("<= 2", "pass", "the value 1.5 meets <= 2"),
+        ("<= 1.5", "pass", "the value 1.5 meets <= 1.5"),
+        ("< 1.5", "fail", "the value 1.5 does not meet < 1.5"),
     ],
 )
 def test_a_plain_number_is_exact(require: str, outcome: str, why: str) -> None:
@@ -121,6 +121,7 @@ def test_the_intensity_of_a_country_is_the_one_that_the_tracker_knows() -> None:
 @pytest.mark.parametrize(
     ("gate", "asked", "words"),
     [
+        ({"metric": "epsilon", "require": "<= 8"}, None, "predictions made elsewhere do not tell it"),
         ({"metric": "epsilon", "require": "<= 8"}, {}, "only measured where the spec asks for it: add privacy"),
         ({"metric": "energy_kwh", "require": "<= 8"}, {}, "add energy"),
         ({"metric": "co2e_kg", "require": "<= 8"}, {"energy": EnergySpec()}, "CO2e needs a stated intensity"),
@@ -136,7 +137,7 @@ def test_the_intensity_of_a_country_is_the_one_that_the_tracker_knows() -> None:
     ],
 )
 def test_a_gate_on_what_the_spec_does_not_have_measured_is_refused_at_the_door(
-    gate: dict[str, Any], asked: dict[str, Document], words: str | None
+    gate: dict[str, Any], asked: dict[str, Document] | None, words: str | None
 ) -> None:
     problem = problem_with_gate(GateSpec.model_validate(gate), task="binary", attributes=["sex"], asked=asked)
     assert (problem is None) if words is None else (words in (problem or ""))
@@ -154,6 +155,52 @@ def test_measured_numbers_go_to_tracking_and_are_told_apart_from_none() -> None:
     flat = flat_metrics(report_of(of_energy(a_node(), asked=EnergySpec())))
     assert flat.values["rai/energy_kwh/overall"] == 1.5
     assert "rai/co2e_kg/overall" in flat.undefined
+
+
+PRIVATE = {
+    "epsilon": 3.217,
+    "delta": 1e-5,
+    "noise_multiplier": 1.1,
+    "max_grad_norm": 1.0,
+    "sample_rate": 0.01,
+    "steps": 9380,
+    "records": 30_000,
+    "library": "opacus 1.6.0",
+}
+
+
+def test_the_page_says_what_privacy_and_energy_mean() -> None:
+    asked = {"privacy": PrivacySpec(noise_multiplier=1.1), "energy": EnergySpec()}
+    nodes = [a_node(is_shared=True), a_node(attempt=2, is_final=False)]
+    page = render_page(report_of(Measurements(asked=asked, found={"privacy": PRIVATE, "energy": nodes})))
+    for words in (
+        "any outcome of the training is at most 25 times as likely",
+        "30,000 rows",
+        "3 kWh",
+        "about 30 times the electricity that boils a litre of water",
+        "2 attempts are added up",
+        "Some are shared with others",
+        "The share of memory is an estimate",
+        "No emissions are given: the spec states no intensity",
+        "Some meters were cut off",
+    ):
+        assert words in page, words
+
+
+def test_the_page_says_why_a_section_is_empty() -> None:
+    asked = {"privacy": PrivacySpec(noise_multiplier=1.1), "energy": EnergySpec()}
+    page = render_page(report_of(Measurements(asked=asked, why_not="nobody looked")))
+    assert page.count("Not measured: nobody looked.") == 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"delta": 1e-4}, {"max_grad_norm": 2.0}, {"noise_multiplier": 0.1}, {"epsilon": math.inf}, {"steps": -1}]
+)
+def test_privacy_other_than_asked_for_is_no_privacy(change: dict[str, Any]) -> None:
+    asked = {"privacy": PrivacySpec(noise_multiplier=1.1)}
+    found = Measurements(asked=asked, found={"privacy": {**PRIVATE, **change}})
+    assert decided(found, "epsilon", "<= 8")[0] == "inconclusive"
+    assert decided(Measurements(asked=asked, found={"privacy": PRIVATE}), "epsilon", "<= 8")[0] == "pass"
 
 
 def test_a_misspelt_name_is_found_again() -> None:

@@ -97,6 +97,34 @@ def test_a_workload_that_does_not_carry_out_a_method_is_not_asked_to() -> None:
     assert (problem.pointer, problem.suggestion) == ("/mitigation/method", "it has reweighing")
 
 
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"workload": "without"}, "/privacy"),
+        ({"data": {**LENDING, "split": {"train": 0.7, "validation": 0, "test": 0.3}}}, "/data/split/validation"),
+    ],
+)
+def test_privacy_needs_a_workload_that_has_it_and_rows_that_are_not_protected(
+    changes: dict[str, Any], pointer: str
+) -> None:
+    manifests = {**MANIFESTS, "without": MANIFESTS["tabular_mlp"].amended(privacy=False)}
+    spec = a_spec(**{"data": LENDING, "privacy": {"noise_multiplier": 1.0}, **changes})
+    rejected = admit(spec, manifests=manifests, has_bundle=lambda _: True)
+    assert isinstance(rejected, Rejected)
+    assert rejected.reason is RejectionReason.BAD_PRIVACY
+    assert [problem.pointer for problem in rejected.problems] == [pointer]
+
+
+def test_gates_on_what_is_measured_beside_the_counts_need_the_spec_to_ask_for_it() -> None:
+    gates = [{"metric": "epsilon", "require": "<= 8"}, {"metric": "co2e_kg", "require": "<= 1"}]
+    rejected = _admit(gates=gates, energy={})
+    assert isinstance(rejected, Rejected)
+    assert [problem.pointer for problem in rejected.problems] == ["/gates/0", "/gates/1"]
+    assert "add privacy" in rejected.detail
+    asked = {"privacy": {"target_epsilon": 8}, "energy": {"country": "DEU"}}
+    assert isinstance(_admit(gates=gates, **asked), Admitted)
+
+
 def test_mitigation_without_a_before_and_decisions_by_group_are_said_so() -> None:
     admitted = _admit(data=LENDING, mitigation={**MITIGATION, "method": "thresholds"})
     assert isinstance(admitted, Admitted)
