@@ -41,6 +41,7 @@ DOORS = {
         "platform/fairlead/run/",
         "platform/fairlead/data/torch.py",
         "platform/fairlead/mitigation.py",
+        "platform/fairlead/probes.py",
         "workloads/",
     ),
     "typer": ("platform/fairlead/cli/",),

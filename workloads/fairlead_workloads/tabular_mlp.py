@@ -24,6 +24,7 @@ from fairlead.data.export import read_model
 from fairlead.data.torch import seed_epoch, share_cores, sum_over_ranks
 from fairlead.errors import BadData
 from fairlead.mitigation import Mitigation, begin_mitigation
+from fairlead.probes import run_probes
 from fairlead.workload import Context, Params, Predictor
 
 
@@ -137,6 +138,7 @@ def train(params: Params, context: Context) -> None:
 
     model.load_state_dict(best)
     count_test(model, context, mitigation)
+    run_probes(model, context, mitigation=mitigation)  # what else the spec asks to be looked at
     config = {"mean": mean, "std": std, "hidden": list(settings.hidden)}
     context.export(model.state_dict(), config=config | mitigation.config())
 

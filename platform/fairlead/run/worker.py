@@ -142,6 +142,7 @@ def _context(document: LaunchDocument, attempt: Path, dataset: Dataset, line: "R
         resume_from=line.welcome.resume_from,
         export_to=attempt / MODEL_DIRECTORY,
         mitigation=spec.mitigation,
+        probes=spec.probes,
         agree=any_rank,
     )
 

@@ -26,6 +26,7 @@ from fairlead.spec.experiment import (
 from fairlead.spec.manifest import Manifest, Parameter
 from fairlead.spec.mitigation import MitigationSpec
 from fairlead.spec.predictions import ColumnsSpec, PredictionsSpec, read_predictions_spec
+from fairlead.spec.probes import PerturbationSpec, ProbesSpec
 
 __all__ = [
     "AlternativeSpec",
@@ -46,8 +47,10 @@ __all__ = [
     "MitigationSpec",
     "Name",
     "Parameter",
+    "PerturbationSpec",
     "PolicySpec",
     "PredictionsSpec",
+    "ProbesSpec",
     "RegisterSpec",
     "Requirement",
     "ResourcesSpec",

@@ -13,6 +13,7 @@ from fairlead.spec.document import Document, unfit
 from fairlead.spec.energy import EnergySpec
 from fairlead.spec.evaluation import EvaluationSpec, GateSpec
 from fairlead.spec.mitigation import MitigationSpec
+from fairlead.spec.probes import ProbesSpec
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 SIGNALS = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGHUP", "SIGILL", "SIGINT", "SIGKILL", "SIGSEGV", "SIGTERM")
@@ -223,6 +224,7 @@ class ExperimentSpec(Document):
     # As mitigation.
     energy: EnergySpec | None = Field(default=None, exclude_if=lambda value: value is None)
     evaluation: EvaluationSpec = EvaluationSpec()
+    probes: ProbesSpec | None = Field(default=None, exclude_if=lambda value: value is None)  # as mitigation
     gates: tuple[GateSpec, ...] = Field(default=(), max_length=100)
     register_as: RegisterSpec | None = Field(default=None, alias="register")
     policy: PolicySpec = PolicySpec()
@@ -270,6 +272,21 @@ class ExperimentSpec(Document):
                 f"list {', '.join(unseen)} under data.features (bins cannot be), or register nothing"
             )
         return self
+
+    @model_validator(mode="after")
+    def _probes_have_rows_and_names(self) -> Self:
+        if self.probes is not None and self.data.split.test == 0:
+            raise ValueError("probes look at the test split, and data.split gives it no rows")
+        for gate in self.gates:
+            if gate.condition is not None and gate.condition not in self.conditions:
+                there = ", ".join(self.conditions) or "none: ask for some under probes"
+                raise ValueError(f"gate {gate.name} asks for condition {gate.condition!r}; there are {there}")
+        return self
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names under which probes count the test split once more."""
+        return self.probes.conditions if self.probes else ()
 
     @property
     def measured(self) -> dict[str, Document]:

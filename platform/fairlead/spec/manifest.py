@@ -77,6 +77,8 @@ class Manifest(Document):
     parameters: dict[str, Parameter] = Field(default_factory=dict)
     mitigation: tuple[Method, ...] = ()
     """Methods of ``mitigation`` that it carries out."""
+    probes: tuple[str, ...] = ()
+    """Fields of ``probes`` whose looks at the model it lets the platform take."""
     steps: str | None = None
     """The parameter that says how many steps will be reported, such as ``epochs``; lets progress have an end."""
 

@@ -57,6 +57,7 @@ def a_context(
         resume_from=resume_from,
         export_to=export_to,
         mitigation=spec.mitigation,
+        probes=spec.probes,
         agree=agree,
     )
 

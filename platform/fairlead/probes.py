@@ -1,0 +1,263 @@
+"""Looks at a trained model beyond its answers for the test split, for every workload.
+
+    count_test(...)                                  # context.evaluate("test", ...): the rows as they are
+    run_probes(model, context, mitigation=mitigation)
+
+``model`` turns raw inputs, shape (n, *feature_shape), into logits, shape (n, classes), or (n,) for two classes, and is
+differentiable. What the spec asks for decides what this does; where it asks for nothing it returns at once, so a page
+is written once. Collective: all ranks call it, each looks at its own rows of the test split.
+
+**Changed inputs.** Distances are in units of each input: the standard deviation of a column of numbers over the train
+split; for pictures the range of all values there, within which they also stay. Inputs made of texts and constant ones
+are not touched. With s the units, g the gradient of the cross-entropy of the row's own label:
+
+- **fgsm**: ``x + eps s sign(g)``; for ``l2`` ``x + eps s (s g) / |s g|``. Goodfellow, Shlens, Szegedy 2015 (arXiv
+  1412.6572).
+- **pgd**: ``steps`` such steps of length ``2.5 eps / steps``, each followed by the way back into the ball, from
+  ``restarts`` starts: the row itself, then points of the ball. Madry et al. 2018 (arXiv 1706.06083). Of all points on
+  the way, the row itself and that of fgsm, one counts at which the model is wrong, and of several the one of largest
+  loss: so pgd is never weaker than fgsm on any row.
+- **noise**: ``x + eps s z`` with z standard normal.
+
+These are attacks that were tried, not all there are: a model may be weaker than they find, never stronger.
+
+Rows are worked on in blocks of the split that do not depend on the number of ranks, and random numbers belong to the
+block: so the counts do not either. A rank whose share ends inside a block works on the whole block, and counts its own
+rows.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fairlead.errors import BadData
+from fairlead.mitigation import Mitigation, begin_mitigation
+from fairlead.spec import PerturbationSpec
+from fairlead.workload import Context, DatasetInfo, Rows
+
+BLOCK_ROWS = 256
+STEP_LENGTH = 2.5
+"""Times eps over steps: far enough to cross the ball and to turn back in it."""
+Model = Callable[[Tensor], Tensor]
+Scores = NDArray[np.float64]
+
+
+def run_probes(model: Model, context: Context, *, mitigation: Mitigation | None = None) -> None:
+    """Look at ``model`` in every way that the spec asks for, and count what it answers. Collective.
+
+    ``mitigation``: what decides with thresholds of groups, if the workload uses any. Raises ``BadData`` where nothing
+    of the inputs can be changed.
+    """
+    if context.probes is None:
+        return
+    if isinstance(model, nn.Module):
+        model.eval()
+    judge = Judge(model, context, mitigation or begin_mitigation(context))
+    for perturbation in context.probes.robustness:
+        _count_perturbed(perturbation, judge, context)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answers:
+    """What the model says of some rows."""
+
+    predictions: NDArray[np.int64]
+    """Shape (n,)."""
+    scores: Scores
+    """As ``Context.evaluate`` wants them."""
+
+
+class Judge:
+    """The model with all that belongs to its decisions."""
+
+    def __init__(self, model: Model, context: Context, mitigation: Mitigation) -> None:
+        self._model, self._mitigation = model, mitigation
+        self.num_classes = len(context.dataset.classes)
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Shape (n, classes)."""
+        answer = self._model(inputs)
+        return torch.stack([torch.zeros_like(answer), answer], dim=1) if answer.ndim == 1 else answer
+
+    def groups(self, records: NDArray[np.int64]) -> Tensor:
+        """What ``decide`` asks for."""
+        return self._mitigation.groups(records)
+
+    def decide(self, logits: Tensor, groups: Tensor) -> Answers:
+        """Scores and predictions, as they are made for the test split."""
+        scores = functional.softmax(logits.detach().double(), dim=1).cpu().numpy()
+        if self.num_classes > 2:
+            return Answers(predictions=scores.argmax(axis=1), scores=scores)
+        scores = scores[:, 1]
+        return Answers(predictions=self._mitigation.decide(scores, groups=groups), scores=scores)
+
+    def answers(self, inputs: Tensor, records: NDArray[np.int64]) -> Answers:
+        """What the model says of rows."""
+        with torch.no_grad():
+            return self.decide(self.logits(inputs), self.groups(records))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """Some rows of a split, cut at the same places whatever the number of ranks."""
+
+    number: int
+    rows: Rows
+    is_mine: NDArray[np.bool_]
+    """Which of them this rank counts."""
+
+
+def blocks_of(context: Context, split: str) -> Iterator[Block]:
+    """Every block of ``split`` that holds rows of this rank, whole."""
+    rows, mine = context.all_rows(split), np.isin(context.all_rows(split).records, context.shard(split).records)
+    for number, start in enumerate(range(0, len(rows), BLOCK_ROWS)):
+        part = slice(start, start + BLOCK_ROWS)
+        if mine[part].any():
+            kept = Rows(records=rows.records[part], features=rows.features[part], labels=rows.labels[part])
+            yield Block(number=number, rows=kept, is_mine=mine[part])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ball:
+    """How far rows may be moved: ``eps`` units, within ``low`` and ``high``."""
+
+    eps: float
+    norm: str
+    units: Tensor
+    """Shape (1, *feature_shape); 0 where an input is not to be touched."""
+    low: float
+    high: float
+
+    def toward(self, inputs: Tensor, gradient: Tensor, length: float) -> Tensor:
+        """``inputs``, each row moved by ``length`` units to where its loss grows fastest."""
+        if self.norm == "linf":
+            return self.inside(inputs + length * self.units * gradient.sign())
+        return self.inside(inputs + length * self.units * _unit(self.units * gradient))
+
+    def back(self, inputs: Tensor, centre: Tensor) -> Tensor:
+        """The point of each row's ball round ``centre`` that is nearest to it, in units."""
+        units = torch.where(self.units > 0, self.units, torch.ones_like(self.units))
+        moved = (inputs - centre) / units
+        if self.norm == "linf":
+            moved = moved.clamp(-self.eps, self.eps)
+        else:
+            moved = moved * (self.eps / _length(moved).clamp(min=self.eps)) if self.eps > 0 else torch.zeros_like(moved)
+        return self.inside(centre + moved * self.units)
+
+    def start(self, centre: Tensor, generator: np.random.Generator) -> Tensor:
+        """A random point of each row's ball."""
+        shape = tuple(centre.shape)
+        if self.norm == "linf":
+            moved = generator.uniform(-self.eps, self.eps, size=shape)
+        else:
+            moved = generator.standard_normal(shape)
+            flat = np.sqrt((moved.reshape(len(moved), -1) ** 2).sum(axis=1))
+            reach = self.eps * generator.uniform(0, 1, size=len(moved)) / np.maximum(flat, 1e-12)
+            moved = moved * reach.reshape(-1, *(1,) * (len(shape) - 1))
+        return self.back(centre + _tensor(moved, centre) * self.units, centre)
+
+    def inside(self, inputs: Tensor) -> Tensor:
+        """``inputs`` within the range of values there are."""
+        return inputs.clamp(self.low, self.high)
+
+
+def ball_of(perturbation: PerturbationSpec, dataset: DatasetInfo, train: Rows, device: str) -> Ball:
+    """The ball of ``perturbation`` in the units of the train split. Raises ``BadData`` if no input may be moved."""
+    wide = train.features.astype(np.float64)
+    low, high = -np.inf, np.inf
+    if len(dataset.feature_shape) > 1:
+        low, high = (float(wide.min()), float(wide.max())) if wide.size else (0.0, 0.0)
+        units = np.full(dataset.feature_shape, high - low)
+    else:
+        is_number = [np.full(max(1, len(each.levels)), not each.levels) for each in dataset.features]
+        units = np.where(np.concatenate(is_number), wide.std(axis=0), 0.0)
+    if not units.any():
+        raise BadData(f"{perturbation.condition}: there is no input that could be changed: all are texts or constant")
+    tensor = torch.from_numpy(units).to(device=device, dtype=torch.from_numpy(train.features[:0]).dtype)
+    return Ball(eps=perturbation.eps, norm=perturbation.norm_used, units=tensor[None], low=low, high=high)
+
+
+def perturbed(
+    perturbation: PerturbationSpec,
+    ball: Ball,
+    judge: Judge,
+    rows: Rows,
+    *,
+    inputs: Tensor,
+    generator: np.random.Generator,
+) -> Tensor:
+    """``inputs`` of ``rows`` changed in the way asked for: the worst that was found for each row."""
+    if perturbation.method == "noise":
+        noise = _tensor(generator.standard_normal(tuple(inputs.shape)), inputs)
+        return ball.inside(inputs + perturbation.eps * ball.units * noise)
+    worst = Worst(judge, rows, inputs)
+    full = ball.toward(inputs, worst.look(inputs), perturbation.eps)
+    if perturbation.method == "fgsm":
+        return full
+    worst.look(full)
+    length = STEP_LENGTH * perturbation.eps / perturbation.steps_used
+    for restart in range(perturbation.restarts_used):
+        at = inputs if restart == 0 else ball.start(inputs, generator)
+        for _ in range(perturbation.steps_used):
+            at = ball.back(ball.toward(at, worst.look(at), length), inputs)
+        worst.look(at)
+    return worst.inputs
+
+
+class Worst:
+    """The worst inputs seen so far for each row: wrong before right, then by loss."""
+
+    def __init__(self, judge: Judge, rows: Rows, inputs: Tensor) -> None:
+        self._judge, self._groups = judge, judge.groups(rows.records)
+        self._labels = torch.from_numpy(rows.labels).to(inputs.device)
+        self._merit = torch.full((len(rows), 2), -torch.inf, dtype=torch.float64, device=inputs.device)
+        self.inputs = inputs.clone()
+
+    def look(self, inputs: Tensor) -> Tensor:
+        """Keep what is worse than before; the gradient of each row's loss by its inputs."""
+        free = inputs.detach().requires_grad_(True)
+        logits = self._judge.logits(free)
+        losses = functional.cross_entropy(logits.double(), self._labels, reduction="none")
+        (gradient,) = torch.autograd.grad(losses.sum(), free)
+        predictions = torch.from_numpy(self._judge.decide(logits, self._groups).predictions).to(inputs.device)
+        merit = torch.stack([(predictions != self._labels).double(), losses.detach()], dim=1)
+        is_worse = merit[:, 0] > self._merit[:, 0]
+        is_worse |= (merit[:, 0] == self._merit[:, 0]) & (merit[:, 1] > self._merit[:, 1])
+        self._merit[is_worse], self.inputs[is_worse] = merit[is_worse], inputs[is_worse]
+        return gradient
+
+
+def _count_perturbed(perturbation: PerturbationSpec, judge: Judge, context: Context) -> None:
+    ball = ball_of(perturbation, context.dataset, context.all_rows("train"), context.device)
+    number = context.probes.conditions.index(perturbation.condition) if context.probes else 0
+    for block in blocks_of(context, "test"):
+        inputs = torch.from_numpy(block.rows.features).to(context.device)
+        generator = np.random.default_rng((context.seed, number, block.number))
+        changed = perturbed(perturbation, ball, judge, block.rows, inputs=inputs, generator=generator)
+        clean, answers = (judge.answers(each, block.rows.records) for each in (inputs, changed))
+        context.evaluate(
+            "test",
+            records=block.rows.records[block.is_mine],
+            predictions=answers.predictions[block.is_mine],
+            scores=answers.scores[block.is_mine],
+            condition=perturbation.condition,
+            clean=clean.predictions[block.is_mine],
+        )
+
+
+def _tensor(values: NDArray[np.float64], like: Tensor) -> Tensor:
+    return torch.from_numpy(values).to(device=like.device, dtype=like.dtype)
+
+
+def _length(moved: Tensor) -> Tensor:
+    """Euclidean length of each row, shape (n, 1, ...)."""
+    return moved.flatten(1).norm(dim=1).reshape(-1, *(1,) * (moved.ndim - 1))
+
+
+def _unit(direction: Tensor) -> Tensor:
+    return direction / _length(direction).clamp(min=1e-12)

@@ -1,0 +1,85 @@
+"""What is looked at beyond accuracy and groups: how the model stands up to changed inputs, and more. All optional."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from fairlead.spec.document import Document
+
+Method = Literal["fgsm", "pgd", "noise"]
+Norm = Literal["linf", "l2"]
+DEFAULT_STEPS = 20
+DEFAULT_RESTARTS = 2
+
+
+class PerturbationSpec(Document):
+    """One way to change the inputs of the test split. ``fairlead.probes`` has formulas and sources."""
+
+    method: Method
+    """``fgsm``: one step along the gradient's signs; ``pgd``: many steps, the worst of several starts; ``noise``:
+    normal noise, with nobody behind it."""
+    eps: float = Field(ge=0, le=1000)
+    """How far: in standard deviations of each input over the train split; for pictures as a share of the range of
+    their values there. Inputs made of texts, and constant ones, are left as they are."""
+    norm: Norm | None = None
+    """fgsm, pgd: how the distance of a row is measured: its largest change (``linf``, the default), or the root of the
+    sum of squares (``l2``)."""
+    steps: int | None = Field(default=None, ge=1, le=1000)
+    """pgd: default 20."""
+    restarts: int | None = Field(default=None, ge=1, le=100)
+    """pgd: starts, the first of which is the row itself. Default 2."""
+
+    @model_validator(mode="after")
+    def _has_its_own_options(self) -> Self:
+        owners = {"norm": ("fgsm", "pgd"), "steps": ("pgd",), "restarts": ("pgd",)}
+        for option, methods in owners.items():
+            if getattr(self, option) is not None and self.method not in methods:
+                raise ValueError(f"{option} is an option of {', '.join(methods)}, not of {self.method}")
+        return self
+
+    @property
+    def norm_used(self) -> Norm:
+        """How the distance is measured."""
+        return self.norm or "linf"
+
+    @property
+    def steps_used(self) -> int:
+        """Steps of each start."""
+        return (self.steps or DEFAULT_STEPS) if self.method == "pgd" else 1
+
+    @property
+    def restarts_used(self) -> int:
+        """Starts."""
+        return (self.restarts or DEFAULT_RESTARTS) if self.method == "pgd" else 1
+
+    @property
+    def condition(self) -> str:
+        """What counts under it are called, such as ``pgd_linf_0.1`` or ``noise_0.5``."""
+        parts = (self.method,) if self.method == "noise" else (self.method, self.norm_used)
+        return "_".join((*parts, f"{self.eps:g}"))
+
+
+class ProbesSpec(Document):
+    """Each probe is left out unless it is asked for; its results stand in the report, and gates may require them."""
+
+    robustness: tuple[PerturbationSpec, ...] = Field(default=(), max_length=20)
+    """Predictions on changed inputs are counted like any others, each way under its own condition."""
+
+    @model_validator(mode="after")
+    def _asks_for_something_once(self) -> Self:
+        names = self.conditions
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two ways to change the inputs are both called {twice[0]}")
+        if not self.asked:
+            raise ValueError("probes asks for nothing: leave it out, or name a probe")
+        return self
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names under which the test split is counted beside the main counts."""
+        return tuple(one.condition for one in self.robustness)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The probes it asks for, by the names of the fields."""
+        return tuple(name for name in type(self).model_fields if getattr(self, name))

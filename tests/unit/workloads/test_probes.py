@@ -1,0 +1,226 @@
+"""Looks at a trained model: attacks against closed forms, counts against other numbers of ranks."""
+
+from collections.abc import Mapping
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fairlead.data import find_specs
+from fairlead.data.context import LocalContext
+from fairlead.errors import BadData, BadInput
+from fairlead.evaluation import CountState, grouping
+from fairlead.evaluation.metrics import group_estimates
+from fairlead.evaluation.robustness import rows_judged_otherwise
+from fairlead.mitigation import Mitigation
+from fairlead.probes import Judge, ball_of, perturbed, run_probes
+from fairlead.spec import ExperimentSpec, PerturbationSpec, from_yaml
+from fairlead.testing.context import a_context, train_here, train_on_ranks
+from fairlead.workload import Rows
+from fairlead_workloads import image_cnn, tabular_mlp
+
+Ways = list[dict[str, Any]]
+EVERY: Ways = [
+    {"method": "fgsm", "eps": 0.2},
+    {"method": "fgsm", "eps": 0.2, "norm": "l2"},
+    {"method": "pgd", "eps": 0.2, "steps": 5},
+    {"method": "pgd", "eps": 0.2, "norm": "l2", "steps": 5},
+    {"method": "noise", "eps": 1.0},
+]
+
+
+def lending(ways: Ways, *, rows: int = 2000, **changes: Any) -> ExperimentSpec:
+    spec = from_yaml(ExperimentSpec, find_specs()["lending"].read_text())
+    data = {**spec.data.model_dump(), "uri": f"builtin://lending?rows={rows}"}
+    params = {**spec.params, "epochs": 2, "batch_size": 250}
+    return spec.amended(data=data, params=params, probes={"robustness": ways}, gates=(), register_as=None, **changes)
+
+
+class Linear(nn.Module):
+    """f = w.x + b, as the logit of class 1."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.weight = torch.randn(inputs, generator=generator, dtype=torch.float64)
+        self.centre = torch.zeros(inputs, dtype=torch.float64)
+        self.scale = torch.ones(inputs, dtype=torch.float64)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return ((inputs.double() - self.centre) / self.scale) @ self.weight
+
+
+def linear_for(context: LocalContext) -> Linear:
+    train = context.all_rows("train").features.astype(np.float64)
+    model = Linear(train.shape[1])
+    model.centre = torch.from_numpy(train.mean(axis=0))
+    model.scale = torch.from_numpy(np.where(train.std(axis=0) > 0, train.std(axis=0), 1))
+    return model
+
+
+def moved(way: Mapping[str, Any], context: LocalContext, model: nn.Module) -> tuple[Tensor, Tensor, Rows]:
+    perturbation = PerturbationSpec.model_validate(way)
+    rows = context.all_rows("test")
+    ball = ball_of(perturbation, context.dataset, context.all_rows("train"), "cpu")
+    inputs = torch.from_numpy(rows.features)
+    judge = Judge(model, context, Mitigation(context, None))
+    generator = np.random.default_rng(1)
+    changed = perturbed(perturbation, ball, judge, rows, inputs=inputs, generator=generator)
+    return (changed - inputs) / ball.units.where(ball.units > 0, torch.ones_like(ball.units)), changed, rows
+
+
+def test_on_a_linear_model_fgsm_is_the_closed_form_and_flips_exactly_what_lies_within_reach() -> None:
+    """f = w.x: along the worst direction of length eps the logit moves by eps |w|, in the dual norm."""
+    context = a_context(lending(EVERY))
+    model = linear_for(context)
+    units = ball_of(PerturbationSpec(method="fgsm", eps=1), context.dataset, context.all_rows("train"), "cpu").units[0]
+    weight = torch.where(units > 0, model.weight, 0)  # inputs made of texts are not moved
+    for norm, reach, direction in (
+        ("linf", weight.abs().sum(), weight.sign()),
+        ("l2", weight.norm(), weight / weight.norm()),
+    ):
+        for eps in (0.05, 0.4):
+            change, changed, rows = moved({"method": "fgsm", "norm": norm, "eps": eps}, context, model)
+            signs = torch.from_numpy(1 - 2 * rows.labels)[:, None]
+            assert torch.allclose(change.double(), eps * signs * direction, atol=2e-3)
+            before, after = model(torch.from_numpy(rows.features)), model(changed)
+            assert torch.allclose(after, before + signs[:, 0] * eps * reach, atol=2e-3)
+            is_safe = (before.abs() - eps * reach).abs() > 2e-3  # rounding of 32-bit inputs
+            was_right = (before >= 0) == torch.from_numpy(rows.labels == 1)
+            is_right = (after >= 0) == torch.from_numpy(rows.labels == 1)
+            assert torch.equal((was_right & (before.abs() > eps * reach))[is_safe], is_right[is_safe])
+            assert 0 < (was_right & ~is_right).sum() < len(rows)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pgd_is_never_weaker_than_fgsm_on_any_row_and_stays_within_its_ball(norm: str) -> None:
+    spec = lending([{"method": "fgsm", "eps": 0.3, "norm": norm}])
+    context = a_context(spec)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(context.dataset.feature_shape[0], 64), nn.Tanh(), nn.Linear(64, 2))
+    with torch.no_grad():
+        network[0].weight.mul_(12)  # bent enough for the gradient to point elsewhere a little further on
+    model = nn.Sequential(Scaled(linear_for(context)), network)
+    right = {}
+    for name, way in {
+        "fgsm": {"method": "fgsm", "eps": 0.3, "norm": norm},
+        "one start": {"method": "pgd", "eps": 0.3, "norm": norm, "steps": 3, "restarts": 1},
+        "many": {"method": "pgd", "eps": 0.3, "norm": norm, "steps": 10, "restarts": 4},
+    }.items():
+        change, changed, rows = moved(way, context, model)
+        length = change.abs().amax(dim=1) if norm == "linf" else change.norm(dim=1)
+        assert length.max() <= 0.3 + 1e-3
+        with torch.no_grad():
+            logits = model(changed)
+        right[name] = (logits.softmax(dim=1)[:, 1] >= 0.5) == torch.from_numpy(rows.labels == 1)
+    assert not (right["one start"] & ~right["fgsm"]).any()
+    assert not (right["many"] & ~right["fgsm"]).any()
+    assert right["many"].sum() < right["fgsm"].sum()
+
+
+class Scaled(nn.Module):
+    def __init__(self, like: Linear) -> None:
+        super().__init__()
+        self.centre, self.scale = like.centre.float(), like.scale.float()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (inputs - self.centre) / self.scale
+
+
+def test_without_distance_nothing_changes() -> None:
+    ways: Ways = [{**way, "eps": 0.0} for way in EVERY]
+    spec = lending(ways)
+    trained = train_here(tabular_mlp.train, spec)
+    main = trained.states["test"]
+    for condition in spec.conditions:
+        state = trained.states[f"test@{condition}"]
+        assert np.array_equal(state.counts, main.counts), condition
+        assert rows_judged_otherwise(main, state) == 0
+        assert state.paired is not None
+        off_diagonal = state.paired * ~np.eye(state.paired.shape[2], dtype=bool)
+        assert not off_diagonal.any()
+
+
+def test_any_number_of_ranks_counts_the_same_bytes() -> None:
+    """One model, and shares that end inside blocks."""
+    spec = lending(EVERY, rows=2600)
+    states = {}
+    for ranks in (1, 2, 3):
+        parts: dict[str, list[CountState]] = {}
+        for rank in range(ranks):
+            context = a_context(spec, rank=rank, world_size=ranks)
+            run_probes(linear_for(context).float(), context)
+            for name, state in context.states.items():
+                parts.setdefault(name, []).append(state)
+        states[ranks] = {name: reduce(CountState.merge, found).to_bytes() for name, found in parts.items()}
+    assert len(states[1]) == len(EVERY)
+    assert states[1] == states[2] == states[3]
+
+
+def test_what_an_attack_costs_is_counted_for_every_group_and_on_every_row_once() -> None:
+    spec = lending([{"method": "fgsm", "eps": 0.05}, {"method": "pgd", "eps": 0.3}, {"method": "noise", "eps": 0.3}])
+    info = a_context(spec).dataset
+    on_two = train_on_ranks("fairlead_workloads.tabular_mlp:train", [spec], ranks=2)
+    for trained in (train_here(tabular_mlp.train, spec), *on_two):
+        accuracy = {}
+        for name, state in trained.states.items():
+            assert state.n == info.num_by_split["test"]
+            assert state.record_sum == info.record_sum_by_split["test"]
+            assert state.record_xor == info.record_xor_by_split["test"]
+            accuracy[name] = group_estimates("accuracy_score", grouping(state).counts).values[0]
+        assert accuracy["test@pgd_linf_0.3"] < accuracy["test@fgsm_linf_0.05"] < accuracy["test"]
+        assert accuracy["test@pgd_linf_0.3"] < accuracy["test@noise_0.3"]
+        groups = grouping(trained.states["test@pgd_linf_0.3"], ("sex",))
+        assert groups.sizes[:2].min() > 100
+
+
+def test_pictures_stay_within_the_range_of_their_values() -> None:
+    spec = from_yaml(ExperimentSpec, find_specs()["digits"].read_text())
+    ways = [{"method": "pgd", "eps": 0.1, "steps": 4, "restarts": 1}, {"method": "noise", "eps": 0.5}]
+    spec = spec.amended(params={**spec.params, "epochs": 1, "width": 8}, probes={"robustness": ways}, gates=())
+    trained = train_here(image_cnn.train, spec)
+    accuracy = {
+        name: group_estimates("accuracy_score", grouping(state).counts).values[0]
+        for name, state in trained.states.items()
+    }
+    assert accuracy["test@pgd_linf_0.1"] < accuracy["test"]
+    context = a_context(spec)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(context.dataset.feature_shape)), 10))
+    low, high = (float(getattr(context.all_rows("train").features, which)()) for which in ("min", "max"))
+    for way in ways:
+        _, changed, rows = moved(way, context, model)
+        assert changed.min() >= low
+        assert changed.max() <= high
+        assert not torch.equal(changed, torch.from_numpy(rows.features))
+
+
+def test_inputs_made_of_texts_are_left_alone() -> None:
+    spec = lending(EVERY)
+    told = ["income", "savings", "part_time", "sex"]
+    context = a_context(spec.amended(data={**spec.data.model_dump(), "features": told}))
+    features = context.dataset.features
+    is_text = np.concatenate([np.full(max(1, len(each.levels)), bool(each.levels)) for each in features])
+    assert is_text.tolist() == [False, False, False, True, True]
+    for way in EVERY:
+        change, _, _ = moved(way, context, linear_for(context))
+        assert not change[:, is_text].any()
+        assert change[:, ~is_text].any()
+
+
+def test_where_no_input_can_be_changed_it_says_so() -> None:
+    spec = lending(EVERY)
+    context = a_context(spec)
+    rows = context.all_rows("train")
+    constant = Rows(records=rows.records, features=np.ones_like(rows.features), labels=rows.labels)
+    with pytest.raises(BadData, match="no input that could be changed"):
+        ball_of(PerturbationSpec(method="fgsm", eps=1), context.dataset, constant, "cpu")
+
+
+def test_a_condition_nobody_asked_for_is_refused() -> None:
+    context = a_context(lending([{"method": "fgsm", "eps": 0.1}]))
+    rows = context.shard("test")
+    with pytest.raises(BadInput, match=r"no condition 'fgsm_linf_0.2', only fgsm_linf_0\.1"):
+        context.evaluate("test", records=rows.records, predictions=rows.labels, condition="fgsm_linf_0.2")
