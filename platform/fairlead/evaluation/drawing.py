@@ -56,13 +56,15 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
-    """A square chart with both axes from 0 to 1."""
+    """A square chart, its upright axis from 0 to 1, points in units of the chart."""
 
     title: str
     x_axis: str
     y_axis: str
     series: tuple[Series, ...]
     has_diagonal: bool
+    x_end: float = 1.0
+    """The value at the right end."""
     marker_at: float | None = None
     """A vertical line, such as the threshold in use."""
 

@@ -109,6 +109,8 @@ def problem_with_gate(
 
     ``asked``: what the spec wants measured beside the counts, ``ExperimentSpec.measured``.
     """
+    if gate.metric in METRICS and gate.condition is not None:
+        return f"{gate.metric!r} has nothing to do with a condition: drop it"
     if gate.metric in METRICS:
         return problem_with_measured_gate(gate, asked) or _wrong_bound(gate)
     if not known_metric(gate.metric, task):

@@ -39,6 +39,7 @@ from fairlead.evaluation.drawing import (
 from fairlead.evaluation.gates import CORRECTIONS
 from fairlead.evaluation.measured import METRICS
 from fairlead.evaluation.metrics import canonical, needs_losses, split_aggregate
+from fairlead.evaluation.page_probes import changed_inputs, way_name
 from fairlead.evaluation.report import report_sha256
 
 _MOST_SERIES = 6
@@ -278,10 +279,11 @@ def render_page(report: Report, *, sha256: str | None = None) -> str:
         report=report,
         digest=sha256 or report_sha256(report),
         headline=_headline(report),
-        gates=[_gate_card(gate) for gate in report["gates"]],
+        gates=[_gate_card(report, gate) for gate in report["gates"]],
         together=_together(report),
         control=listed_by([one["name"] for one in report["attributes"] if one["role"] == "control"]),
         mitigation=_mitigation_part(report) if "mitigation" in report else None,
+        changed_inputs=changed_inputs(report),
         tiles=_tiles(report),
         who=[_who(report, attribute["name"]) for attribute in report["attributes"]],
         charts=charts,
@@ -334,9 +336,10 @@ def _headline(report: Report) -> dict[str, str]:
     return {"kind": outcome, "symbol": _SYMBOLS[outcome], "title": titles[outcome], "text": texts[outcome]}
 
 
-def _gate_card(gate: Mapping[str, Any]) -> GateCard:
+def _gate_card(report: Report, gate: Mapping[str, Any]) -> GateCard:
     operator = gate["require"][: len(gate["require"]) - len(gate["require"].lstrip("<>="))]
     by = f" by {listed_by(gate['by'])}" if gate["by"] else ""
+    under = f", under {_condition(report, gate['condition'])}" if "condition" in gate else ""
     title = metric_title(gate["metric"]) if gate["metric"] else ""
     rows = gate["rows_needed_per_group"]
     where = "rows in each group" if gate["by"] else "rows"
@@ -347,7 +350,7 @@ def _gate_card(gate: Mapping[str, Any]) -> GateCard:
     return GateCard(
         outcome=gate["outcome"],
         symbol=_SYMBOLS[gate["outcome"]],
-        sentence=f"{title[:1].upper()}{title[1:]}{by}: {_OPERATORS[operator]} {gate['limit'].strip()}",
+        sentence=f"{title[:1].upper()}{title[1:]}{by}{under}: {_OPERATORS[operator]} {gate['limit'].strip()}",
         why=sentence(gate["why"]),
         advice=f"At the observed rates about {_roughly(rows)} {where} would decide it." if rows else "",
         mark=Mark(text=count(gate["value"])) if is_count else mark_of_bounds(gate, end=end),
@@ -356,6 +359,16 @@ def _gate_card(gate: Mapping[str, Any]) -> GateCard:
         is_upper=operator.startswith("<"),
         id=gate["id"],
     )
+
+
+def _condition(report: Report, name: str) -> str:
+    """A condition as people say it; its own name where it was not counted."""
+    return next((way_name(one) for one in report.get("robustness", ()) if one["condition"] == name), name)
+
+
+def _plain_gates(report: Report) -> list[Mapping[str, Any]]:
+    """Gates on the rows as they are."""
+    return [gate for gate in report["gates"] if "condition" not in gate]
 
 
 def _mitigation_part(report: Report) -> MitigationPart:
@@ -393,20 +406,19 @@ _SMALL = frozenset(name for names in _LADDER.values() for name in names)
 def _end_of(report: Report, changes: Sequence[Mapping[str, Any]]) -> float:
     """Where a scale ends on which all of these are drawn, with the limits that gates set for them."""
     metrics = {one["metric"] for one in changes}
-    limits = [float(gate["limit"]) for gate in report["gates"] if canonical(gate["metric"]) in metrics]
+    limits = [float(gate["limit"]) for gate in _plain_gates(report) if canonical(gate["metric"]) in metrics]
     return round_end([*limits, *(one[side][name] for one in changes for side in _SIDES for name in _REACH)])
 
 
 def _gates_before_and_after(report: Report) -> tuple[tuple[str, str, str], ...]:
-    sentences = {gate["id"]: _gate_card(gate).sentence for gate in report["gates"]}
+    sentences = {gate["id"]: _gate_card(report, gate).sentence for gate in report["gates"]}
     return tuple((sentences[one["id"]], one["before"], one["after"]) for one in report["mitigation"]["gates"])
 
 
 def _change(report: Report, one: Mapping[str, Any], *, end: float) -> Change:
     title = metric_title(one["metric"])
-    gate = next(
-        (g for g in report["gates"] if canonical(g["metric"]) == one["metric"] and set(g["by"]) == set(one["by"])), None
-    )
+    asked = [gate for gate in _plain_gates(report) if set(gate["by"]) == set(one["by"])]
+    gate = next((gate for gate in asked if canonical(gate["metric"]) == one["metric"]), None)
     before, after = (mark_of_bounds(one[side], end=end) for side in _SIDES)
     return Change(
         name=f"{title[:1].upper()}{title[1:]}",
@@ -513,7 +525,7 @@ def _shown(entry: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
 
 def _ladder_end(report: Report, by: Sequence[str]) -> float:
     """A round number that no bound and no limit of the ladder exceeds."""
-    gates = [gate for gate in report["gates"] if gate["metric"] in _LADDER[report["task"]]]
+    gates = [gate for gate in _plain_gates(report) if gate["metric"] in _LADDER[report["task"]]]
     reach = [float(gate["limit"]) for gate in gates if set(gate["by"]) == set(by)]
     for entry in report["disparities"]:
         if entry["by"] == list(by) and entry["metric"] in _LADDER[report["task"]]:
@@ -524,7 +536,7 @@ def _ladder_end(report: Report, by: Sequence[str]) -> float:
 
 def _ladder(report: Report, by: Sequence[str], hidden: frozenset[Key], *, end: float) -> tuple[Rung, ...]:
     found = {entry["metric"]: entry for entry in report["disparities"] if entry["by"] == list(by)}
-    limits = {gate["metric"]: float(gate["limit"]) for gate in report["gates"] if set(gate["by"]) == set(by)}
+    limits = {gate["metric"]: float(gate["limit"]) for gate in _plain_gates(report) if set(gate["by"]) == set(by)}
     return tuple(
         _rung(metric, found[metric], hidden, limit=limits.get(metric), end=end)
         for metric in _LADDER[report["task"]]

@@ -1,0 +1,162 @@
+"""What the page says of the probes: changed inputs, and more. Positions on paper are all it computes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fairlead.evaluation.drawing import (
+    Chart,
+    Key,
+    Mark,
+    Report,
+    Series,
+    count,
+    group_name,
+    hidden_by,
+    listed_by,
+    mark_of_bounds,
+    mark_of_interval,
+    place,
+    signed,
+)
+
+MOST_COLUMNS = 4
+MOST_GROUPS = 60
+_METHODS = {"fgsm": "FGSM", "pgd": "PGD", "noise": "random noise"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChangedInputs:
+    """Accuracy on changed inputs, over all rows and by group."""
+
+    rows: tuple[tuple[str, str, Mark, str], ...]
+    """Each way: its name, how it was done, the accuracy, and what is lost against the rows as they are."""
+    clean: float | None
+    """Accuracy on the rows as they are, in percent."""
+    chart: Chart | None
+    groups: tuple["ChangedByGroup", ...]
+    warning: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChangedByGroup:
+    """The same for one grouping."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, str, tuple[tuple[Mark, str], ...]], ...]
+    """Each group: name, rows, and accuracy with its change a column; no columns where it is hidden."""
+    lowest: tuple[Mark, ...]
+    """The lowest accuracy of any group a column, with bounds."""
+
+
+def changed_inputs(report: Report) -> ChangedInputs | None:
+    """What to draw of the report's ``robustness``; None without it."""
+    found = report.get("robustness")
+    if not found:
+        return None
+    clean = _entry(report["groups"], ())["metrics"]["accuracy_score"]
+    groupings = list(dict.fromkeys(tuple(group["by"]) for group in found[0]["groups"] if group["by"]))
+    return ChangedInputs(
+        rows=tuple(_way(one) for one in found),
+        clean=None if clean["value"] is None else 100 * clean["value"],
+        chart=_chart(found, clean["value"]),
+        groups=tuple(_by_group(report, found[:MOST_COLUMNS], by) for by in groupings),
+        warning=_warning(found),
+    )
+
+
+def way_name(one: Mapping[str, Any]) -> str:
+    """A way to change the inputs, as people say it."""
+    distance = f"{one['eps']:g}" + (" (root of the sum of squares)" if one["norm"] == "l2" else "")
+    return f"{_METHODS[one['method']]}, {distance}"
+
+
+def _way(one: Mapping[str, Any]) -> tuple[str, str, Mark, str]:
+    how = {
+        "fgsm": "one step against the model",
+        "pgd": f"{one['steps']} steps, the worst of {one['restarts']} starts" if one["steps"] else "",
+        "noise": "by chance, against nobody",
+    }[one["method"]]
+    overall = _entry(one["groups"], ())
+    return way_name(one), how, mark_of_interval(overall["accuracy_score"]), _change(overall["change"])
+
+
+def _change(entry: Mapping[str, Any]) -> str:
+    if entry["value"] is None:
+        return ""
+    low, high = entry["interval"]
+    return f"{signed(entry['value'])} ({signed(low)} to {signed(high)})"
+
+
+def _chart(found: Sequence[Mapping[str, Any]], clean: float | None) -> Chart | None:
+    """Accuracy over distance, one line a kind of change, each beginning with the rows as they are."""
+    end = max(one["eps"] for one in found)
+    if not end or clean is None:
+        return None
+    kinds: dict[tuple[str, str | None], list[tuple[float, float]]] = {}
+    for one in found:
+        value = _entry(one["groups"], ())["accuracy_score"]["value"]
+        kinds.setdefault((one["method"], one["norm"]), [(0.0, clean)]).append((one["eps"] / end, value))
+    return Chart(
+        title="Accuracy as the inputs change",
+        x_axis="distance",
+        y_axis="accuracy",
+        x_end=end,
+        series=tuple(
+            Series(
+                name=_METHODS[method] + (", root of the sum of squares" if norm == "l2" else ""),
+                style=style % 6,
+                points=tuple(place(x, y) for x, y in sorted(points)),
+                has_markers=True,
+            )
+            for style, ((method, norm), points) in enumerate(kinds.items())
+        ),
+        has_diagonal=False,
+    )
+
+
+def _by_group(report: Report, found: Sequence[Mapping[str, Any]], by: tuple[str, ...]) -> ChangedByGroup:
+    hidden = hidden_by(report, by)
+    tables = [{tuple(g["key"].values()): g for g in one["groups"] if tuple(g["by"]) == by} for one in found]
+    return ChangedByGroup(
+        title=f"By {listed_by(by)}",
+        columns=tuple(way_name(one) for one in found),
+        rows=tuple(
+            _group(key, group, [table[key] for table in tables], is_hidden=key in hidden)
+            for key, group in list(tables[0].items())[:MOST_GROUPS]
+            if group["n"]
+        ),
+        lowest=tuple(_lowest(one, by, hidden) for one in found),
+    )
+
+
+def _group(
+    key: Key, group: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], *, is_hidden: bool
+) -> tuple[str, str, tuple[tuple[Mark, str], ...]]:
+    if is_hidden:
+        return group_name(key), "not shown", ()
+    cells = tuple((mark_of_interval(entry["accuracy_score"]), _change(entry["change"])) for entry in entries)
+    return group_name(key), count(group["n"]), cells
+
+
+def _lowest(one: Mapping[str, Any], by: tuple[str, ...], hidden: frozenset[Key]) -> Mark:
+    wanted = "accuracy_score_group_min"
+    entry = next((e for e in one["disparities"] if tuple(e["by"]) == by and e["metric"] == wanted), None)
+    if entry is None or entry["value"] is None or tuple(entry["min"].values()) in hidden:
+        return Mark(text="not shown")
+    return mark_of_bounds(entry)
+
+
+def _warning(found: Sequence[Mapping[str, Any]]) -> str:
+    rows = max((one["rows_judged_otherwise"] or 0 for one in found), default=0)
+    if not rows:
+        return ""
+    return (
+        f"On {count(rows)} rows at least, the model that was given to the probes does not answer as the one whose "
+        "answers were counted: what is lost may belong to another model."
+    )
+
+
+def _entry(groups: Sequence[Mapping[str, Any]], by: tuple[str, ...]) -> Mapping[str, Any]:
+    return next(group for group in groups if tuple(group["by"]) == by)
