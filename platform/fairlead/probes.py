@@ -21,6 +21,8 @@ are not touched. With s the units, g the gradient of the cross-entropy of the ro
 
 These are attacks that were tried, not all there are: a model may be weaker than they find, never stronger.
 
+**Drift** needs no model: rows of both splits are counted in bins, see ``fairlead.data.drift``.
+
 Rows are worked on in blocks of the split that do not depend on the number of ranks, and random numbers belong to the
 block: so the counts do not either. A rank whose share ends inside a block works on the whole block, and counts its own
 rows.
@@ -35,6 +37,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fairlead.data.context import keep_measurement, level_codes
+from fairlead.data.drift import DriftCounter
+from fairlead.data.torch import sum_tensor
 from fairlead.errors import BadData
 from fairlead.mitigation import Mitigation, begin_mitigation
 from fairlead.spec import PerturbationSpec
@@ -60,6 +65,8 @@ def run_probes(model: Model, context: Context, *, mitigation: Mitigation | None 
     judge = Judge(model, context, mitigation or begin_mitigation(context))
     for perturbation in context.probes.robustness:
         _count_perturbed(perturbation, judge, context)
+    if context.probes.drift is not None:
+        _measure_drift(context)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -248,6 +255,15 @@ def _count_perturbed(perturbation: PerturbationSpec, judge: Judge, context: Cont
             condition=perturbation.condition,
             clean=clean.predictions[block.is_mine],
         )
+
+
+def _measure_drift(context: Context) -> None:
+    """Count both splits in the bins of the train split, over all ranks."""
+    counter = DriftCounter(context.dataset, context.all_rows("train"))
+    shards = [context.shard(split) for split in ("train", "test")]
+    counts = np.stack([counter.count(rows, level_codes(context, rows.records)) for rows in shards])
+    total = sum_tensor(torch.from_numpy(counts).to(context.device)).cpu().numpy()
+    keep_measurement(context, "drift", counter.counts(*total).model_dump(mode="json"))
 
 
 def _tensor(values: NDArray[np.float64], like: Tensor) -> Tensor:

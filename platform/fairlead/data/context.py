@@ -151,6 +151,10 @@ class LocalContext:
         by = self._mitigation.by if self._mitigation else ()
         return group_numbers(self.dataset.attributes, self._dataset.groups(records), by)
 
+    def codes_of(self, records: NDArray[np.int64]) -> NDArray[Any]:
+        """Level codes of every sensitive attribute; see ``level_codes``."""
+        return self._dataset.groups(records)
+
     def refuse_unmitigated(self) -> None:
         """Raise ``BadInput`` where the spec asks for mitigation and the workload has not even asked for which."""
         if self._mitigation is not None and not self._has_read_mitigation:
@@ -252,6 +256,12 @@ def keep_measurement(context: Context, section: str, value: Any) -> None:
     """
     assert isinstance(context, LocalContext), "the platform makes contexts"
     context.measurements[section] = json.loads(section_bytes(section, value))
+
+
+def level_codes(context: Context, records: NDArray[np.int64]) -> NDArray[Any]:
+    """Level codes of every sensitive attribute, shape (n, attributes), for platform code in a workload's stead."""
+    assert isinstance(context, LocalContext), "the platform makes contexts"
+    return context.codes_of(records)
 
 
 def state_name(split: str, condition: str) -> str:

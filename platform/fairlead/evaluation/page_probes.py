@@ -16,12 +16,19 @@ from fairlead.evaluation.drawing import (
     listed_by,
     mark_of_bounds,
     mark_of_interval,
+    number,
+    percent,
     place,
+    round_end,
+    short,
     signed,
 )
+from fairlead.evaluation.drift import largest
+from fairlead.evaluation.gates import CORRECTIONS
 
 MOST_COLUMNS = 4
 MOST_GROUPS = 60
+MOST_BARS = 12
 _METHODS = {"fgsm": "FGSM", "pgd": "PGD", "noise": "random noise"}
 
 
@@ -63,6 +70,87 @@ def changed_inputs(report: Report) -> ChangedInputs | None:
         chart=_chart(found, clean["value"]),
         groups=tuple(_by_group(report, found[:MOST_COLUMNS], by) for by in groupings),
         warning=_warning(found),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bars:
+    """Shares of train and test rows a bin, on a picture 100 wide and 34 high."""
+
+    pairs: tuple[tuple[float, float, float, float], ...]
+    """Each bin: left edge, width of one bar, height of train, height of test."""
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DriftPart:
+    """How train and test rows differ, column by column."""
+
+    text: str
+    why_not: str
+    rows: tuple[tuple[str, str, Mark, str, str, Bars], ...]
+    """Each column: its name, its kind, the index, its distance, the verdict, and its bins."""
+    end: str
+    num_more: int
+
+
+_KINDS = {
+    "number": "numbers",
+    "text": "texts",
+    "sensitive": "sensitive attribute",
+    "target": "what is predicted",
+    "picture": "of each picture",
+}
+_BARS_HIGH = 34.0
+
+
+def drift_part(report: Report) -> DriftPart | None:
+    """What to draw of the report's ``drift``; None without it."""
+    section = report.get("drift")
+    if section is None:
+        return None
+    if section["why_not_measured"]:
+        return DriftPart(text="", why_not=section["why_not_measured"], rows=(), end="1", num_more=0)
+    columns = largest(section)
+    end = round_end([one["psi_upper95"] for one in columns])
+    moved, tested = section["n_beyond_chance"], section["n_tested"]
+    how = f"{CORRECTIONS[section['correction']]}, level {section['level']:g}"
+    return DriftPart(
+        text=f"Of {tested} columns, {moved} differ by more than chance explains ({how}).",
+        why_not="",
+        rows=tuple(_drift_row(one, end) for one in columns),
+        end=f"{end:g}",
+        num_more=len(section["columns"]) - len(columns),
+    )
+
+
+def _drift_row(one: Mapping[str, Any], end: float) -> tuple[str, str, Mark, str, str, Bars]:
+    low, high = one["psi_lower95"], one["psi_upper95"]
+    mark = Mark(
+        text=number(one["psi"]),
+        note=f"{number(low)} to {number(high)}; by chance {number(one['psi_by_chance'])}",
+        at=percent(one["psi"] / end),
+        low=percent(low / end),
+        high=percent(high / end),
+    )
+    verdict = {True: "more than chance explains", False: "chance explains it", None: "not tested"}[one["beyond_chance"]]
+    if one["p_adjusted"] is not None:
+        verdict += f" (p {one['p_adjusted']:.3g})"
+    return short(one["name"]), _KINDS[one["kind"]], mark, number(one["distance"]), verdict, _bars(one["bins"])
+
+
+def _bars(bins: Sequence[Mapping[str, Any]]) -> Bars:
+    shown = sorted(bins, key=lambda one: -one["train"])[:MOST_BARS] if len(bins) > MOST_BARS else bins
+    totals = [max(1, sum(one[side] for one in bins)) for side in ("train", "test")]
+    shares = [(one["train"] / totals[0], one["test"] / totals[1]) for one in shown]
+    top, room = max((max(pair) for pair in shares), default=1.0) or 1.0, 100 / max(1, len(shares))
+    text = "; ".join(
+        f"{short(one['label'])}: {old:.1%} and {new:.1%}" for one, (old, new) in zip(shown, shares, strict=True)
+    )
+    high = [(_BARS_HIGH * old / top, _BARS_HIGH * new / top) for old, new in shares]
+    return Bars(
+        pairs=tuple((at * room, 0.4 * room, old, new) for at, (old, new) in enumerate(high)),
+        text=f"shares of training and test rows: {text}",
     )
 
 

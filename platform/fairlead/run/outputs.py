@@ -26,6 +26,7 @@ from fairlead.protocol import (
 from fairlead.run.messages import Finished
 from fairlead.run.storage import describe_file, files_below, write_atomically
 from fairlead.run.verdict import Verdict
+from fairlead.spec import ExperimentSpec
 
 EVALUATED_SPLIT = "test"
 
@@ -60,6 +61,7 @@ def collect(document: LaunchDocument, attempt: Path, finished: Sequence[Finished
         return Outputs(incomplete=_user_error("measurements", str(error)))
     incomplete = _why_incomplete(first.dataset, state, has_gates=bool(spec.gates) or spec.probes is not None)
     incomplete = incomplete or _why_probes_incomplete(first.dataset, states)
+    incomplete = incomplete or _why_unmeasured(spec, first.measurements)
     there = {condition: found for condition, found in states.items() if found is not None}
     return Outputs(
         incomplete=incomplete,
@@ -111,6 +113,15 @@ def _why_probes_incomplete(dataset: Mapping[str, Any], states: Mapping[str, Coun
         if problem := _why_incomplete(dataset, state, has_gates=True):
             return _user_error(problem.reason, f"probe {condition}: {problem.detail}")
     return None
+
+
+def _why_unmeasured(spec: ExperimentSpec, measurements: Mapping[str, Any]) -> Verdict | None:
+    """The first probe beside the counts that left nothing."""
+    missing = [name for name in (spec.probes.measured if spec.probes else ()) if name not in measurements]
+    if not missing:
+        return None
+    detail = f"the spec asks for the probe {missing[0]}, and the workload never made it: "
+    return _user_error("no_result", f"{detail}call fairlead.probes.run_probes, or take the probe out")
 
 
 def _summary(

@@ -26,7 +26,7 @@ from fairlead.spec.experiment import (
 from fairlead.spec.manifest import Manifest, Parameter
 from fairlead.spec.mitigation import MitigationSpec
 from fairlead.spec.predictions import ColumnsSpec, PredictionsSpec, read_predictions_spec
-from fairlead.spec.probes import PerturbationSpec, ProbesSpec
+from fairlead.spec.probes import DriftSpec, PerturbationSpec, ProbesSpec
 
 __all__ = [
     "AlternativeSpec",
@@ -36,6 +36,7 @@ __all__ = [
     "ColumnsSpec",
     "DataSpec",
     "Document",
+    "DriftSpec",
     "EnergySpec",
     "EvaluationSpec",
     "Evidence",

@@ -292,6 +292,7 @@ class ExperimentSpec(Document):
     def measured(self) -> dict[str, Document]:
         """What is to be measured beside the counts, by section of the report."""
         sections: dict[str, Document | None] = {"energy": self.energy}
+        sections |= self.probes.measured if self.probes else {}
         return {name: asked for name, asked in sections.items() if asked is not None}
 
     @property

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from fairlead.spec.document import Document
+from fairlead.spec.evaluation import Correction
 
 Method = Literal["fgsm", "pgd", "noise"]
 Norm = Literal["linf", "l2"]
@@ -59,11 +60,23 @@ class PerturbationSpec(Document):
         return "_".join((*parts, f"{self.eps:g}"))
 
 
+class DriftSpec(Document):
+    """Whether rows of the test split look like those of the train split, column by column."""
+
+    correction: Correction = "holm"
+    """How the columns' tests are judged together; see ``evaluation.correction``."""
+    level: float = Field(default=0.05, gt=0, lt=0.5)
+    """Of the tests, and of the one-sided bounds of the index."""
+
+
 class ProbesSpec(Document):
     """Each probe is left out unless it is asked for; its results stand in the report, and gates may require them."""
 
     robustness: tuple[PerturbationSpec, ...] = Field(default=(), max_length=20)
     """Predictions on changed inputs are counted like any others, each way under its own condition."""
+
+    drift: DriftSpec | None = None
+    """Features, sensitive attributes and the target, between train and test split."""
 
     @model_validator(mode="after")
     def _asks_for_something_once(self) -> Self:
@@ -83,3 +96,9 @@ class ProbesSpec(Document):
     def asked(self) -> tuple[str, ...]:
         """The probes it asks for, by the names of the fields."""
         return tuple(name for name in type(self).model_fields if getattr(self, name))
+
+    @property
+    def measured(self) -> dict[str, Document]:
+        """Those whose results are no counts of predictions, by section of the report."""
+        sections: dict[str, Document | None] = {"drift": self.drift}
+        return {name: asked for name, asked in sections.items() if asked is not None}

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -33,6 +33,8 @@ class Trained:
     """Merged counts by split."""
     reports: Sequence[tuple[int, Mapping[str, float]]]
     """Step and metrics, as rank 0 reported them."""
+    measurements: Mapping[str, Any] = field(default_factory=dict)
+    """What rank 0 measured beside the counts."""
 
 
 def a_context(
@@ -67,7 +69,7 @@ def train_here(train: Workload, spec: ExperimentSpec, **options: Any) -> Trained
     outlet = options.pop("outlet", None) or KeepingOutlet()
     context = a_context(spec, outlet=outlet, **options)
     train(spec.params, context)
-    return Trained(states=context.states, reports=tuple(outlet.reports))
+    return Trained(states=context.states, reports=tuple(outlet.reports), measurements=context.measurements)
 
 
 def train_on_ranks(workload: str, specs: Sequence[ExperimentSpec], *, ranks: int) -> list[Trained]:
@@ -96,7 +98,7 @@ def train_on_ranks(workload: str, specs: Sequence[ExperimentSpec], *, ranks: int
     return [_merged(parts) for parts in zip(*answers, strict=True)]
 
 
-_Answer = tuple[dict[str, bytes], list[tuple[int, dict[str, float]]]]
+_Answer = tuple[dict[str, bytes], list[tuple[int, dict[str, float]]], dict[str, Any]]
 
 
 def _answer(receiver: Connection, process: Any) -> list[_Answer]:
@@ -111,11 +113,11 @@ def _answer(receiver: Connection, process: Any) -> list[_Answer]:
 
 def _merged(parts: Sequence[_Answer]) -> Trained:
     found: dict[str, list[CountState]] = {}
-    for states, _ in parts:
+    for states, _, _ in parts:
         for split, content in states.items():
             found.setdefault(split, []).append(CountState.from_bytes(content))
     merged = {split: reduce(CountState.merge, states) for split, states in found.items()}
-    return Trained(states=merged, reports=tuple(parts[0][1]))
+    return Trained(states=merged, reports=tuple(parts[0][1]), measurements=parts[0][2])
 
 
 def _rank(
@@ -131,6 +133,7 @@ def _rank(
             outlet = KeepingOutlet()
             context = a_context(spec, outlet=outlet, rank=rank, world_size=ranks, agree=door.any_rank)
             train(spec.params, context)
-            answers.append(({split: state.to_bytes() for split, state in context.states.items()}, outlet.reports))
+            states = {split: state.to_bytes() for split, state in context.states.items()}
+            answers.append((states, outlet.reports, context.measurements))
     sender.send(answers)
     sender.close()

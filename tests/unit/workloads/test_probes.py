@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fairlead.data import find_specs
 from fairlead.data.context import LocalContext
 from fairlead.errors import BadData, BadInput
-from fairlead.evaluation import CountState, grouping
+from fairlead.evaluation import CountState, Measurements, grouping
 from fairlead.evaluation.metrics import group_estimates
 from fairlead.evaluation.robustness import rows_judged_otherwise
 from fairlead.mitigation import Mitigation
@@ -36,7 +36,8 @@ def lending(ways: Ways, *, rows: int = 2000, **changes: Any) -> ExperimentSpec:
     spec = from_yaml(ExperimentSpec, find_specs()["lending"].read_text())
     data = {**spec.data.model_dump(), "uri": f"builtin://lending?rows={rows}"}
     params = {**spec.params, "epochs": 2, "batch_size": 250}
-    return spec.amended(data=data, params=params, probes={"robustness": ways}, gates=(), register_as=None, **changes)
+    probes = {"robustness": ways} if ways else None
+    return spec.amended(data=data, params=params, probes=probes, gates=(), register_as=None, **changes)
 
 
 class Linear(nn.Module):
@@ -224,3 +225,46 @@ def test_a_condition_nobody_asked_for_is_refused() -> None:
     rows = context.shard("test")
     with pytest.raises(BadInput, match=r"no condition 'fgsm_linf_0.2', only fgsm_linf_0\.1"):
         context.evaluate("test", records=rows.records, predictions=rows.labels, condition="fgsm_linf_0.2")
+
+
+# ---- drift ---------------------------------------------------------------------------------------------------------
+
+
+def drift_of(spec: ExperimentSpec, **options: Any) -> dict[str, Any]:
+    context = a_context(spec, **options)
+    run_probes(linear_for(context), context)
+    found: dict[str, Any] = context.measurements["drift"]
+    return found
+
+
+def test_drift_counts_every_column_of_both_splits_in_the_bins_of_the_train_split() -> None:
+    spec = lending([]).amended(probes={"drift": {}})
+    found = drift_of(spec)
+    info = a_context(spec).dataset
+    kinds = {one["name"]: one["kind"] for one in found["columns"]}
+    sensitive = {"sex": "sensitive", "age_band": "sensitive"}
+    assert kinds == {one.name: "number" for one in info.features} | sensitive | {info.target: "target"}
+    for one in found["columns"]:
+        assert sum(one["train"]) == found["n_train"] == info.num_by_split["train"]
+        assert sum(one["test"]) == found["n_test"] == info.num_by_split["test"]
+    income = next(one for one in found["columns"] if one["name"] == "income")
+    assert max(income["train"]) - min(income["train"]) <= 2  # quantiles
+    section = Measurements(asked=spec.measured, found={"drift": found}).sections["drift"]
+    assert section["why_not_measured"] is None
+    assert section["n_beyond_chance"] == 0  # one generator made both splits
+
+
+def test_ranks_count_the_same_drift_together_as_one_alone() -> None:
+    spec = lending([{"method": "noise", "eps": 0.1}], rows=1500)
+    spec = spec.amended(probes={**spec.probes.model_dump(), "drift": {}})  # type: ignore[union-attr]
+    (together,) = train_on_ranks("fairlead_workloads.tabular_mlp:train", [spec], ranks=2)
+    assert together.measurements["drift"] == train_here(tabular_mlp.train, spec).measurements["drift"]
+
+
+def test_pictures_are_compared_by_brightness_and_contrast() -> None:
+    spec = from_yaml(ExperimentSpec, find_specs()["digits"].read_text()).amended(probes={"drift": {}}, gates=())
+    context = a_context(spec)
+    run_probes(nn.Flatten(), context)
+    columns = context.measurements["drift"]["columns"]
+    assert [one["name"] for one in columns[:2]] == ["brightness", "contrast"]
+    assert sum(columns[0]["test"]) == context.dataset.num_by_split["test"]
