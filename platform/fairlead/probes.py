@@ -21,6 +21,9 @@ are not touched. With s the units, g the gradient of the cross-entropy of the ro
 
 These are attacks that were tried, not all there are: a model may be weaker than they find, never stronger.
 
+**Temperature**: ``fit_temperature`` before anything is counted; ``run_probes`` then counts the test split with the
+other temperature too, so that the report has calibration before and after.
+
 **Drift** needs no model: rows of both splits are counted in bins, see ``fairlead.data.drift``.
 
 Rows are worked on in blocks of the split that do not depend on the number of ranks, and random numbers belong to the
@@ -39,8 +42,9 @@ from torch.nn import functional
 
 from fairlead.data.context import keep_measurement, level_codes
 from fairlead.data.drift import DriftCounter
-from fairlead.data.torch import sum_tensor
-from fairlead.errors import BadData
+from fairlead.data.torch import sum_over_ranks, sum_tensor
+from fairlead.errors import BadData, BadInput
+from fairlead.evaluation.temperature import FittedTemperature
 from fairlead.mitigation import Mitigation, begin_mitigation
 from fairlead.spec import PerturbationSpec
 from fairlead.workload import Context, DatasetInfo, Rows
@@ -52,17 +56,104 @@ Model = Callable[[Tensor], Tensor]
 Scores = NDArray[np.float64]
 
 
-def run_probes(model: Model, context: Context, *, mitigation: Mitigation | None = None) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Temperature:
+    """By what logits are divided: ``used`` for whatever the model is to answer, ``fitted`` had it been applied."""
+
+    fitted: float = 1.0
+    used: float = 1.0
+    is_asked_for: bool = False
+
+    def config(self) -> dict[str, float]:
+        """What the exported model's ``config`` must hold where a temperature is used."""
+        return {"temperature": self.used} if self.is_asked_for else {}
+
+
+def fit_temperature(model: Model, context: Context) -> Temperature:
+    """The temperature of the lowest log loss on the validation split, where the spec asks for one. Collective.
+
+    To be called before thresholds are chosen and anything is counted: its ``used`` belongs to all of that.
+    Source: Guo et al. 2017 (arXiv 1706.04599). Newton's method on 1/T, in which the loss is convex, kept in a bracket.
+    """
+    asked = context.probes.temperature if context.probes else None
+    if asked is None:
+        return Temperature()
+    if isinstance(model, nn.Module):
+        model.eval()
+    rows = context.shard("validation")
+    judge = Judge(model, context, Mitigation(context, None))
+    starts = range(0, len(rows), BLOCK_ROWS)
+    parts = [rows.features[start : start + BLOCK_ROWS] for start in starts]
+    with torch.no_grad():
+        logits = [judge.logits(torch.from_numpy(part).to(context.device)).double().cpu() for part in parts]
+    every = torch.cat(logits) if logits else torch.zeros((0, judge.num_classes), dtype=torch.float64)
+    fitted = lowest_loss(every, torch.from_numpy(rows.labels))
+    keep_measurement(context, "temperature", fitted.model_dump(mode="json"))
+    used = fitted.temperature if asked.apply else 1.0
+    return Temperature(fitted=fitted.temperature, used=used, is_asked_for=True)
+
+
+def lowest_loss(logits: Tensor, labels: Tensor) -> FittedTemperature:
+    """The temperature from 0.01 to 100 of the lowest log loss of all ranks' rows together. Collective.
+
+    ``logits``: shape (n, classes), float64; ``labels``: shape (n,). n may be 0 here, but not everywhere.
+    """
+
+    def look(sharpness: float) -> tuple[float, float, float, float]:
+        """Loss, slope and bend at 1/T, and rows, over all ranks."""
+        own = logits.gather(1, labels[:, None])[:, 0]
+        shares = functional.softmax(sharpness * logits, dim=1)
+        mean = (shares * logits).sum(dim=1)
+        spread = (shares * (logits - mean[:, None]) ** 2).sum(dim=1)
+        loss = torch.logsumexp(sharpness * logits, dim=1) - sharpness * own
+        sums = (float(loss.sum()), float((mean - own).sum()), float(spread.sum()), float(len(labels)))
+        return sum_over_ranks(*sums)  # type: ignore[return-value]  # as many as are given
+
+    before, slope, bend, num_rows = look(1.0)
+    if num_rows == 0:
+        raise BadData("a temperature is fitted on the validation split, and it has no rows")
+    low, high, sharpness = 0.01, 100.0, 1.0
+    for _ in range(100):
+        low, high = (low, sharpness) if slope > 0 else (sharpness, high)
+        step = sharpness - slope / bend if bend > 0 else low
+        following = step if low < step < high else (low * high) ** 0.5
+        is_settled = abs(following - sharpness) <= 1e-12 * sharpness
+        sharpness = following
+        after, slope, bend, _ = look(sharpness)
+        if is_settled or slope == 0:
+            break
+    return FittedTemperature(
+        temperature=1 / sharpness,
+        n_validation=int(num_rows),
+        log_loss_before=max(0.0, before / num_rows),
+        log_loss_after=max(0.0, after / num_rows),
+    )
+
+
+def run_probes(
+    model: Model,
+    context: Context,
+    *,
+    mitigation: Mitigation | None = None,
+    temperature: Temperature | None = None,
+) -> None:
     """Look at ``model`` in every way that the spec asks for, and count what it answers. Collective.
 
-    ``mitigation``: what decides with thresholds of groups, if the workload uses any. Raises ``BadData`` where nothing
-    of the inputs can be changed.
+    ``mitigation``: what decides with thresholds of groups, if the workload uses any; ``temperature``: from
+    ``fit_temperature``. Raises ``BadData`` where nothing of the inputs can be changed, ``BadInput`` where the spec asks
+    for a temperature and none is given.
     """
     if context.probes is None:
         return
     if isinstance(model, nn.Module):
         model.eval()
-    judge = Judge(model, context, mitigation or begin_mitigation(context))
+    if context.probes.temperature is not None and temperature is None:
+        raise BadInput("the spec asks for a temperature: call fit_temperature before counting, and hand it over here")
+    temperature = temperature or Temperature()
+    judge = Judge(model, context, mitigation or begin_mitigation(context), temperature=temperature.used)
+    if context.probes.temperature is not None:
+        other = 1.0 if context.probes.temperature.apply else temperature.fitted
+        _count_tempered(judge, other, context.probes.temperature.condition, context)
     for perturbation in context.probes.robustness:
         _count_perturbed(perturbation, judge, context)
     if context.probes.drift is not None:
@@ -82,8 +173,8 @@ class Answers:
 class Judge:
     """The model with all that belongs to its decisions."""
 
-    def __init__(self, model: Model, context: Context, mitigation: Mitigation) -> None:
-        self._model, self._mitigation = model, mitigation
+    def __init__(self, model: Model, context: Context, mitigation: Mitigation, *, temperature: float = 1.0) -> None:
+        self._model, self._mitigation, self._temperature = model, mitigation, temperature
         self.num_classes = len(context.dataset.classes)
 
     def logits(self, inputs: Tensor) -> Tensor:
@@ -95,9 +186,10 @@ class Judge:
         """What ``decide`` asks for."""
         return self._mitigation.groups(records)
 
-    def decide(self, logits: Tensor, groups: Tensor) -> Answers:
+    def decide(self, logits: Tensor, groups: Tensor, *, temperature: float | None = None) -> Answers:
         """Scores and predictions, as they are made for the test split."""
-        scores = functional.softmax(logits.detach().double(), dim=1).cpu().numpy()
+        tempered = logits.detach().double() / (self._temperature if temperature is None else temperature)
+        scores = functional.softmax(tempered, dim=1).cpu().numpy()
         if self.num_classes > 2:
             return Answers(predictions=scores.argmax(axis=1), scores=scores)
         scores = scores[:, 1]
@@ -253,6 +345,24 @@ def _count_perturbed(perturbation: PerturbationSpec, judge: Judge, context: Cont
             predictions=answers.predictions[block.is_mine],
             scores=answers.scores[block.is_mine],
             condition=perturbation.condition,
+            clean=clean.predictions[block.is_mine],
+        )
+
+
+def _count_tempered(judge: Judge, temperature: float, condition: str, context: Context) -> None:
+    """Count the test split with another temperature than the model is exported with."""
+    for block in blocks_of(context, "test"):
+        records = block.rows.records
+        groups = judge.groups(records)
+        with torch.no_grad():
+            logits = judge.logits(torch.from_numpy(block.rows.features).to(context.device))
+        clean, answers = judge.decide(logits, groups), judge.decide(logits, groups, temperature=temperature)
+        context.evaluate(
+            "test",
+            records=records[block.is_mine],
+            predictions=answers.predictions[block.is_mine],
+            scores=answers.scores[block.is_mine],
+            condition=condition,
             clean=clean.predictions[block.is_mine],
         )
 

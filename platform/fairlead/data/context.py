@@ -230,11 +230,14 @@ class LocalContext:
     def export(self, tensors: Mapping[str, Any], *, config: Mapping[str, Any]) -> None:
         """Write the model where the platform wants it; ranks other than 0 do nothing.
 
-        Raises ``BadInput`` where thresholds of groups were asked for and ``config`` does not have them.
+        Raises ``BadInput`` where thresholds of groups or a temperature were asked for and ``config`` lacks them.
         """
         has_thresholds = self._mitigation is not None and not self._mitigation.is_in_training
         if has_thresholds and "group_thresholds" not in config:
             raise BadInput("export: the thresholds of groups are missing; give config | mitigation.config()")
+        asked = self._probes.temperature if self._probes else None
+        if asked is not None and asked.apply and "temperature" not in config:
+            raise BadInput("export: the temperature is missing; give config | temperature.config()")
         self.has_exported = True
         if self.rank == 0 and self._export_to is not None:
             write_model(

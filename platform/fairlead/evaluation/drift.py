@@ -152,7 +152,8 @@ def _coarse(column: DriftColumn) -> tuple[list[str], NDArray[np.int64], NDArray[
     """About ten bins: of numbers, neighbours together until each has a tenth of the train rows."""
     train, test = np.array(column.train, dtype=np.int64), np.array(column.test, dtype=np.int64)
     if not column.is_number:
-        return list(column.labels), train, test
+        there = np.flatnonzero(train + test)
+        return [column.labels[level] for level in there], train[there], test[there]
     tenths = np.floor(train.cumsum() * PSI_BINS / train.sum() + 1e-9)
     starts = np.flatnonzero(np.diff(tenths, prepend=0.0, append=tenths[-1])[:-1] > 0)  # bins that end a tenth
     ends = np.unique([*starts.tolist(), len(train) - 1])

@@ -118,13 +118,13 @@ def drift_part(report: Report) -> DriftPart | None:
     return DriftPart(
         text=f"Of {tested} columns, {moved} differ by more than chance explains ({how}).",
         why_not="",
-        rows=tuple(_drift_row(one, end) for one in columns),
+        rows=tuple(_drift_row(one, end, report["settings"]["min_display"]) for one in columns),
         end=f"{end:g}",
         num_more=len(section["columns"]) - len(columns),
     )
 
 
-def _drift_row(one: Mapping[str, Any], end: float) -> tuple[str, str, Mark, str, str, Bars]:
+def _drift_row(one: Mapping[str, Any], end: float, min_display: int) -> tuple[str, str, Mark, str, str, Bars]:
     low, high = one["psi_lower95"], one["psi_upper95"]
     mark = Mark(
         text=number(one["psi"]),
@@ -136,7 +136,9 @@ def _drift_row(one: Mapping[str, Any], end: float) -> tuple[str, str, Mark, str,
     verdict = {True: "more than chance explains", False: "chance explains it", None: "not tested"}[one["beyond_chance"]]
     if one["p_adjusted"] is not None:
         verdict += f" (p {one['p_adjusted']:.3g})"
-    return short(one["name"]), _KINDS[one["kind"]], mark, number(one["distance"]), verdict, _bars(one["bins"])
+    is_small = any(0 < level[side] < min_display for level in one["bins"] for side in ("train", "test"))
+    bins = [] if one["kind"] == "sensitive" and is_small else one["bins"]  # to protect the few people in it
+    return short(one["name"]), _KINDS[one["kind"]], mark, number(one["distance"]), verdict, _bars(bins)
 
 
 def _bars(bins: Sequence[Mapping[str, Any]]) -> Bars:
@@ -151,6 +153,81 @@ def _bars(bins: Sequence[Mapping[str, Any]]) -> Bars:
     return Bars(
         pairs=tuple((at * room, 0.4 * room, old, new) for at, (old, new) in enumerate(high)),
         text=f"shares of training and test rows: {text}",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TemperaturePart:
+    """Calibration before and after a temperature."""
+
+    text: str
+    why_not: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, str, tuple[str, ...]], ...]
+    """Each group: its name, rows, and "before → after" a column; no columns where it is hidden."""
+    chart: Chart | None
+
+
+_CALIBRATION = {
+    "expected_calibration_error": "calibration error",
+    "squared_calibration_error_debiased": "squared calibration error, sampling noise taken off",
+    "log_loss": "log loss",
+    "brier_score_loss": "Brier score",
+}
+
+
+def temperature_part(report: Report) -> TemperaturePart | None:
+    """What to draw of the report's ``temperature``; None without it."""
+    section = report.get("temperature")
+    if section is None:
+        return None
+    if section["why_not_measured"]:
+        return TemperaturePart(text="", why_not=section["why_not_measured"], columns=(), rows=(), chart=None)
+    found = section["temperature"]
+    before = "too sure of itself" if found > 1 else "not sure enough" if found < 1 else "as sure as it was right"
+    use = "The model that was counted and exported uses it." if section["applied"] else "The model does not use it."
+    names = list(section["comparison"][0]["metrics"]) if section["comparison"] else []
+    return TemperaturePart(
+        text=f"Temperature {found:.3f}, fitted on {count(section['n_validation'])} validation rows, on which the model "
+        f"was {before}: log loss {number(section['log_loss_before'])} before, {number(section['log_loss_after'])} "
+        f"after. {use}",
+        why_not="",
+        columns=tuple(_CALIBRATION[name] for name in names),
+        rows=tuple(
+            _tempered(one, names, hidden_by(report, one["by"]) if one["by"] else frozenset())
+            for one in section["comparison"][:MOST_GROUPS]
+            if one["n"]
+        ),
+        chart=_reliability(section["reliability"]),
+    )
+
+
+def _tempered(one: Mapping[str, Any], names: Sequence[str], hidden: frozenset[Key]) -> tuple[str, str, tuple[str, ...]]:
+    key = tuple(one["key"].values())
+    if key in hidden:
+        return group_name(key), "not shown", ()
+    pairs = (one["metrics"][name] for name in names)
+    values = tuple(f"{number(p['before']['value'])} → {number(p['after']['value'])}" for p in pairs)
+    return group_name(key) or "all rows", count(one["n"]), values
+
+
+def _reliability(sides: Mapping[str, Any] | None) -> Chart | None:
+    if not sides:
+        return None
+    return Chart(
+        title="Reliability on the test rows",
+        x_axis="mean score",
+        y_axis="share that was so",
+        series=tuple(
+            Series(
+                name=side,
+                style=style,
+                points=tuple(place(one["mean_score"], one["rate"]) for one in sides[side]),
+                has_markers=True,
+            )
+            for style, side in enumerate(("before", "after"))
+        ),
+        has_diagonal=True,
     )
 
 

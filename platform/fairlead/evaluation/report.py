@@ -40,6 +40,7 @@ from fairlead.evaluation.metrics import (
     theil_index,
 )
 from fairlead.evaluation.pooling import pooled_rates, prior_of
+from fairlead.evaluation.recalibration import before_and_after
 from fairlead.evaluation.robustness import robustness_section
 from fairlead.evaluation.scores import calibration, roc_points, sweep
 from fairlead.evaluation.state import CountState
@@ -121,6 +122,10 @@ class Looks:
         found: dict[str, Any] = dict(self.measurements.sections)
         if self.probes is not None and self.probes.robustness:
             found["robustness"] = robustness_section(state, self.conditions, self.probes, groupings, evaluation)
+        asked = self.probes.temperature if self.probes else None
+        if asked is not None and not found["temperature"]["why_not_measured"]:
+            other = self.conditions.get(asked.condition)
+            found["temperature"] |= before_and_after(state, other, asked, groupings, evaluation)
         return found
 
 

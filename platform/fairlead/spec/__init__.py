@@ -26,7 +26,7 @@ from fairlead.spec.experiment import (
 from fairlead.spec.manifest import Manifest, Parameter
 from fairlead.spec.mitigation import MitigationSpec
 from fairlead.spec.predictions import ColumnsSpec, PredictionsSpec, read_predictions_spec
-from fairlead.spec.probes import DriftSpec, PerturbationSpec, ProbesSpec
+from fairlead.spec.probes import DriftSpec, PerturbationSpec, ProbesSpec, TemperatureSpec
 
 __all__ = [
     "AlternativeSpec",
@@ -58,6 +58,7 @@ __all__ = [
     "RetriesSpec",
     "RuleSpec",
     "SplitSpec",
+    "TemperatureSpec",
     "Wish",
     "explain",
     "from_json",

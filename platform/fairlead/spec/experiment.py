@@ -277,6 +277,8 @@ class ExperimentSpec(Document):
     def _probes_have_rows_and_names(self) -> Self:
         if self.probes is not None and self.data.split.test == 0:
             raise ValueError("probes look at the test split, and data.split gives it no rows")
+        if self.probes is not None and self.probes.temperature and self.data.split.validation == 0:
+            raise ValueError("a temperature is fitted on the validation split, and data.split gives it no rows")
         for gate in self.gates:
             if gate.condition is not None and gate.condition not in self.conditions:
                 there = ", ".join(self.conditions) or "none: ask for some under probes"

@@ -69,12 +69,26 @@ class DriftSpec(Document):
     """Of the tests, and of the one-sided bounds of the index."""
 
 
+class TemperatureSpec(Document):
+    """One number by which logits are divided. It moves probabilities, and for several classes no decision."""
+
+    apply: bool = True
+    """Whether the model that is counted and exported uses it; else the report only says what it would change."""
+
+    @property
+    def condition(self) -> str:
+        """What is counted beside the model as it is exported."""
+        return "uncalibrated" if self.apply else "calibrated"
+
+
 class ProbesSpec(Document):
     """Each probe is left out unless it is asked for; its results stand in the report, and gates may require them."""
 
     robustness: tuple[PerturbationSpec, ...] = Field(default=(), max_length=20)
     """Predictions on changed inputs are counted like any others, each way under its own condition."""
 
+    temperature: TemperatureSpec | None = None
+    """Probabilities made as sure as they are right, on the validation split; before and after on the test split."""
     drift: DriftSpec | None = None
     """Features, sensitive attributes and the target, between train and test split."""
 
@@ -90,7 +104,8 @@ class ProbesSpec(Document):
     @property
     def conditions(self) -> tuple[str, ...]:
         """Names under which the test split is counted beside the main counts."""
-        return tuple(one.condition for one in self.robustness)
+        other = (self.temperature.condition,) if self.temperature else ()
+        return (*(one.condition for one in self.robustness), *other)
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -100,5 +115,5 @@ class ProbesSpec(Document):
     @property
     def measured(self) -> dict[str, Document]:
         """Those whose results are no counts of predictions, by section of the report."""
-        sections: dict[str, Document | None] = {"drift": self.drift}
+        sections: dict[str, Document | None] = {"drift": self.drift, "temperature": self.temperature}
         return {name: asked for name, asked in sections.items() if asked is not None}

@@ -35,6 +35,13 @@ def asked(**more: Any) -> dict[str, Any]:
         ),
         (
             {
+                "probes": {"temperature": {}},
+                "data": {**DATA, "split": {"train": 0.9, "validation": 0, "test": 0.1}},
+            },
+            "a temperature is fitted on the validation split",
+        ),
+        (
+            {
                 "probes": {"robustness": [{"method": "noise", "eps": 1}]},
                 "data": {**DATA, "split": {"train": 0.9, "validation": 0.1, "test": 0}},
             },

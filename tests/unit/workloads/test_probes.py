@@ -2,23 +2,29 @@
 
 from collections.abc import Mapping
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 from torch import Tensor, nn
 
 from fairlead.data import find_specs
 from fairlead.data.context import LocalContext
 from fairlead.errors import BadData, BadInput
-from fairlead.evaluation import CountState, Measurements, grouping
+from fairlead.evaluation import CountState, Measurements, build_report, grouping, report_schema
 from fairlead.evaluation.metrics import group_estimates
+from fairlead.evaluation.page import render_page
 from fairlead.evaluation.robustness import rows_judged_otherwise
 from fairlead.mitigation import Mitigation
-from fairlead.probes import Judge, ball_of, perturbed, run_probes
+from fairlead.probes import Judge, ball_of, fit_temperature, lowest_loss, perturbed, run_probes
 from fairlead.spec import ExperimentSpec, PerturbationSpec, from_yaml
 from fairlead.testing.context import a_context, train_here, train_on_ranks
+from fairlead.testing.evaluation import a_provenance
 from fairlead.workload import Rows
 from fairlead_workloads import image_cnn, tabular_mlp
 
@@ -268,3 +274,98 @@ def test_pictures_are_compared_by_brightness_and_contrast() -> None:
     columns = context.measurements["drift"]["columns"]
     assert [one["name"] for one in columns[:2]] == ["brightness", "contrast"]
     assert sum(columns[0]["test"]) == context.dataset.num_by_split["test"]
+
+
+# ---- temperature ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("classes", "truth"), [(2, 2.5), (5, 0.4)])
+def test_the_temperature_that_made_the_labels_is_found_and_is_scipys(classes: int, truth: float) -> None:
+    generator = np.random.default_rng(8)
+    logits = generator.normal(size=(40_000, classes)) * 3
+    shares = np.exp(logits / truth) / np.exp(logits / truth).sum(axis=1, keepdims=True)
+    labels = (shares.cumsum(axis=1) < generator.random(len(logits))[:, None]).sum(axis=1)
+    found = lowest_loss(torch.from_numpy(logits), torch.from_numpy(labels))
+    assert found.temperature == pytest.approx(truth, rel=0.04)
+
+    def loss(temperature: float) -> float:
+        scaled = logits / temperature
+        return float((logsumexp(scaled, axis=1) - scaled[np.arange(len(labels)), labels]).mean())
+
+    best = minimize_scalar(loss, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-9})
+    assert found.temperature == pytest.approx(best.x, rel=1e-5)
+    assert found.log_loss_after == pytest.approx(best.fun, abs=1e-10)
+    assert found.log_loss_before == pytest.approx(loss(1.0), abs=1e-10)
+
+
+def test_a_model_that_is_always_right_becomes_as_sure_as_may_be() -> None:
+    logits = torch.tensor([[1.0, -1.0], [-2.0, 1.0]], dtype=torch.float64)
+    right, wrong = (lowest_loss(logits, torch.tensor(labels)) for labels in ([0, 1], [1, 0]))
+    assert 0.01 <= right.temperature < 0.06
+    assert right.log_loss_after < 1e-12
+    assert wrong.temperature == pytest.approx(100, rel=1e-6)
+
+
+def tempered(apply: bool) -> ExperimentSpec:
+    """Enough training for a wide network to become too sure of itself."""
+    spec = lending([], rows=1200).amended(probes={"temperature": {"apply": apply}})
+    return spec.amended(params={"hidden": [128], "epochs": 60, "batch_size": 60, "dropout": 0.0, "weight_decay": 0.0})
+
+
+def test_what_is_counted_is_what_the_exported_model_answers(tmp_path: Path) -> None:
+    spec = tempered(apply=True)
+    trained = train_here(tabular_mlp.train, spec, export_to=tmp_path / "model")
+    fitted = trained.measurements["temperature"]
+    assert fitted["temperature"] != 1
+    assert fitted["log_loss_after"] < fitted["log_loss_before"]
+    context = a_context(spec)
+    rows = context.shard("test")
+    scores = tabular_mlp.load(tmp_path / "model")(rows.features)[:, 1]
+    predictions = (scores >= 0.5).astype(np.int64)
+    context.evaluate("test", records=rows.records, predictions=predictions, scores=scores)
+    assert context.states["test"].to_bytes() == trained.states["test"].to_bytes()
+    plain = trained.states["test@uncalibrated"]
+    assert np.array_equal(plain.counts, trained.states["test"].counts)  # no decision moves
+    assert not np.array_equal(plain.calibration, trained.states["test"].calibration)
+
+
+def test_a_temperature_that_is_not_applied_changes_nothing_but_the_report() -> None:
+    spec = tempered(apply=False)
+    trained, without = train_here(tabular_mlp.train, spec), train_here(tabular_mlp.train, spec.amended(probes=None))
+    assert trained.states["test"].to_bytes() == without.states["test"].to_bytes()
+    report = build_report(
+        trained.states["test"],
+        provenance=a_provenance(n_expected=trained.states["test"].n),
+        evaluation=spec.evaluation,
+        probes=spec.probes,
+        conditions={"calibrated": trained.states["test@calibrated"]},
+        measurements=Measurements(asked=spec.measured, found=trained.measurements),
+    )
+    jsonschema.validate(report, report_schema())
+    section = report["temperature"]
+    overall = next(one for one in section["comparison"] if not one["by"])["metrics"]
+    by_group = next(group for group in report["groups"] if not group["by"])["metrics"]
+    assert overall["log_loss"]["before"] == by_group["log_loss"]
+    assert overall["log_loss"]["after"]["value"] != overall["log_loss"]["before"]["value"]
+    page = render_page(report)
+    assert "The model does not use it." in page
+    assert "Reliability on the test rows" in page
+
+
+def test_an_export_without_the_temperature_it_was_counted_with_is_refused() -> None:
+    context = a_context(tempered(apply=True))
+    with pytest.raises(BadInput, match="the temperature is missing"):
+        context.export({}, config={})
+    with pytest.raises(BadInput, match="call fit_temperature before counting"):
+        run_probes(linear_for(context), context)
+    assert fit_temperature(linear_for(context), context).config().keys() == {"temperature"}
+
+
+def test_ranks_fit_one_temperature_together() -> None:
+    spec = lending([], rows=1500).amended(probes={"temperature": {}})
+    (together,) = train_on_ranks("fairlead_workloads.tabular_mlp:train", [spec], ranks=2)
+    alone = train_here(tabular_mlp.train, spec)
+    fitted = [one.measurements["temperature"] for one in (together, alone)]
+    assert fitted[0]["n_validation"] == fitted[1]["n_validation"]
+    assert fitted[0]["temperature"] == pytest.approx(fitted[1]["temperature"], rel=1e-3)  # the models are not one
+    assert together.states["test@uncalibrated"].n == alone.states["test@uncalibrated"].n
