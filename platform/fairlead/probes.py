@@ -24,6 +24,8 @@ These are attacks that were tried, not all there are: a model may be weaker than
 **Temperature**: ``fit_temperature`` before anything is counted; ``run_probes`` then counts the test split with the
 other temperature too, so that the report has calibration before and after.
 
+**Explanations**: the values of one column after the other are dealt out anew among the rows of the test split.
+
 **Drift** needs no model: rows of both splits are counted in bins, see ``fairlead.data.drift``.
 
 Rows are worked on in blocks of the split that do not depend on the number of ranks, and random numbers belong to the
@@ -44,6 +46,8 @@ from fairlead.data.context import keep_measurement, level_codes
 from fairlead.data.drift import DriftCounter
 from fairlead.data.torch import sum_over_ranks, sum_tensor
 from fairlead.errors import BadData, BadInput
+from fairlead.evaluation.cells import UNKNOWN
+from fairlead.evaluation.explanations import ExplainedGroup, ExplanationCounts, ShuffledColumn
 from fairlead.evaluation.temperature import FittedTemperature
 from fairlead.mitigation import Mitigation, begin_mitigation
 from fairlead.spec import PerturbationSpec
@@ -156,6 +160,8 @@ def run_probes(
         _count_tempered(judge, other, context.probes.temperature.condition, context)
     for perturbation in context.probes.robustness:
         _count_perturbed(perturbation, judge, context)
+    if context.probes.explanations is not None:
+        _measure_importance(judge, context)
     if context.probes.drift is not None:
         _measure_drift(context)
 
@@ -365,6 +371,52 @@ def _count_tempered(judge: Judge, temperature: float, condition: str, context: C
             condition=condition,
             clean=clean.predictions[block.is_mine],
         )
+
+
+def _measure_importance(judge: Judge, context: Context) -> None:
+    """Deal out each column of the test split anew, and count over all ranks who is right as it is and then."""
+    info = context.dataset
+    if len(info.feature_shape) > 1:
+        raise BadData("permutation importance is about columns, and these data are pictures: take explanations out")
+    groups = [ExplainedGroup(by=(), key={})]
+    for attribute in info.attributes:
+        levels = (*attribute.levels, UNKNOWN)
+        groups += [ExplainedGroup(by=(attribute.name,), key={attribute.name: level}) for level in levels]
+    counts = np.zeros((len(info.features), len(groups), 4), dtype=np.int64)
+    whole = context.all_rows("test")
+    places = np.cumsum([0, *(max(1, len(feature.levels)) for feature in info.features)])
+    for number in range(len(info.features)):
+        dealt = np.random.default_rng((context.seed, number, len(whole))).permutation(len(whole))
+        inputs = slice(int(places[number]), int(places[number + 1]))
+        for block in blocks_of(context, "test"):
+            start = block.number * BLOCK_ROWS
+            features = block.rows.features.copy()
+            features[:, inputs] = whole.features[dealt[start : start + len(features)], inputs]
+            is_right = [
+                judge.answers(torch.from_numpy(given).to(context.device), block.rows.records).predictions
+                == block.rows.labels
+                for given in (block.rows.features, features)
+            ]
+            kinds = (2 * ~is_right[0] + ~is_right[1])[block.is_mine]
+            counts[number] += _by_level(context, block.rows.records[block.is_mine], kinds)
+    total = sum_tensor(torch.from_numpy(counts).to(context.device)).cpu().numpy()
+    columns = [
+        ShuffledColumn(name=feature.name, counts=tuple(tuple(row) for row in table.tolist()))
+        for feature, table in zip(info.features, total, strict=True)
+    ]
+    found = ExplanationCounts(n=len(whole), groups=tuple(groups), columns=tuple(columns))
+    keep_measurement(context, "explanations", found.model_dump(mode="json"))
+
+
+def _by_level(context: Context, records: NDArray[np.int64], kinds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows of each kind, over all rows and then for every level of every attribute, shape (groups, 4)."""
+    codes = level_codes(context, records)
+    tables = [np.bincount(kinds, minlength=4)[None]]
+    for place, attribute in enumerate(context.dataset.attributes):
+        num_levels = len(attribute.levels) + 1
+        table = np.bincount(codes[:, place].astype(np.int64) * 4 + kinds, minlength=4 * num_levels)
+        tables.append(table.reshape(num_levels, 4))
+    return np.concatenate(tables)
 
 
 def _measure_drift(context: Context) -> None:

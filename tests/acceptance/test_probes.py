@@ -20,6 +20,7 @@ SPEC: dict[str, Any] = {
     "evaluation": {"groupings": [["sex"]]},
     "probes": {
         "robustness": [{"method": "pgd", "eps": 0.5}, {"method": "noise", "eps": 0.5}],
+        "temperature": {},
         "drift": {},
     },
     "gates": [
@@ -39,7 +40,7 @@ def train(params, context):
 
 def test_what_probes_find_stands_in_report_gates_and_tracking(client: Client, stack: EmbeddedStack) -> None:
     experiment = client.submit(SPEC)
-    outcomes = {gate["id"]: gate["outcome"] for gate in experiment.result(timeout=240).gates}
+    outcomes = {gate.id: gate.outcome for gate in experiment.result(timeout=240).gates}
     assert outcomes == {"attacked": "fail", "moved": "pass"}
     report = experiment.report()
     attacked, noisy = report["robustness"]
@@ -49,9 +50,11 @@ def test_what_probes_find_stands_in_report_gates_and_tracking(client: Client, st
     assert overall[0]["accuracy_score"]["value"] < overall[1]["accuracy_score"]["value"]
     assert report["drift"]["n_test"] == report["data"]["n_expected"]
     assert not {"robustness", "drift"} & set(report["not_measured"])
+    assert report["temperature"]["comparison"][0]["n"] == report["data"]["n_expected"]
     page = experiment.report_html()
     assert "How it stands up to changed inputs" in page
     assert "look like the training rows" in page
+    assert "before and after a temperature" in page
     tracked = MlflowClient(tracking_uri=stack.mlflow_url)
     everywhere = [each.experiment_id for each in tracked.search_experiments()]
     (run,) = tracked.search_runs(everywhere, f"tags.`fairlead.experiment_id` = '{experiment.id}'")

@@ -15,6 +15,7 @@ from typing import Any
 
 from fairlead.evaluation.drift import drift_section
 from fairlead.evaluation.energy import energy_section
+from fairlead.evaluation.explanations import explanations_section
 from fairlead.evaluation.temperature import temperature_section
 from fairlead.spec import Document, GateSpec
 
@@ -59,6 +60,7 @@ METRICS: dict[str, MeasuredMetric] = {
 SECTIONS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
     "drift": drift_section,
     "energy": energy_section,
+    "explanations": explanations_section,
     "temperature": temperature_section,
 }
 """From the spec's field and what was found to the section. They raise ``ValueError`` for what cannot be read."""

@@ -39,7 +39,7 @@ from fairlead.evaluation.drawing import (
 from fairlead.evaluation.gates import CORRECTIONS
 from fairlead.evaluation.measured import METRICS
 from fairlead.evaluation.metrics import canonical, needs_losses, split_aggregate
-from fairlead.evaluation.page_probes import changed_inputs, drift_part, temperature_part, way_name
+from fairlead.evaluation.page_probes import changed_inputs, drift_part, importance_part, temperature_part, way_name
 from fairlead.evaluation.report import report_sha256
 
 _MOST_SERIES = 6
@@ -285,6 +285,7 @@ def render_page(report: Report, *, sha256: str | None = None) -> str:
         mitigation=_mitigation_part(report) if "mitigation" in report else None,
         changed_inputs=changed_inputs(report),
         drift=drift_part(report),
+        importance=importance_part(report),
         temperature=temperature_part(report),
         tiles=_tiles(report),
         who=[_who(report, attribute["name"]) for attribute in report["attributes"]],

@@ -231,6 +231,61 @@ def _reliability(sides: Mapping[str, Any] | None) -> Chart | None:
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportancePart:
+    """What accuracy each column is worth."""
+
+    why_not: str
+    end: str
+    attributes: tuple[str, ...]
+    rows: tuple[tuple[str, Mark, tuple[str, ...]], ...]
+    """Each column: its name, what is lost over all rows, and what of the rows of each level of each attribute."""
+    num_more: int
+
+
+def importance_part(report: Report) -> ImportancePart | None:
+    """What to draw of the report's ``explanations``; None without it."""
+    section = report.get("explanations")
+    if section is None:
+        return None
+    if section["why_not_measured"]:
+        return ImportancePart(why_not=section["why_not_measured"], end="1", attributes=(), rows=(), num_more=0)
+    shown = section["columns"][:MOST_BARS]
+    end = round_end([one["groups"][0]["interval"][1] for one in shown])
+    attributes = tuple(dict.fromkeys(g["by"][0] for one in shown[:1] for g in one["groups"] if g["by"]))
+    return ImportancePart(
+        why_not="",
+        end=f"{end:g}",
+        attributes=tuple(short(name) for name in attributes),
+        rows=tuple(
+            (short(one["name"]), _lost(one["groups"][0], end), _by_levels(report, one, attributes)) for one in shown
+        ),
+        num_more=len(section["columns"]) - len(shown),
+    )
+
+
+def _lost(entry: Mapping[str, Any], end: float) -> Mark:
+    low, high = entry["interval"]
+    return Mark(
+        text=signed(entry["lost"]),
+        note=f"{signed(low)} to {signed(high)}",
+        at=percent(max(0.0, entry["lost"]) / end),
+        low=percent(max(0.0, low) / end),
+        high=percent(max(0.0, high) / end),
+    )
+
+
+def _by_levels(report: Report, one: Mapping[str, Any], attributes: Sequence[str]) -> tuple[str, ...]:
+    return tuple(_by_level(report, one, name) for name in attributes)
+
+
+def _by_level(report: Report, one: Mapping[str, Any], attribute: str) -> str:
+    hidden = hidden_by(report, (attribute,))
+    found = [group for group in one["groups"] if group["by"] == [attribute] and group["n"]]
+    shown = [group for group in found if tuple(group["key"].values()) not in hidden]
+    return "; ".join(f"{group_name(tuple(g['key'].values()))} {signed(g['lost'])}" for g in shown[:6])
+
+
 def way_name(one: Mapping[str, Any]) -> str:
     """A way to change the inputs, as people say it."""
     distance = f"{one['eps']:g}" + (" (root of the sum of squares)" if one["norm"] == "l2" else "")

@@ -26,7 +26,7 @@ from fairlead.spec.experiment import (
 from fairlead.spec.manifest import Manifest, Parameter
 from fairlead.spec.mitigation import MitigationSpec
 from fairlead.spec.predictions import ColumnsSpec, PredictionsSpec, read_predictions_spec
-from fairlead.spec.probes import DriftSpec, PerturbationSpec, ProbesSpec, TemperatureSpec
+from fairlead.spec.probes import DriftSpec, ExplanationsSpec, PerturbationSpec, ProbesSpec, TemperatureSpec
 
 __all__ = [
     "AlternativeSpec",
@@ -41,6 +41,7 @@ __all__ = [
     "EvaluationSpec",
     "Evidence",
     "ExperimentSpec",
+    "ExplanationsSpec",
     "GateSpec",
     "Label",
     "LabelNoiseSpec",

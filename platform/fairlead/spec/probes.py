@@ -81,6 +81,13 @@ class TemperatureSpec(Document):
         return "uncalibrated" if self.apply else "calibrated"
 
 
+class ExplanationsSpec(Document):
+    """What the model goes by, for tables."""
+
+    method: Literal["permutation"] = "permutation"
+    """``permutation``: the accuracy that is lost when a column's values are dealt out anew among the test rows."""
+
+
 class ProbesSpec(Document):
     """Each probe is left out unless it is asked for; its results stand in the report, and gates may require them."""
 
@@ -91,6 +98,9 @@ class ProbesSpec(Document):
     """Probabilities made as sure as they are right, on the validation split; before and after on the test split."""
     drift: DriftSpec | None = None
     """Features, sensitive attributes and the target, between train and test split."""
+
+    explanations: ExplanationsSpec | None = None
+    """What accuracy each column is worth to the model, over all rows and by sensitive attribute."""
 
     @model_validator(mode="after")
     def _asks_for_something_once(self) -> Self:
@@ -115,5 +125,9 @@ class ProbesSpec(Document):
     @property
     def measured(self) -> dict[str, Document]:
         """Those whose results are no counts of predictions, by section of the report."""
-        sections: dict[str, Document | None] = {"drift": self.drift, "temperature": self.temperature}
+        sections: dict[str, Document | None] = {
+            "drift": self.drift,
+            "explanations": self.explanations,
+            "temperature": self.temperature,
+        }
         return {name: asked for name, asked in sections.items() if asked is not None}

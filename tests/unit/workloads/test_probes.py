@@ -1,6 +1,6 @@
 """Looks at a trained model: attacks against closed forms, counts against other numbers of ranks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -369,3 +369,84 @@ def test_ranks_fit_one_temperature_together() -> None:
     assert fitted[0]["n_validation"] == fitted[1]["n_validation"]
     assert fitted[0]["temperature"] == pytest.approx(fitted[1]["temperature"], rel=1e-3)  # the models are not one
     assert together.states["test@uncalibrated"].n == alone.states["test@uncalibrated"].n
+
+
+# ---- explanations --------------------------------------------------------------------------------------------------
+
+
+def importance_of(spec: ExperimentSpec, model_of: Callable[[LocalContext], Linear]) -> dict[str, Any]:
+    context = a_context(spec)
+    run_probes(model_of(context), context)
+    found: dict[str, Any] = context.measurements["explanations"]
+    return found
+
+
+def one_column(context: LocalContext) -> Linear:
+    """A model that looks at income alone."""
+    model = linear_for(context)
+    names = [feature.name for feature in context.dataset.features]
+    model.weight = torch.tensor([2.0 if name == "income" else 0.0 for name in names], dtype=torch.float64)
+    return model
+
+
+def test_only_the_columns_a_model_looks_at_are_worth_anything_to_it() -> None:
+    spec = lending([], rows=3000).amended(probes={"explanations": {}})
+    found = importance_of(spec, one_column)
+    section = Measurements(asked=spec.measured, found={"explanations": found}).sections["explanations"]
+    first, *others = section["columns"]
+    overall = first["groups"][0]
+    assert (first["name"], overall["n"]) == ("income", a_context(spec).dataset.num_by_split["test"])
+    assert 0.05 < overall["interval"][0] < overall["lower95"] < overall["lost"] < overall["interval"][1]
+    for other in others:
+        assert other["groups"][0]["lost"] == 0
+        assert other["groups"][0]["interval"][0] < 0 < other["groups"][0]["interval"][1]
+
+
+def test_importance_is_the_accuracy_of_a_table_with_one_column_shuffled() -> None:
+    """The same by hand, in one piece, with the deal that the seed gives."""
+    spec = lending([], rows=2600).amended(probes={"explanations": {}})
+    found, context = importance_of(spec, linear_for), a_context(spec)
+    rows, model = context.all_rows("test"), linear_for(context)
+
+    def is_right(features: np.ndarray) -> np.ndarray:
+        return (model(torch.from_numpy(features)).numpy() >= 0) == (rows.labels == 1)
+
+    for number, column in enumerate(found["columns"]):
+        dealt = np.random.default_rng((context.seed, number, len(rows))).permutation(len(rows))
+        shuffled = rows.features.copy()
+        shuffled[:, number] = shuffled[dealt, number]
+        before, after = is_right(rows.features), is_right(shuffled)
+        both, only_before, only_after, never = column["counts"][0]
+        assert (both, only_before) == ((before & after).sum(), (before & ~after).sum())
+        assert (only_after, never) == ((~before & after).sum(), (~before & ~after).sum())
+        levels = zip(column["counts"], found["groups"], strict=True)
+        by_sex = [counts for counts, group in levels if "sex" in group["by"]]
+        assert np.sum(by_sex, axis=0).tolist() == list(column["counts"][0])
+
+
+def test_explanations_stand_in_the_report_and_on_the_page_and_ranks_count_them_together() -> None:
+    spec = lending([], rows=1500).amended(probes={"explanations": {}})
+    trained = train_here(tabular_mlp.train, spec)
+    report = build_report(
+        trained.states["test"],
+        provenance=a_provenance(n_expected=trained.states["test"].n),
+        evaluation=spec.evaluation,
+        probes=spec.probes,
+        measurements=Measurements(asked=spec.measured, found=trained.measurements),
+    )
+    jsonschema.validate(report, report_schema())
+    assert "explanations" not in report["not_measured"]
+    page = render_page(report)
+    assert "What the model goes by" in page
+    assert "By age_band" in page
+    (together,) = train_on_ranks("fairlead_workloads.tabular_mlp:train", [spec], ranks=2)
+    found = together.measurements["explanations"]
+    assert found["n"] == trained.measurements["explanations"]["n"]
+    assert all(sum(column["counts"][0]) == found["n"] for column in found["columns"])
+
+
+def test_pictures_have_no_columns_to_shuffle() -> None:
+    spec = from_yaml(ExperimentSpec, find_specs()["digits"].read_text()).amended(probes={"explanations": {}}, gates=())
+    context = a_context(spec)
+    with pytest.raises(BadData, match="these data are pictures"):
+        run_probes(nn.Flatten(), context)
