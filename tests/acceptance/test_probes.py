@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,19 +56,28 @@ def test_what_probes_find_stands_in_report_gates_and_tracking(client: Client, st
     assert "How it stands up to changed inputs" in page
     assert "look like the training rows" in page
     assert "before and after a temperature" in page
+    wanted = {"rai/accuracy_score/overall/under/pgd_linf_0.5", "rai/drift_psi_max/overall"}
+    deadline_s = time.monotonic() + 90  # MLflow is written to after the experiment has ended
+    while not wanted <= (found := _metrics(stack, experiment.id)):
+        assert time.monotonic() < deadline_s, f"MLflow lacks {wanted - found}"
+        time.sleep(0.5)
+
+
+def _metrics(stack: EmbeddedStack, experiment_id: str) -> set[str]:
     tracked = MlflowClient(tracking_uri=stack.mlflow_url)
     everywhere = [each.experiment_id for each in tracked.search_experiments()]
-    (run,) = tracked.search_runs(everywhere, f"tags.`fairlead.experiment_id` = '{experiment.id}'")
-    assert {"rai/accuracy_score/overall/under/pgd_linf_0.5", "rai/drift_psi_max/overall"} <= set(run.data.metrics)
+    runs = tracked.search_runs(everywhere, f"tags.`fairlead.experiment_id` = '{experiment_id}'")
+    return {name for run in runs for name in run.data.metrics}
 
 
 def test_a_workload_that_forgets_its_probes_fails_and_is_told_what_to_call(
-    fairlead: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
+    fairlead: Callable[..., "subprocess.CompletedProcess[str]"], client: Client, tmp_path: Path
 ) -> None:
     (tmp_path / "forgetful.py").write_text(FORGETFUL)
     spec = {**SPEC, "workload": "forgetful:train", "code": ".", "params": {}, "gates": []}
     (tmp_path / "spec.yaml").write_text(json.dumps(spec))
     answer = fairlead("submit", "--watch", "spec.yaml")
     assert answer.returncode == 1, answer.stderr
-    shown = fairlead("show", answer.stdout.split()[0]).stdout
-    assert "fairlead.probes.run_probes" in "".join(shown.split("\n")).replace("  ", "")
+    (attempt,) = client.get(answer.stdout.split()[0]).detail().attempts
+    assert (attempt.outcome, attempt.reason) == ("user_error", "no_result")
+    assert "call fairlead.probes.run_probes" in attempt.detail
