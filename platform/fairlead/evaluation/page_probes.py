@@ -13,6 +13,7 @@ from fairlead.evaluation.drawing import (
     count,
     group_name,
     hidden_by,
+    hidden_groups,
     listed_by,
     mark_of_bounds,
     mark_of_interval,
@@ -280,8 +281,8 @@ def _by_levels(report: Report, one: Mapping[str, Any], attributes: Sequence[str]
 
 
 def _by_level(report: Report, one: Mapping[str, Any], attribute: str) -> str:
-    hidden = hidden_by(report, (attribute,))
     found = [group for group in one["groups"] if group["by"] == [attribute] and group["n"]]
+    hidden = hidden_groups(found, min_display=report["settings"]["min_display"])  # also of what no grouping compares
     shown = [group for group in found if tuple(group["key"].values()) not in hidden]
     return "; ".join(f"{group_name(tuple(g['key'].values()))} {signed(g['lost'])}" for g in shown[:6])
 
