@@ -44,6 +44,7 @@ DOORS = {
         "platform/fairlead/data/torch.py",
         "platform/fairlead/mitigation.py",
         "platform/fairlead/privacy.py",
+        "platform/fairlead/probes.py",
         "workloads/",
     ),
     "typer": ("platform/fairlead/cli/",),

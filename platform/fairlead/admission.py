@@ -22,6 +22,7 @@ class RejectionReason(StrEnum):
     UNKNOWN_CODE = "unknown_code"
     BAD_MITIGATION = "bad_mitigation"
     BAD_PRIVACY = "bad_privacy"
+    BAD_PROBES = "bad_probes"
     BAD_GATE = "bad_gate"
     BAD_DATA = "bad_data"
 
@@ -74,6 +75,7 @@ def admit(
         (RejectionReason.BAD_DATA, _data_problems(spec)),
         (RejectionReason.BAD_MITIGATION, _mitigation_problems(spec, manifest, find_spec)),
         (RejectionReason.BAD_PRIVACY, _privacy_problems(spec, manifest)),
+        (RejectionReason.BAD_PROBES, _probe_problems(spec, manifest)),
         (RejectionReason.BAD_GATE, _gate_problems(spec, manifest)),
     )
     problems = tuple(problem for _, found in checks for problem in found)
@@ -161,6 +163,19 @@ def _privacy_problems(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[
         message = "privacy protects the train split, so inputs are scaled by validation rows, and there are none"
         return (Problem(pointer="/data/split/validation", message=message, suggestion="give it 0.1 or more"),)
     return ()
+
+
+def _probe_problems(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[Problem, ...]:
+    """Probes for which the workload does not hand its model over."""
+    asked = spec.probes.asked if spec.probes else ()
+    if manifest is None:
+        return ()
+    hint = f"it has {', '.join(manifest.probes)}" if manifest.probes else "it has no probes"
+    return tuple(
+        Problem(pointer=f"/probes/{name}", message=f"{spec.workload} has no probe {name}", suggestion=hint)
+        for name in asked
+        if name not in manifest.probes
+    )
 
 
 _ROWS = ("uri", "target", "positive", "sensitive", "bins", "record_id", "split")

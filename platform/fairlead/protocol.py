@@ -146,6 +146,9 @@ class EvaluationSummary(Document):
     expected_rows: int
     expected_sum: int
     expected_xor: int
+    # Left out where there are none: only a server that knows probes hands out specs that ask for them.
+    conditions: dict[str, FileEntry] = Field(default_factory=dict, exclude_if=lambda value: not value)
+    """Counts of the same rows under each condition that a probe made."""
 
 
 class ResultDocument(Document):

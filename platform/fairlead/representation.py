@@ -66,6 +66,8 @@ class GateView(Representation):
     by: tuple[str, ...] = ()
     require: str
     evidence: str
+    condition: str | None = None
+    """The probe whose counts it looks at; absent: the rows as they are."""
     outcome: str
     """``pass``, ``fail`` or ``inconclusive``."""
     value: float | None = None

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fairlead.spec import MitigationSpec, PrivacySpec
+from fairlead.spec import MitigationSpec, PrivacySpec, ProbesSpec
 
 Params = Mapping[str, Any]
 Predictor = Callable[[Any], Any]
@@ -126,6 +126,14 @@ class Context(Protocol):
         ...
 
     @property
+    def probes(self) -> ProbesSpec | None:
+        """What the spec asks to be looked at beside the test split as it is; ``fairlead.probes`` carries it out.
+
+        What it asks for must be there when the workload returns, or the attempt ends as a user error.
+        """
+        ...
+
+    @property
     def resume_from(self) -> Path | None:
         """A verified checkpoint directory of an earlier attempt or worker group; None: start from the beginning."""
         ...
@@ -149,12 +157,16 @@ class Context(Protocol):
         records: NDArray[np.int64],
         predictions: NDArray[np.int64],
         scores: NDArray[np.float64] | None = None,
+        condition: str | None = None,
+        clean: NDArray[np.int64] | None = None,
     ) -> None:
         """Count predictions of this rank's rows of ``split``; call it as often as there are batches.
 
         The platform looks up the labels and groups of ``records`` itself: a workload cannot get them wrong.
         ``scores``: probability of class 1, shape (n,), for binary tasks; shape (n, classes) for multi-class ones.
         Every row of the split must be counted exactly once over all ranks, or the attempt ends as a user error.
+        ``condition``: a probe of the spec whose predictions these are; they are counted apart, beside ``clean``, the
+        predictions of the same rows as they are.
         """
         ...
 

@@ -24,6 +24,7 @@ from fairlead.data.torch import seed_epoch, share_cores, sum_over_ranks
 from fairlead.errors import BadData
 from fairlead.mitigation import Mitigation, begin_mitigation
 from fairlead.privacy import begin_privacy
+from fairlead.probes import fit_temperature, run_probes
 from fairlead.workload import Context, Params, Predictor
 
 
@@ -155,19 +156,23 @@ def train(params: Params, context: Context) -> None:
             return  # the last checkpoint is already safe
 
     model.load_state_dict(best)
-    count_test(model, context, mitigation)
-    context.export(model.state_dict(), config=config | mitigation.config())
+    temperature = fit_temperature(model, context)  # 1, unless the spec asks for one
+    count_test(model, context, mitigation, temperature.used)
+    run_probes(model, context, mitigation=mitigation, temperature=temperature)  # what else is to be looked at
+    context.export(model.state_dict(), config=config | mitigation.config() | temperature.config())
 
 
-def count_test(model: nn.Module, context: Context, mitigation: Mitigation) -> None:
+def count_test(model: nn.Module, context: Context, mitigation: Mitigation, temperature: float = 1.0) -> None:
     """Decide the test split and count it. Thresholds of groups, if asked for, are chosen on validation rows before."""
     if mitigation.is_in_decisions:
         tuning = context.shard("validation")
         mitigation.choose(
-            probabilities(model, tuning.features)[:, 1], labels=tuning.labels, groups=mitigation.groups(tuning.records)
+            probabilities(model, tuning.features, temperature)[:, 1],
+            labels=tuning.labels,
+            groups=mitigation.groups(tuning.records),
         )
     test = context.shard("test")
-    scores = probabilities(model, test.features)
+    scores = probabilities(model, test.features, temperature)
     if len(context.dataset.classes) == 2:
         scores = scores[:, 1]
         predictions = mitigation.decide(scores, groups=mitigation.groups(test.records))
@@ -218,7 +223,7 @@ def validate(model: nn.Module, context: Context) -> Mapping[str, float]:
     return {"validation/loss": total_loss / num_rows, "validation/accuracy": total_hits / num_rows}
 
 
-def probabilities(model: nn.Module, pictures: np.ndarray) -> np.ndarray:
+def probabilities(model: nn.Module, pictures: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """Class probabilities of raw pictures, shape (rows, classes), float64 and in [0, 1]."""
     model.eval()
     device = next(model.parameters()).device
@@ -226,7 +231,7 @@ def probabilities(model: nn.Module, pictures: np.ndarray) -> np.ndarray:
         chunks = [model(torch.from_numpy(pictures[at : at + 512]).to(device)) for at in range(0, len(pictures), 512)]
     if not chunks:
         return np.empty((0, model.head.out_features))
-    return functional.softmax(torch.cat(chunks).double(), dim=1).cpu().numpy()
+    return functional.softmax(torch.cat(chunks).double() / temperature, dim=1).cpu().numpy()
 
 
 def load(directory: Path) -> Predictor:
@@ -237,7 +242,7 @@ def load(directory: Path) -> Predictor:
     model.load_state_dict({name: torch.from_numpy(array) for name, array in exported.tensors.items()})
 
     def predict(pictures: Any) -> np.ndarray:
-        return probabilities(model, np.asarray(pictures, dtype=np.float32))
+        return probabilities(model, np.asarray(pictures, dtype=np.float32), exported.config.get("temperature", 1.0))
 
     return predict
 

@@ -109,6 +109,7 @@ class Evaluate:
     def _report(self, spec: ExperimentSpec, attempt: AttemptRow, result: ResultDocument) -> dict[str, Any]:
         assert result.evaluation is not None, "asked by the caller"
         state = self._counts(attempt, result)
+        conditions = {name: self._counted(attempt, result, file) for name, file in result.evaluation.conditions.items()}
         dataset = result.dataset or {}
         provenance = Provenance(
             experiment=attempt.experiment_id,
@@ -130,6 +131,8 @@ class Evaluate:
             mitigation=spec.mitigation,
             baseline=self._baseline(spec),
             measurements=self._measurements(spec, attempt, result),
+            probes=spec.probes,
+            conditions=conditions,
         )
 
     def _measurements(self, spec: ExperimentSpec, attempt: AttemptRow, result: ResultDocument) -> Measurements:
@@ -167,10 +170,15 @@ class Evaluate:
             return Baseline(experiment=named, why_not=str(error))
 
     def _counts(self, attempt: AttemptRow, result: ResultDocument) -> CountState:
-        """The workers' counts, once more held against digest and expectation."""
+        """The workers' counts of the rows as they are."""
+        assert result.evaluation is not None, "asked by the caller"
+        return self._counted(attempt, result, result.evaluation.state_file)
+
+    def _counted(self, attempt: AttemptRow, result: ResultDocument, file: FileEntry) -> CountState:
+        """Counts in ``file``, once more held against digest and expectation."""
         evaluation = result.evaluation
         assert evaluation is not None, "asked by the caller"
-        state = CountState.from_bytes(self._content(attempt, evaluation.state_file))
+        state = CountState.from_bytes(self._content(attempt, file))
         incomplete = state.check_complete(
             expected_n=evaluation.expected_rows,
             expected_sum=evaluation.expected_sum,

@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from fairlead.data.context import KeepingOutlet, LocalContext, check_complete
+from fairlead.data.context import KeepingOutlet, LocalContext, check_complete, state_name
 from fairlead.data.dataset import check, open_dataset
 from fairlead.data.export import Origin, hash_of_file
 from fairlead.data.manifests import find_manifest, find_specs
@@ -85,7 +85,7 @@ def _spec(options: argparse.Namespace, workload: str, example: str) -> Experimen
         changes["seed"] = options.seed
     if options.data is not None:
         changes["data"] = {"uri": options.data, "target": options.target}
-        changes |= {"gates": (), "evaluation": {}, "mitigation": None, "energy": None, "privacy": None}
+        changes |= {"gates": (), "evaluation": {}, "mitigation": None, "energy": None, "privacy": None, "probes": None}
     return spec.amended(**changes)
 
 
@@ -127,6 +127,7 @@ def _run(train: Workload, workload: str, spec: ExperimentSpec, options: argparse
         export_to=options.save / "model" if options.save else None,
         mitigation=spec.mitigation,
         privacy=spec.privacy,
+        probes=spec.probes,
     )
     if options.save:
         options.save.mkdir(parents=True, exist_ok=True)
@@ -139,10 +140,15 @@ def _conclude(context: LocalContext, spec: ExperimentSpec, console: Console) -> 
     if incomplete := check_complete(context.dataset, "test", state):
         raise BadInput(f"{incomplete.reason}: {incomplete.detail}")
     assert state is not None, "complete, so it is there"
+    for name in spec.conditions:
+        counted = context.states.get(state_name("test", name))
+        if incomplete := check_complete(context.dataset, state_name("test", name), counted):
+            raise BadInput(f"{incomplete.reason}: {incomplete.detail}")
     for by in ((), *spec.groupings):
         console.print(_table(state, by))
     measurements = Measurements(asked=spec.measured, found=context.measurements, why_not=_ALONE)
-    for gate in evaluate_gates(state, spec.gates, spec.evaluation, measurements):
+    conditions = {name: context.states[state_name("test", name)] for name in spec.conditions}
+    for gate in evaluate_gates(state, spec.gates, spec.evaluation, measurements, conditions=conditions):
         console.print(f"gate {gate.id}, {gate.require}: {gate.outcome}: {gate.why}", highlight=False)
 
 

@@ -21,7 +21,7 @@ from fairlead.errors import BadInput
 from fairlead.evaluation.cells import Incomplete
 from fairlead.evaluation.measured import section_bytes
 from fairlead.evaluation.state import CountState
-from fairlead.spec import MitigationSpec, PrivacySpec
+from fairlead.spec import MitigationSpec, PrivacySpec, ProbesSpec
 from fairlead.workload import Context, DatasetInfo, Rows
 
 MAX_NAME = 250
@@ -102,6 +102,7 @@ class LocalContext:
         export_to: Path | None = None,
         mitigation: MitigationSpec | None = None,
         privacy: PrivacySpec | None = None,
+        probes: ProbesSpec | None = None,
         agree: Callable[[bool], bool] = alone,
     ) -> None:
         refuse_unusable(mitigation, dataset)
@@ -111,7 +112,7 @@ class LocalContext:
         self.seed = seed
         self.threshold = threshold
         self.states: dict[str, CountState] = {}
-        """Counts of this rank by split; a split never evaluated here is absent and adds nothing."""
+        """Counts of this rank by split, or ``split@condition``; what was never evaluated here is absent."""
         self.measurements: dict[str, Any] = {}
         """What platform code measured beside the counts, by section of the report; see ``keep_measurement``."""
         self.has_exported = False
@@ -124,6 +125,7 @@ class LocalContext:
         self._has_read_mitigation = False
         self._privacy = privacy
         self._has_read_privacy = False
+        self._probes = probes
         self._agree = agree
 
     @property
@@ -148,10 +150,19 @@ class LocalContext:
         self._has_read_privacy = True
         return self._privacy
 
+    @property
+    def probes(self) -> ProbesSpec | None:
+        """What the spec asks to be looked at."""
+        return self._probes
+
     def groups(self, records: NDArray[np.int64]) -> NDArray[np.int64]:
         """The group of each record by ``mitigation.by``."""
         by = self._mitigation.by if self._mitigation else ()
         return group_numbers(self.dataset.attributes, self._dataset.groups(records), by)
+
+    def codes_of(self, records: NDArray[np.int64]) -> NDArray[Any]:
+        """Level codes of every sensitive attribute; see ``level_codes``."""
+        return self._dataset.groups(records)
 
     def refuse_ignored(self) -> None:
         """Raise ``BadInput`` where the spec asks for what the workload has not even asked about."""
@@ -195,40 +206,55 @@ class LocalContext:
         records: NDArray[np.int64],
         predictions: NDArray[np.int64],
         scores: NDArray[np.float64] | None = None,
+        condition: str | None = None,
+        clean: NDArray[np.int64] | None = None,
     ) -> None:
         """Count predictions of this rank's rows. Raises ``BadInput`` for shapes or values that cannot be counted."""
         self.refuse_ignored()
         if split not in self.dataset.num_by_split:
             raise BadInput(f"evaluate: there is no split {split!r}, only {', '.join(self.dataset.num_by_split)}")
+        known = self._probes.conditions if self._probes else ()
+        if condition is not None and condition not in known:
+            raise BadInput(f"evaluate: the spec asks for no condition {condition!r}, only {', '.join(known) or 'none'}")
+        name = split if condition is None else state_name(split, condition)
+        if name not in self.states:
+            self.states[name] = self._empty_state(has_scores=scores is not None, has_champion=clean is not None)
         try:
-            state = self.states.setdefault(split, self._empty_state(has_scores=scores is not None))
-            state.update(
+            self.states[name].update(
                 self._dataset.groups(records),
                 self._dataset.labels(records),
                 predictions,
                 record_hashes=self._dataset.record_hashes(records),
                 scores=scores,
+                champion=clean,
             )
         except ValueError as error:
-            raise BadInput(f"evaluate({split!r}) cannot count this: {error}") from error
+            raise BadInput(f"evaluate({name!r}) cannot count this: {error}") from error
 
-    def _empty_state(self, *, has_scores: bool) -> CountState:
+    def _empty_state(self, *, has_scores: bool, has_champion: bool) -> CountState:
         info = self._dataset.info
         return CountState(
-            attributes=info.attributes, classes=info.classes, has_scores=has_scores, has_losses=has_scores
+            attributes=info.attributes,
+            classes=info.classes,
+            has_scores=has_scores,
+            has_losses=has_scores,
+            has_champion=has_champion,
         )
 
     def export(self, tensors: Mapping[str, Any], *, config: Mapping[str, Any]) -> None:
         """Write the model where the platform wants it; ranks other than 0 do nothing.
 
-        Raises ``BadInput`` where thresholds of groups were asked for and ``config`` does not have them, or privacy and
-        no private step was made.
+        Raises ``BadInput`` where thresholds of groups or a temperature were asked for and ``config`` lacks them, or
+        privacy and no private step was made.
         """
         has_thresholds = self._mitigation is not None and not self._mitigation.is_in_training
         if has_thresholds and "group_thresholds" not in config:
             raise BadInput("export: the thresholds of groups are missing; give config | mitigation.config()")
         if self._privacy is not None and "privacy" not in self.measurements:
             raise BadInput("export: the spec asks for privacy, and no private step was made; see fairlead.privacy")
+        asked = self._probes.temperature if self._probes else None
+        if asked is not None and asked.apply and "temperature" not in config:
+            raise BadInput("export: the temperature is missing; give config | temperature.config()")
         self.has_exported = True
         if self.rank == 0 and self._export_to is not None:
             write_model(
@@ -252,6 +278,17 @@ def keep_measurement(context: Context, section: str, value: Any) -> None:
     context.measurements[section] = json.loads(section_bytes(section, value))
 
 
+def level_codes(context: Context, records: NDArray[np.int64]) -> NDArray[Any]:
+    """Level codes of every sensitive attribute, shape (n, attributes), for platform code in a workload's stead."""
+    assert isinstance(context, LocalContext), "the platform makes contexts"
+    return context.codes_of(records)
+
+
+def state_name(split: str, condition: str) -> str:
+    """What counts of ``split`` under a condition are called among a rank's states."""
+    return f"{split}@{condition}"
+
+
 def _as_name(name: Any) -> str:
     if not isinstance(name, str) or not name.isprintable() or not 1 <= len(name) <= MAX_NAME:
         raise BadInput(f"a metric's name must be a text of 1 to {MAX_NAME} printable characters, not {name!r:.60}")
@@ -265,10 +302,17 @@ def _as_number(name: str, value: Any) -> float:
         raise BadInput(f"metric {name!r} must be a number, not {type(value).__name__}") from error
 
 
-def check_complete(dataset: DatasetInfo, split: str, state: CountState | None) -> Incomplete | None:
-    """Whether the merged ``state`` of all ranks holds every row of ``split`` exactly once."""
+def check_complete(dataset: DatasetInfo, name: str, state: CountState | None) -> Incomplete | None:
+    """Whether the merged ``state`` of all ranks holds every row of its split exactly once.
+
+    ``name``: the split, or ``split@condition``.
+    """
+    split, _, condition = name.partition("@")
     if state is None:
+        advice = "call fairlead.probes.run_probes, or take the probe out of the spec"
         detail = f"the workload never called evaluate({split!r})"
+        if condition:
+            detail = f"the spec asks for the probe {condition}, and the workload never counted it: {advice}"
         return Incomplete(reason="rows counted twice or not at all", detail=detail)
     return state.check_complete(
         expected_n=dataset.num_by_split[split],

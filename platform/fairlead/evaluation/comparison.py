@@ -72,7 +72,7 @@ def mitigation_section(
 
 def _comparison(by: Sequence[str], before: Report, after: Report) -> list[dict[str, Any]]:
     asked: list[tuple[str, tuple[str, ...]]] = [(name, ()) for name in OVERALL] + [(name, tuple(by)) for name in GAPS]
-    asked += [(gate["metric"], tuple(gate["by"])) for gate in after["gates"]]
+    asked += [(gate["metric"], tuple(gate["by"])) for gate in after["gates"] if "condition" not in gate]
     found = []
     once = {(canonical(metric), frozenset(groups)): groups for metric, groups in reversed(asked)}  # the first spelling
     for (metric, _), groups in reversed(once.items()):
@@ -122,5 +122,5 @@ def _by_key(report: Report, by: Sequence[str]) -> dict[tuple[tuple[str, str], ..
 def _gates(before: Report, after: Report) -> list[dict[str, str]]:
     """What the same requirements would have said before; those on what counts do not hold are left out."""
     outcomes = {gate["id"]: gate["outcome"] for gate in before["gates"]}
-    counted = [gate for gate in after["gates"] if gate["metric"] not in METRICS]
+    counted = [gate for gate in after["gates"] if gate["metric"] not in METRICS and "condition" not in gate]
     return [{"id": gate["id"], "before": outcomes[gate["id"]], "after": gate["outcome"]} for gate in counted]

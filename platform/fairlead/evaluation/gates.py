@@ -73,6 +73,8 @@ class GateOutcome:
     limit: Fraction
     outcome: Outcome
     why: str
+    condition: str | None = None
+    """The probe whose counts it looked at; None: the rows as they are."""
     value: float | None = None
     bound: float | None = None
     """The number that was compared with the limit."""
@@ -106,6 +108,8 @@ def problem_with_gate(
 
     ``asked``: what the spec wants measured beside the counts, ``ExperimentSpec.measured``; None: nothing was trained.
     """
+    if gate.metric in METRICS and gate.condition is not None:
+        return f"{gate.metric!r} has nothing to do with a condition: drop it"
     if gate.metric in METRICS:
         return problem_with_measured_gate(gate, asked) or _wrong_bound(gate)
     if not known_metric(gate.metric, task):
@@ -131,14 +135,27 @@ def _wrong_bound(gate: GateSpec) -> str | None:
 
 
 def evaluate_gates(
-    state: CountState, gates: Sequence[GateSpec], evaluation: EvaluationSpec, measurements: Measurements = NOTHING
+    state: CountState,
+    gates: Sequence[GateSpec],
+    evaluation: EvaluationSpec,
+    measurements: Measurements = NOTHING,
+    *,
+    conditions: Mapping[str, CountState] | None = None,
 ) -> tuple[GateOutcome, ...]:
-    """Decide every gate from counts and ``measurements``, and together if the spec asks for a correction."""
-    overall, sections = grouping(state), measurements.sections
+    """Decide every gate from counts and ``measurements``, and together if the spec asks for a correction.
+
+    ``conditions``: counts of the same rows under the conditions that gates may name.
+    """
+    states: dict[str | None, CountState] = {None: state}
+    states.update((conditions or {}).items())
+    overall = {condition: grouping(counted) for condition, counted in states.items()}
+    sections = measurements.sections
     cases = [
         _measured_case(gate, measurements.asked, sections)
         if gate.metric in METRICS
-        else _case(state, gate, evaluation, overall)
+        else _case(states[gate.condition], gate, evaluation, overall[gate.condition])
+        if gate.condition in states
+        else _uncounted(gate)
         for gate in gates
     ]
     alpha = 1 - evaluation.confidence
@@ -225,6 +242,11 @@ def _exactly(value: float) -> _Evidence:
     """A number that chance has no part in: its bounds are itself."""
     bounds = Bounds(lower=value, upper=value, interval=(value, value))
     return _Evidence(value=float(value), exact=Fraction(value), bounds=bounds, missing=None)
+
+
+def _uncounted(gate: GateSpec) -> _Case:
+    why = f"not measured: there are no counts under {gate.condition}"
+    return _Settled(gate, _outcome(gate, Outcome.INCONCLUSIVE, why))
 
 
 def _judged(case: _Case, alpha: float) -> GateOutcome:
@@ -496,6 +518,7 @@ def _outcome(
         limit=gate.requirement.limit,
         outcome=outcome,
         why=why,
+        condition=gate.condition,
         value=value,
         bound=compared[gate.evidence_used],
         lower95=bounds.lower if bounds else None,

@@ -13,8 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fairlead.evaluation.drift import drift_section
 from fairlead.evaluation.energy import energy_section
+from fairlead.evaluation.explanations import explanations_section
 from fairlead.evaluation.privacy import privacy_section
+from fairlead.evaluation.temperature import temperature_section
 from fairlead.spec import Document, GateSpec
 
 FORMAT = "fairlead-measurements/1"
@@ -30,7 +33,9 @@ class MeasuredMetric:
     title: str
     """As people say it, after "The"; with its unit."""
     section: str
-    """Where it stands, and the field of the spec that asks for it."""
+    """Where it stands, and the field of the spec that asks for it, if ``where`` names no other."""
+    where: str = ""
+    """The field of the spec, where it is not called like the section."""
     is_lower_better: bool = True
     is_exact: bool = True
     """Whether chance has no part in it: no bounds, and no correction among gates."""
@@ -47,12 +52,18 @@ def _lacks_intensity(asked: Any) -> str | None:
 METRICS: dict[str, MeasuredMetric] = {
     "epsilon": MeasuredMetric(title="privacy loss ε", section="privacy"),
     "energy_kwh": MeasuredMetric(title="energy used, in kWh", section="energy"),
+    "drift_psi_max": MeasuredMetric(
+        title="largest population stability index of any column", section="drift", is_exact=False, where="probes.drift"
+    ),
     "co2e_kg": MeasuredMetric(title="emissions, in kg of CO2e", section="energy", problem=_lacks_intensity),
 }
 
 SECTIONS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
+    "drift": drift_section,
     "energy": energy_section,
     "privacy": privacy_section,
+    "explanations": explanations_section,
+    "temperature": temperature_section,
 }
 """From the spec's field and what was found to the section. They raise ``ValueError`` for what cannot be read."""
 
@@ -94,7 +105,7 @@ def problem_with_measured_gate(gate: GateSpec, asked: Mapping[str, Document] | N
     if gate.by:
         return f"{gate.metric!r} is one number for the whole training: drop by"
     if metric.section not in asked:
-        return f"{gate.metric!r} is only measured where the spec asks for it: add {metric.section}"
+        return f"{gate.metric!r} is only measured where the spec asks for it: add {metric.where or metric.section}"
     if gate.requirement.is_upper is not metric.is_lower_better:
         better = "smaller" if metric.is_lower_better else "larger"
         return f"of {gate.metric!r} {better} is better: {gate.require!r} asks for the contrary"

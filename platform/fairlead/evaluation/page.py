@@ -9,26 +9,43 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
-from math import ceil, isfinite
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
 from fairlead.evaluation.cells import UNKNOWN
+from fairlead.evaluation.drawing import (
+    CHART,
+    Chart,
+    Key,
+    Mark,
+    Report,
+    Series,
+    count,
+    group_name,
+    hidden_by,
+    hidden_groups,
+    listed_by,
+    mark_of_bounds,
+    mark_of_interval,
+    number,
+    percent,
+    place,
+    round_end,
+    sentence,
+    short,
+    signed,
+)
 from fairlead.evaluation.gates import CORRECTIONS
 from fairlead.evaluation.measured import METRICS
 from fairlead.evaluation.metrics import canonical, needs_losses, split_aggregate
 from fairlead.evaluation.page_measured import energy_part, privacy_part
+from fairlead.evaluation.page_probes import changed_inputs, drift_part, importance_part, temperature_part, way_name
 from fairlead.evaluation.report import report_sha256
-
-Report = Mapping[str, Any]
-Key = tuple[str, ...]
 
 _MOST_SERIES = 6
 _MOST_BANDS = 3  # all rows, or two groups and the unknown
-_MOST_LETTERS = 60
 _MOST_GROUPS = 200
-_CHART = 220.0
 _OPERATORS = {"<=": "at most", "<": "below", ">=": "at least", ">": "above"}
 _TITLES = {
     "accuracy_score": "accuracy",
@@ -124,15 +141,6 @@ _LADDER = {
         "f1_score_difference",
     ),
 }
-_REASONS = {
-    "empty": "no rows",
-    "no_positive_labels": "no positive labels",
-    "no_negative_labels": "no negative labels",
-    "no_positive_predictions": "none predicted positive",
-    "no_negative_predictions": "none predicted negative",
-    "single_group": "fewer than two groups have a value",
-    "both_zero": "all rates are zero",
-}
 _METHODS = {
     "reweighing": "While training, rows counted more or less, so that of the weighted rows the label says nothing of "
     "the group (reweighing).",
@@ -149,20 +157,6 @@ _GOALS = {"demographic_parity": "selection rates", "equal_opportunity": "true po
 _MEASURED = {"privacy": privacy_part, "energy": energy_part}
 """Sections of what no count holds, in the order of the page."""
 _SYMBOLS = {"pass": "✓", "fail": "✕", "inconclusive": "?"}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Mark:
-    """A value with its interval on a scale from 0 to 1; positions in percent, None where there is no value."""
-
-    text: str
-    note: str = ""
-    at: float | None = None
-    low: float | None = None
-    high: float | None = None
-    is_low_support: bool = False
-    pooled: str = ""
-    """Of few rows: what all groups together suggest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -222,36 +216,6 @@ class HeatMap:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[HeatCell, ...]], ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Series:
-    """One line of a chart, in units of the chart; ``style`` picks colour, dashes and marker together."""
-
-    name: str
-    style: int
-    points: tuple[tuple[float, float], ...]
-    has_markers: bool
-    bands: tuple[tuple[float, float, float], ...] = ()
-    """Vertical intervals: x, bottom, top."""
-
-    @property
-    def path(self) -> str:
-        """Points as SVG wants them."""
-        return " ".join(f"{x:.1f},{y:.1f}" for x, y in self.points)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Chart:
-    """A square chart with both axes from 0 to 1."""
-
-    title: str
-    x_axis: str
-    y_axis: str
-    series: tuple[Series, ...]
-    has_diagonal: bool
-    marker_at: float | None = None
-    """A vertical line, such as the threshold in use."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -318,20 +282,24 @@ def render_page(report: Report, *, sha256: str | None = None) -> str:
         report=report,
         digest=sha256 or report_sha256(report),
         headline=_headline(report),
-        gates=[_gate_card(gate) for gate in report["gates"]],
+        gates=[_gate_card(report, gate) for gate in report["gates"]],
         together=_together(report),
-        control=_by([one["name"] for one in report["attributes"] if one["role"] == "control"]),
+        control=listed_by([one["name"] for one in report["attributes"] if one["role"] == "control"]),
         mitigation=_mitigation_part(report) if "mitigation" in report else None,
         measured=[part(report[name]) for name, part in _MEASURED.items() if name in report],
         accuracy=_accuracy_by_group(report),
+        changed_inputs=changed_inputs(report),
+        drift=drift_part(report),
+        importance=importance_part(report),
+        temperature=temperature_part(report),
         tiles=_tiles(report),
         who=[_who(report, attribute["name"]) for attribute in report["attributes"]],
         charts=charts,
         classes=_class_rows(report),
         sections=[_section(report, by) for by in _groupings(report)],
         confidence=f"{100 * report['confidence']:g} %",
-        count=_count,
-        chart_size=_CHART,
+        count=count,
+        chart_size=CHART,
     )
 
 
@@ -340,30 +308,6 @@ def _template() -> Template:
     text = resources.files("fairlead.evaluation").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(text)
-
-
-def hidden_groups(groups: Sequence[Mapping[str, Any]], *, min_display: int) -> frozenset[Key]:
-    """Which groups of one grouping are hidden: small ones, and a second one where one alone could be computed.
-
-    In every line of the table (all groups, and all groups that share a level of one attribute) a single hidden
-    group takes the smallest other one with it. ``groups`` are entries of the report with equal ``by``.
-    """
-    sizes = {tuple(group["key"].values()): group["n"] for group in groups if group["n"]}
-    hidden = {key for key, rows in sizes.items() if rows < min_display}
-    width = len(next(iter(sizes), ()))
-    lines = [list(sizes)]
-    for axis in range(width if width > 1 else 0):
-        levels = dict.fromkeys(key[axis] for key in sizes)
-        lines += [[key for key in sizes if key[axis] == level] for level in levels]
-    is_settled = False
-    while not is_settled:
-        is_settled = True
-        for line in lines:
-            seen = [key for key in line if key not in hidden]
-            if seen and len(line) - len(seen) == 1:
-                hidden.add(min(seen, key=lambda key: (sizes[key], key)))
-                is_settled = False
-    return frozenset(hidden)
 
 
 def metric_title(metric: str) -> str:
@@ -400,48 +344,44 @@ def _headline(report: Report) -> dict[str, str]:
     return {"kind": outcome, "symbol": _SYMBOLS[outcome], "title": titles[outcome], "text": texts[outcome]}
 
 
-def _gate_card(gate: Mapping[str, Any]) -> GateCard:
+def _gate_card(report: Report, gate: Mapping[str, Any]) -> GateCard:
     operator = gate["require"][: len(gate["require"]) - len(gate["require"].lstrip("<>="))]
-    by = f" by {_by(gate['by'])}" if gate["by"] else ""
+    by = f" by {listed_by(gate['by'])}" if gate["by"] else ""
+    under = f", under {_condition(report, gate['condition'])}" if "condition" in gate else ""
     title = metric_title(gate["metric"]) if gate["metric"] else ""
     rows = gate["rows_needed_per_group"]
     where = "rows in each group" if gate["by"] else "rows"
     is_count = gate["metric"] == "count"
     reach = [gate[name] for name in (*_REACH, "lower95")] + [float(gate["limit"])]
     is_open = gate["metric"] in _SMALL or gate["metric"] in METRICS or needs_losses(gate["metric"])
-    end = _round_end(reach) if is_open else 1.0
+    end = round_end(reach) if is_open else 1.0
     return GateCard(
         outcome=gate["outcome"],
         symbol=_SYMBOLS[gate["outcome"]],
-        sentence=f"{title[:1].upper()}{title[1:]}{by}: {_OPERATORS[operator]} {gate['limit'].strip()}",
-        why=_sentence(gate["why"]),
+        sentence=f"{title[:1].upper()}{title[1:]}{by}{under}: {_OPERATORS[operator]} {gate['limit'].strip()}",
+        why=sentence(gate["why"]),
         advice=f"At the observed rates about {_roughly(rows)} {where} would decide it." if rows else "",
-        mark=Mark(text=_count(gate["value"])) if is_count else _mark_of_gate(gate, end=end),
+        mark=Mark(text=count(gate["value"])) if is_count else _mark_of_gate(gate, end=end),
         end=f"{end:g}",
-        limit_at=None if is_count else _percent(float(gate["limit"]) / end),
+        limit_at=None if is_count else percent(float(gate["limit"]) / end),
         is_upper=operator.startswith("<"),
         id=gate["id"],
     )
 
 
 def _mark_of_gate(gate: Mapping[str, Any], *, end: float) -> Mark:
-    mark = _mark_of_bounds(gate, end=end)
+    mark = mark_of_bounds(gate, end=end)
     return replace(mark, text=f"{gate['value']:.4g}") if gate["metric"] in METRICS and mark.at is not None else mark
 
 
-def _mark_of_bounds(entry: Mapping[str, Any], *, end: float = 1.0) -> Mark:
-    """Value and one-sided bounds of a gap or a gate, on a scale from 0 to ``end``."""
-    if entry["value"] is None:
-        return Mark(text="no value", note=_REASONS.get(entry.get("reason", ""), ""))
-    low, high = entry["lower95"], entry["upper95"]
-    is_exact = low is not None and low == high == entry["value"]
-    return Mark(
-        text=_number(entry["value"]),
-        note="" if low is None or is_exact else f"{_number(low)} to {_number(high)}",
-        at=_percent(entry["value"] / end),
-        low=None if low is None else _percent(low / end),
-        high=None if high is None else _percent(high / end),
-    )
+def _condition(report: Report, name: str) -> str:
+    """A condition as people say it; its own name where it was not counted."""
+    return next((way_name(one) for one in report.get("robustness", ()) if one["condition"] == name), name)
+
+
+def _plain_gates(report: Report) -> list[Mapping[str, Any]]:
+    """Gates on the rows as they are."""
+    return [gate for gate in report["gates"] if "condition" not in gate]
 
 
 def _mitigation_part(report: Report) -> MitigationPart:
@@ -453,11 +393,11 @@ def _mitigation_part(report: Report) -> MitigationPart:
     gaps = [one for one in compared if one["metric"] in _SMALL and one not in losses]
     others = [one for one in compared if one not in gaps and one not in losses]
     end, losses_end = (_end_of(report, changes) for changes in (gaps, losses))
-    hidden = _hidden_by(report, by)
+    hidden = hidden_by(report, by)
     columns = [metric for metric in _COLUMNS[report["task"]] if any(metric in g["metrics"] for g in section["groups"])]
     return MitigationPart(
-        text=f"{text} Groups: by {_by(by)}.",
-        why_not_compared=_sentence(section["why_not_compared"]) if section["why_not_compared"] else "",
+        text=f"{text} Groups: by {listed_by(by)}.",
+        why_not_compared=sentence(section["why_not_compared"]) if section["why_not_compared"] else "",
         before=section["before"]["experiment"] if section["before"] else "",
         gates=_gates_before_and_after(report),
         gaps=tuple(_change(report, one, end=end) for one in gaps),
@@ -476,40 +416,28 @@ _SMALL = frozenset(name for names in _LADDER.values() for name in names)
 """Metrics that are gaps: drawn on a scale that ends where they do."""
 
 
-def _round_end(values: Sequence[float | None]) -> float:
-    """A round number that none of them exceeds."""
-    reach = max((value for value in values if value is not None and isfinite(value)), default=1.0)
-    return next((end for end in (0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0) if reach <= end), float(ceil(reach)))
-
-
 def _end_of(report: Report, changes: Sequence[Mapping[str, Any]]) -> float:
     """Where a scale ends on which all of these are drawn, with the limits that gates set for them."""
     metrics = {one["metric"] for one in changes}
-    limits = [float(gate["limit"]) for gate in report["gates"] if canonical(gate["metric"]) in metrics]
-    return _round_end([*limits, *(one[side][name] for one in changes for side in _SIDES for name in _REACH)])
-
-
-def _hidden_by(report: Report, by: Sequence[str]) -> frozenset[Key]:
-    found = [group for group in report["groups"] if set(group["by"]) == set(by)]
-    return hidden_groups(found, min_display=report["settings"]["min_display"])
+    limits = [float(gate["limit"]) for gate in _plain_gates(report) if canonical(gate["metric"]) in metrics]
+    return round_end([*limits, *(one[side][name] for one in changes for side in _SIDES for name in _REACH)])
 
 
 def _gates_before_and_after(report: Report) -> tuple[tuple[str, str, str], ...]:
-    sentences = {gate["id"]: _gate_card(gate).sentence for gate in report["gates"]}
+    sentences = {gate["id"]: _gate_card(report, gate).sentence for gate in report["gates"]}
     return tuple((sentences[one["id"]], one["before"], one["after"]) for one in report["mitigation"]["gates"])
 
 
 def _change(report: Report, one: Mapping[str, Any], *, end: float) -> Change:
     title = metric_title(one["metric"])
-    gate = next(
-        (g for g in report["gates"] if canonical(g["metric"]) == one["metric"] and set(g["by"]) == set(one["by"])), None
-    )
-    before, after = (_mark_of_bounds(one[side], end=end) for side in _SIDES)
+    asked = [gate for gate in _plain_gates(report) if set(gate["by"]) == set(one["by"])]
+    gate = next((gate for gate in asked if canonical(gate["metric"]) == one["metric"]), None)
+    before, after = (mark_of_bounds(one[side], end=end) for side in _SIDES)
     return Change(
         name=f"{title[:1].upper()}{title[1:]}",
         before=before,
         after=after,
-        limit_at=_percent(float(gate["limit"]) / end) if gate else None,
+        limit_at=percent(float(gate["limit"]) / end) if gate else None,
         is_upper=gate is None or gate["require"].startswith("<"),
     )
 
@@ -519,33 +447,16 @@ def _group_change(
 ) -> tuple[str, str, tuple[str, ...]]:
     key = tuple(group["key"].values())
     if key in hidden:
-        return _group_name(key), "not shown", ()
+        return group_name(key), "not shown", ()
     pairs = (group["metrics"][metric] for metric in columns)
-    return _group_name(key), _count(group["n"]), tuple(f"{_number(p['before'])} → {_number(p['after'])}" for p in pairs)
-
-
-def _mark_of_interval(entry: Mapping[str, Any]) -> Mark:
-    """Value and two-sided interval of one group."""
-    pooled = f"{_number(entry['pooled']['value'])} with the others" if "pooled" in entry else ""
-    if entry["value"] is None:
-        return Mark(text="–", note=_REASONS.get(entry.get("reason", ""), entry.get("reason", "")), pooled=pooled)
-    low, high = entry["interval"] or (None, None)
-    return Mark(
-        text=_number(entry["value"]),
-        note=f"{_number(low)} to {_number(high)}" if low is not None else "",
-        at=_percent(entry["value"]),
-        low=_percent(low),
-        high=_percent(high),
-        is_low_support=entry["support"] == "low",
-        pooled=pooled,
-    )
+    return group_name(key), count(group["n"]), tuple(f"{number(p['before'])} → {number(p['after'])}" for p in pairs)
 
 
 def _tiles(report: Report) -> list[tuple[str, str, Mark]]:
     """Headline values over all rows: name, meaning, value."""
     metrics = _overall(report)["metrics"]
     return [
-        (_TITLES[metric], _meaning(report, metric), _mark_of_interval(metrics[metric]))
+        (_TITLES[metric], _meaning(report, metric), mark_of_interval(metrics[metric]))
         for metric in _TILES[report["task"]]
         if metric in metrics
     ]
@@ -579,12 +490,12 @@ def _section(report: Report, by: Sequence[str]) -> Section:
     overall = _overall(report)["metrics"]
     end = _ladder_end(report, by)
     return Section(
-        title=f"By {_by(by)}",
+        title=f"By {listed_by(by)}",
         columns=tuple((_TITLES[metric], _meaning(report, metric)) for metric in metrics),
         count_names=_count_names(report),
         rows=tuple(_group_row(report, group, hidden, metrics=metrics) for group in listed[:_MOST_GROUPS]),
         num_more=max(0, len(listed) - _MOST_GROUPS),
-        overall=tuple(_percent(overall[metric]["value"]) for metric in metrics),
+        overall=tuple(percent(overall[metric]["value"]) for metric in metrics),
         ladder=_ladder(report, by, hidden, end=end),
         ladder_end=f"{end:g}",
         heat_map=_heat_map(report, found, hidden) if len(by) == 2 else None,
@@ -601,7 +512,7 @@ def _group_row(report: Report, group: Mapping[str, Any], hidden: frozenset[Key],
     total = max(1, sum(one["n"] for one in report["groups"] if not one["by"]))
     is_small = 0 < group["n"] < report["settings"]["min_support"]
     least = report["settings"]["min_display"]
-    rows = _count(group["n"])
+    rows = count(group["n"])
     hidden_because = ""
     if is_hidden:
         is_few = group["n"] < least
@@ -612,12 +523,12 @@ def _group_row(report: Report, group: Mapping[str, Any], hidden: frozenset[Key],
         ("few rows", is_small),
     )
     return GroupRow(
-        name=_group_name(key),
+        name=group_name(key),
         rows=rows,
         share="" if is_hidden else f"{100 * group['n'] / total:.1f} %",
         flags=tuple(name for name, is_set in flags if is_set),
-        marks=() if is_hidden else tuple(_mark_of_interval(group["metrics"][metric]) for metric in metrics),
-        counts=() if is_hidden else tuple(_count(group["counts"].get(name, 0)) for name in _count_names(report)),
+        marks=() if is_hidden else tuple(mark_of_interval(group["metrics"][metric]) for metric in metrics),
+        counts=() if is_hidden else tuple(count(group["counts"].get(name, 0)) for name in _count_names(report)),
         hidden_because=hidden_because,
     )
 
@@ -640,18 +551,18 @@ def _shown(entry: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
 
 def _ladder_end(report: Report, by: Sequence[str]) -> float:
     """A round number that no bound and no limit of the ladder exceeds."""
-    gates = [gate for gate in report["gates"] if gate["metric"] in _LADDER[report["task"]]]
+    gates = [gate for gate in _plain_gates(report) if gate["metric"] in _LADDER[report["task"]]]
     reach = [float(gate["limit"]) for gate in gates if set(gate["by"]) == set(by)]
     for entry in report["disparities"]:
         if entry["by"] == list(by) and entry["metric"] in _LADDER[report["task"]]:
             shown, _ = _shown(entry)
             reach += [shown[name] for name in ("value", "upper95") if shown[name] is not None]
-    return _round_end(reach)
+    return round_end(reach)
 
 
 def _ladder(report: Report, by: Sequence[str], hidden: frozenset[Key], *, end: float) -> tuple[Rung, ...]:
     found = {entry["metric"]: entry for entry in report["disparities"] if entry["by"] == list(by)}
-    limits = {gate["metric"]: float(gate["limit"]) for gate in report["gates"] if set(gate["by"]) == set(by)}
+    limits = {gate["metric"]: float(gate["limit"]) for gate in _plain_gates(report) if set(gate["by"]) == set(by)}
     return tuple(
         _rung(metric, found[metric], hidden, limit=limits.get(metric), end=end)
         for metric in _LADDER[report["task"]]
@@ -666,12 +577,12 @@ def _rung(metric: str, entry: Mapping[str, Any], hidden: frozenset[Key], *, limi
     ends = [tuple(shown[which].values()) for which in ("max", "min") if shown[which]]
     if any(key in hidden for key in ends):
         return Rung(name=name, mark=Mark(text="not shown", note="to protect a small group"), between="", limit_at=None)
-    between = f"highest {_group_name(ends[0])}, lowest {_group_name(ends[1])}" if len(ends) == 2 else ""
+    between = f"highest {group_name(ends[0])}, lowest {group_name(ends[1])}" if len(ends) == 2 else ""
     if "class" in shown:
-        between = f"class “{_short(shown['class'])}”: {between}"
+        between = f"class “{short(shown['class'])}”: {between}"
     between = "; ".join(text for text in (between, remark) if text)
-    mark = _mark_of_bounds(shown, end=end)
-    return Rung(name=name, mark=mark, between=between, limit_at=None if limit is None else _percent(limit / end))
+    mark = mark_of_bounds(shown, end=end)
+    return Rung(name=name, mark=mark, between=between, limit_at=None if limit is None else percent(limit / end))
 
 
 def _heat_map(report: Report, found: Sequence[Mapping[str, Any]], hidden: frozenset[Key]) -> HeatMap | None:
@@ -686,10 +597,10 @@ def _heat_map(report: Report, found: Sequence[Mapping[str, Any]], hidden: frozen
     low, high = min(values, default=0.0), max(values, default=1.0)
     return HeatMap(
         title=f"{_TITLES[metric][:1].upper()}{_TITLES[metric][1:]} at the intersections",
-        columns=tuple(_short(column) for column in columns),
+        columns=tuple(short(column) for column in columns),
         rows=tuple(
             (
-                _short(row),
+                short(row),
                 tuple(
                     _heat_cell(by_key[row, column], metric, (row, column) in hidden, low, high) for column in columns
                 ),
@@ -707,7 +618,7 @@ def _heat_cell(group: Mapping[str, Any], metric: str, is_hidden: bool, low: floa
         return HeatCell(text="–", rows="no rows", shade=0.0, is_hatched=True)
     shade = (entry["value"] - low) / (high - low) if high > low else 0.5
     is_low = entry["support"] != "ok"
-    return HeatCell(text=_number(entry["value"]), rows=f"n = {_count(group['n'])}", shade=shade, is_hatched=is_low)
+    return HeatCell(text=number(entry["value"]), rows=f"n = {count(group['n'])}", shade=shade, is_hatched=is_low)
 
 
 def _charts(report: Report, *, by: tuple[str, ...], hidden: frozenset[Key] = frozenset()) -> tuple[Chart, ...]:
@@ -751,9 +662,9 @@ def _series(
 ) -> Series:
     key = tuple(entry["key"].values())
     return Series(
-        name=f"{_group_name(key) if key else 'all rows'} (n = {_count(sizes.get(key, 0))})",
+        name=f"{group_name(key) if key else 'all rows'} (n = {count(sizes.get(key, 0))})",
         style=index,
-        points=tuple(_place(x, y) for x, y in points),
+        points=tuple(place(x, y) for x, y in points),
         has_markers=False,
     )
 
@@ -762,7 +673,7 @@ def _reliability_series(index: int, entry: Mapping[str, Any], sizes: Mapping[Key
     """Bins as markers, with their intervals as long as these can be told apart."""
     plain = _series(index, entry, sizes, [(one["mean_score"], one["rate"]) for one in entry["bins"]])
     bands = tuple(
-        (one["mean_score"] * _CHART, (1 - one["interval"][0]) * _CHART, (1 - one["interval"][1]) * _CHART)
+        (one["mean_score"] * CHART, (1 - one["interval"][0]) * CHART, (1 - one["interval"][1]) * CHART)
         for one in entry["bins"]
         if len(sizes) <= _MOST_BANDS
     )
@@ -781,13 +692,13 @@ def _sweep_chart(report: Report, points: Sequence[Mapping[str, float]]) -> Chart
             Series(
                 name=name,
                 style=index,
-                points=tuple(_place(point["threshold"], point[field]) for point in points),
+                points=tuple(place(point["threshold"], point[field]) for point in points),
                 has_markers=False,
             )
             for index, (name, field) in enumerate(lines)
         ),
         has_diagonal=False,
-        marker_at=None if threshold is None else threshold * _CHART,
+        marker_at=None if threshold is None else threshold * CHART,
     )
 
 
@@ -795,7 +706,7 @@ def _class_rows(report: Report) -> list[tuple[str, list[Mark]]]:
     """Precision, recall and share of each class of a multi-class task, over all rows."""
     classes = _overall(report).get("classes", {})
     metrics = ("base_rate", "selection_rate", "true_positive_rate", "precision_score")
-    return [(_short(name), [_mark_of_interval(entry[metric]) for metric in metrics]) for name, entry in classes.items()]
+    return [(short(name), [mark_of_interval(entry[metric]) for metric in metrics]) for name, entry in classes.items()]
 
 
 def _resolution(report: Report, by: Sequence[str]) -> str:
@@ -803,7 +714,7 @@ def _resolution(report: Report, by: Sequence[str]) -> str:
     if entry is None or entry["smallest_provable_gap"] is None:
         return "With so few rows no gap can be bounded here."
     metric = _TITLES[entry["metric"].removesuffix("_difference")]
-    gap = _number(entry["smallest_provable_gap"])
+    gap = number(entry["smallest_provable_gap"])
     return (
         f"Even if all groups had exactly the same {metric}, groups of these sizes could only prove "
         f"that the gap stays below {gap}. Smaller limits need more rows."
@@ -818,22 +729,18 @@ def _conditional(report: Report, by: Sequence[str], hidden: frozenset[Key]) -> t
         if one["by"] != list(by) or set(keys) & hidden or one["difference"]["value"] is None:
             continue
         low, high = one["difference"]["interval"]
-        ratio, names = one["odds_ratio"]["value"], [_group_name(key) for key in keys]
-        sentence = (
+        ratio, names = one["odds_ratio"]["value"], [group_name(key) for key in keys]
+        said = (
             f"{_NAMED[one['metric']][:1].upper()}{_NAMED[one['metric']][1:]}, {names[0]} less {names[1]}: "
-            f"{_signed(one['unconditional'])} over all rows, {_signed(one['difference']['value'])} within strata "
-            f"({_signed(low)} to {_signed(high)}"
+            f"{signed(one['unconditional'])} over all rows, {signed(one['difference']['value'])} within strata "
+            f"({signed(low)} to {signed(high)}"
             + (f"; common odds ratio {ratio:.3f}" if ratio is not None else "")
             + (f"; p {one['p_value']:.3g})." if one["p_value"] is not None else ").")
         )
         if one["reversed"]:
-            sentence += f" The sign changes: by {_by(one['control'])} the groups are spread differently."
-        found.append(sentence)
+            said += f" The sign changes: by {listed_by(one['control'])} the groups are spread differently."
+        found.append(said)
     return tuple(found)
-
-
-def _signed(value: float | None) -> str:
-    return "no value" if value is None else f"{value:+.3f}".replace("-", "\u2212")
 
 
 def _beyond_chance(report: Report, by: Sequence[str]) -> str:
@@ -882,45 +789,9 @@ def _meaning(report: Report, metric: str) -> str:
         return ""
     if report["task"] == "multiclass" and metric not in ("accuracy_score", "balanced_accuracy_score"):
         return "mean over classes"
-    return _MEANINGS[metric].format(positive=f"“{_short(report['positive_class'] or '')}”")
-
-
-def _group_name(key: Key) -> str:
-    return " · ".join(_short(level) for level in key)
-
-
-def _by(names: Sequence[str]) -> str:
-    return " and ".join(_short(name) for name in names)
-
-
-def _short(text: str) -> str:
-    if text == UNKNOWN:
-        return "unknown"
-    plain = "".join(letter if letter.isprintable() else "�" for letter in text) or "(empty)"
-    return plain if len(plain) <= _MOST_LETTERS else f"{plain[:_MOST_LETTERS]}…"
-
-
-def _place(x: float, y: float) -> tuple[float, float]:
-    return x * _CHART, (1 - y) * _CHART
-
-
-def _percent(value: float | None) -> float | None:
-    """A position on a scale from 0 to 1, in percent; None off the scale."""
-    return None if value is None or not -1e-9 <= value <= 1 + 1e-9 else round(100 * value, 2)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}.".replace("<=", "≤").replace(">=", "≥")
+    return _MEANINGS[metric].format(positive=f"“{short(report['positive_class'] or '')}”")
 
 
 def _roughly(rows: int) -> str:
     """Two leading digits are all that a forecast is worth."""
-    return _count(round(rows, 2 - len(str(rows)))) if rows >= 1000 else _count(rows)
-
-
-def _count(value: float) -> str:
-    return f"{int(value):,}".replace(",", " ")
+    return count(round(rows, 2 - len(str(rows)))) if rows >= 1000 else count(rows)

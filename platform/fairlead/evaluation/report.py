@@ -8,9 +8,8 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from fractions import Fraction
 from importlib import resources
 from math import isfinite
 from typing import Any
@@ -18,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from fairlead.evaluation.comparison import Baseline, mitigation_section, why_not_comparable
-from fairlead.evaluation.disparities import Disparity, Extreme, disparity
-from fairlead.evaluation.estimates import Estimates, FScores, IntArray, Means, Quotients, RankAreas, Rates
+from fairlead.evaluation.disparities import disparity
+from fairlead.evaluation.entries import disparity_of, values_of
+from fairlead.evaluation.estimates import Estimates, IntArray, Rates
 from fairlead.evaluation.gap_tests import GapTest, gap_tests
 from fairlead.evaluation.gates import CORRECTIONS, GateOutcome, evaluate_gates, is_tested, overall_outcome
 from fairlead.evaluation.groups import Grouping, grouping, requested_groupings
-from fairlead.evaluation.intervals import Bounds, gap_bounds, wilson_interval
+from fairlead.evaluation.intervals import gap_bounds, wilson_interval
 from fairlead.evaluation.measured import METRICS, NOTHING, SECTIONS, Measurements
 from fairlead.evaluation.metrics import (
     PUBLISHED,
@@ -40,6 +40,8 @@ from fairlead.evaluation.metrics import (
     theil_index,
 )
 from fairlead.evaluation.pooling import pooled_rates, prior_of
+from fairlead.evaluation.recalibration import before_and_after
+from fairlead.evaluation.robustness import robustness_section
 from fairlead.evaluation.scores import calibration, roc_points, sweep
 from fairlead.evaluation.state import CountState
 from fairlead.evaluation.stratified import (
@@ -50,7 +52,7 @@ from fairlead.evaluation.stratified import (
     odds_ratio,
     risk_difference,
 )
-from fairlead.spec import EvaluationSpec, GateSpec, MitigationSpec
+from fairlead.spec import EvaluationSpec, GateSpec, MitigationSpec, ProbesSpec
 
 SCHEMA = "rai-report/1"
 OVERALL = "overall"
@@ -81,9 +83,8 @@ _SCALARS = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 _PER_CLASS = ("selection_rate", "base_rate", "true_positive_rate", "false_positive_rate", "precision_score")
 _SETTINGS = {"min_support", "min_display", "low_support", "on_inconclusive"}
 _MOST_CLASSES_SHOWN = 50
-_LARGEST_EXACT = 2**53
 _KEY_LIMIT = 250
-_BESIDE_COUNTS = ("energy", "explanations", "privacy", "robustness")
+_BESIDE_COUNTS = ("drift", "energy", "explanations", "privacy", "robustness")
 """What is only measured where the spec asks for it."""
 
 
@@ -106,6 +107,28 @@ class Provenance:
     """What else readers must know; they stand among the limitations."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Looks:
+    """What was found beyond the counts of the rows as they are."""
+
+    measurements: Measurements = NOTHING
+    probes: ProbesSpec | None = None
+    conditions: Mapping[str, CountState] = field(default_factory=dict)
+
+    def sections(
+        self, state: CountState, groupings: Sequence[tuple[str, ...]], evaluation: EvaluationSpec
+    ) -> dict[str, Any]:
+        """The report's sections of what the spec asks for; absent where it asks for nothing."""
+        found: dict[str, Any] = dict(self.measurements.sections)
+        if self.probes is not None and self.probes.robustness:
+            found["robustness"] = robustness_section(state, self.conditions, self.probes, groupings, evaluation)
+        asked = self.probes.temperature if self.probes else None
+        if asked is not None and not found["temperature"]["why_not_measured"]:
+            other = self.conditions.get(asked.condition)
+            found["temperature"] |= before_and_after(state, other, asked, groupings, evaluation)
+        return found
+
+
 def build_report(
     state: CountState,
     *,
@@ -115,20 +138,23 @@ def build_report(
     mitigation: MitigationSpec | None = None,
     baseline: Baseline | None = None,
     measurements: Measurements = NOTHING,
+    probes: ProbesSpec | None = None,
+    conditions: Mapping[str, CountState] | None = None,
 ) -> dict[str, Any]:
     """Measure everything and write it down; equal arguments give equal reports.
 
     With ``mitigation`` it says what that changed against ``baseline``, measured in the same way. What ``measurements``
-    ask for gets a section each.
+    ask for gets a section each. ``conditions``: counts of the same rows by the conditions that ``probes`` made.
     """
+    looks = Looks(measurements=measurements, probes=probes, conditions=conditions or {})
     if mitigation is None:
-        return _measured(state, provenance, evaluation, gates, measurements)
-    after = _measured(state, provenance, evaluation, gates, measurements, also=mitigation.by)
+        return _measured(state, provenance, evaluation, gates, looks)
+    after = _measured(state, provenance, evaluation, gates, looks, also=mitigation.by)
     why_not = why_not_comparable(state, baseline)
     before = None
     if why_not is None and baseline is not None and baseline.state is not None:
         earlier = replace(provenance, experiment=baseline.experiment)
-        before = _measured(baseline.state, earlier, evaluation, gates, NOTHING, also=mitigation.by)
+        before = _measured(baseline.state, earlier, evaluation, gates, Looks(), also=mitigation.by)
     after["mitigation"] = mitigation_section(mitigation, after, before, why_not=why_not)
     after["limitations"] += _limits_of_mitigation(mitigation, is_compared=before is not None)
     return dict(sorted(after.items()))
@@ -153,15 +179,15 @@ def _measured(
     provenance: Provenance,
     evaluation: EvaluationSpec,
     gates: Sequence[GateSpec],
-    measurements: Measurements,
+    looks: Looks,
     *,
     also: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     overall = grouping(state)
     names = [attribute.name for attribute in state.attributes]
     groupings = [grouping(state, by) for by in requested_groupings(evaluation, gates, names, also=(also,))]
-    outcomes = evaluate_gates(state, gates, evaluation, measurements)
-    sections = measurements.sections
+    outcomes = evaluate_gates(state, gates, evaluation, looks.measurements, conditions=looks.conditions)
+    sections = looks.sections(state, [groups.by for groups in groupings], evaluation)
     disparities = [entry for groups in groupings for entry in _disparities(groups, overall, evaluation)]
     tests = gap_tests(groupings, overall, evaluation.disparity_correction, min_support=evaluation.min_support)
     simple = [overall, *(groups for groups in groupings if len(groups.by) == 1)]
@@ -270,7 +296,25 @@ def flat_metrics(report: Mapping[str, Any], *, metrics: Collection[str] | None =
             continue
         values[key] = float(entry["value"])
         values |= {f"{key}.{bound}": entry[bound] for bound in ("lower95", "upper95") if entry[bound] is not None}
+    values |= _flat_robustness(report, slug_of)
     return FlatMetrics(values=values, undefined=tuple(undefined))
+
+
+def _flat_robustness(report: Mapping[str, Any], slug_of: Mapping[tuple[str, ...], str]) -> dict[str, float]:
+    """Accuracy under each condition, and its gaps: ``rai/<metric>/<grouping>/under/<condition>``."""
+    values: dict[str, float] = {}
+    for one in report.get("robustness", ()):
+        overall = next(group for group in one["groups"] if not group["by"])
+        found = [
+            ("accuracy_score", OVERALL, overall["accuracy_score"]),
+            ("accuracy_change", OVERALL, overall["change"]),
+        ]
+        found += [(entry["metric"], slug_of[tuple(entry["by"])], entry) for entry in one["disparities"]]
+        for metric, place, entry in found:
+            key = f"rai/{metric}/{place}/under/{one['condition']}"
+            there = {"": entry["value"], **{f".{bound}": entry[bound] for bound in ("lower95", "upper95")}}
+            values |= {f"{key}{suffix}": float(value) for suffix, value in there.items() if value is not None}
+    return values
 
 
 def _gate(outcome: GateOutcome) -> dict[str, Any]:
@@ -279,6 +323,7 @@ def _gate(outcome: GateOutcome) -> dict[str, Any]:
         "metric": outcome.metric,
         "by": list(outcome.by),
         "require": outcome.require,
+        **({} if outcome.condition is None else {"condition": outcome.condition}),
         "evidence": outcome.evidence,
         "limit": outcome.require.lstrip("<>= "),
         "outcome": outcome.outcome.value,
@@ -343,7 +388,7 @@ def _groups(groups: Grouping, evaluation: EvaluationSpec) -> list[dict[str, Any]
     metrics = {}
     for name in names:
         estimates = group_estimates(name, counts)
-        metrics[name] = _values(estimates, evaluation)
+        metrics[name] = values_of(estimates, evaluation)
         _pool(metrics[name], estimates, groups, evaluation)
     tables = _tables(counts, evaluation)
     return [
@@ -406,68 +451,7 @@ def _confusions(table: IntArray) -> list[dict[str, int]]:
 
 def _class_values(counts: Counts, positive: int, evaluation: EvaluationSpec) -> dict[str, list[dict[str, Any]]]:
     names = (*_PER_CLASS, "f1_score")
-    return {name: _values(class_estimates(name, counts, positive), evaluation) for name in names}
-
-
-def _values(estimates: Estimates, evaluation: EvaluationSpec) -> list[dict[str, Any]]:
-    """The value of every group, with what it is made of."""
-    alpha = 1 - evaluation.confidence
-    one_sided, two_sided = (estimates.limits(tail) if estimates.method else None for tail in (alpha, alpha / 2))
-    values, supports = estimates.values, estimates.support
-    entries = []
-    for index, support in enumerate(supports):
-        reason = estimates.reason(index)
-        bounds = None
-        if reason is None and one_sided is not None and two_sided is not None:
-            bounds = Bounds(
-                lower=float(one_sided.lower[index]),
-                upper=float(one_sided.upper[index]),
-                interval=(float(two_sided.lower[index]), float(two_sided.upper[index])),
-            )
-        numerator, denominator = _made_of(estimates, index)
-        entries.append(
-            {
-                "value": None if reason else float(values[index]),
-                "num": numerator,
-                "den": denominator,
-                "method": estimates.method,
-                "support": "none" if support == 0 else "ok" if support >= evaluation.min_support else "low",
-                **_bounds(bounds),
-                **({"reason": reason} if reason else {}),
-                **_remarks(estimates, index, is_defined=reason is None),
-            }
-        )
-    return entries
-
-
-def _remarks(estimates: Estimates, group: int, *, is_defined: bool) -> dict[str, Any]:
-    if isinstance(estimates, RankAreas) and is_defined:
-        return {"bin_error": float(estimates.bin_errors[group])}
-    if isinstance(estimates, Means) and estimates.skips_undefined:
-        return {"n_classes_undefined": estimates.num_undefined_parts(group)}
-    return {}
-
-
-def _made_of(estimates: Estimates, group: int) -> tuple[int | None, int | None]:
-    if isinstance(estimates, Rates | Quotients):
-        return int(estimates.numerators[group]), int(estimates.denominators[group])
-    if isinstance(estimates, FScores):
-        hits, errors = int(estimates.hits[group]), int(estimates.errors[group])
-        return 2 * hits, 2 * hits + errors
-    return _exact(estimates.exact(group))
-
-
-def _exact(fraction: Fraction | None) -> tuple[int | None, int | None]:
-    """Numerator and denominator where readers of JSON can hold them exactly."""
-    if fraction is None or fraction.denominator > _LARGEST_EXACT:
-        return None, None
-    return fraction.numerator, fraction.denominator
-
-
-def _bounds(bounds: Bounds | None) -> dict[str, Any]:
-    if bounds is None:
-        return {"lower95": None, "upper95": None, "interval": None}
-    return {"lower95": bounds.lower, "upper95": bounds.upper, "interval": list(bounds.interval)}
+    return {name: values_of(class_estimates(name, counts, positive), evaluation) for name in names}
 
 
 def _disparities(groups: Grouping, overall: Grouping, evaluation: EvaluationSpec) -> list[dict[str, Any]]:
@@ -482,44 +466,7 @@ def _disparities(groups: Grouping, overall: Grouping, evaluation: EvaluationSpec
         if name not in PUBLISHED
     }
     keys = [groups.key(index) for index in range(len(groups.keys))]
-    return [_disparity(replace(found[PUBLISHED.get(name, name)], metric=name), keys) for name in names]
-
-
-def _disparity(found: Disparity, keys: Sequence[dict[str, str]]) -> dict[str, Any]:
-    entry = {
-        "metric": found.metric,
-        "by": list(found.by),
-        "aggregate": found.aggregate,
-        "n_undefined": len(found.undefined),
-        "n_low_support": len(found.low_support),
-        "undefined": [keys[index] for index in found.undefined],
-        "low_support": [keys[index] for index in found.low_support],
-        "complete": found.of_all.is_complete,
-        "supported": None if found.of_supported == found.of_all else _extreme(found.of_supported, keys),
-        **_extreme(found.of_all, keys),
-    }
-    if found.metric in PUBLISHED:
-        entry["same_as"] = PUBLISHED[found.metric]
-    return entry
-
-
-def _extreme(extreme: Extreme, keys: Sequence[dict[str, str]]) -> dict[str, Any]:
-    numerator, denominator = _exact(extreme.exact)
-    entry = {
-        "value": extreme.value,
-        "num": numerator,
-        "den": denominator,
-        "max": None if extreme.highest is None else keys[extreme.highest],
-        "min": None if extreme.lowest is None else keys[extreme.lowest],
-        "method": extreme.method,
-        "n_groups": extreme.num_groups,
-        **_bounds(extreme.bounds if extreme.value is not None else None),
-    }
-    if extreme.reason:
-        entry["reason"] = extreme.reason
-    if extreme.class_name is not None:
-        entry["class"] = extreme.class_name
-    return entry
+    return [disparity_of(replace(found[PUBLISHED.get(name, name)], metric=name), keys) for name in names]
 
 
 def _conditional(state: CountState, by: tuple[str, ...], evaluation: EvaluationSpec) -> list[dict[str, Any]]:
@@ -689,11 +636,12 @@ def _sweep(groups: Grouping, overall: Grouping) -> list[dict[str, Any]]:
     ]
 
 
-def _not_measured(state: CountState, sections: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    measured = {name for name, section in sections.items() if section["why_not_measured"] is None}
+def _not_measured(state: CountState, sections: Mapping[str, Any]) -> list[str]:
+    without = {name for name, found in sections.items() if isinstance(found, Mapping) and found["why_not_measured"]}
     scores = [] if state.has_scores else ["calibration", "roc_auc_score"]
     if state.has_scores and len(state.classes) > 2:
         scores = ["roc_auc_score"]
+    measured = sections.keys() - without
     return sorted([*scores, *(name for name in _BESIDE_COUNTS if name not in measured)])
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fairlead.data.context import state_name
 from fairlead.data.export import read_model
 from fairlead.evaluation.measured import measurements_bytes
 from fairlead.evaluation.state import CountState
@@ -26,6 +27,7 @@ from fairlead.run.energy import energy_entries
 from fairlead.run.messages import Finished
 from fairlead.run.storage import describe_file, files_below, write_atomically
 from fairlead.run.verdict import Verdict
+from fairlead.spec import ExperimentSpec
 
 EVALUATED_SPLIT = "test"
 
@@ -46,10 +48,14 @@ def collect(document: LaunchDocument, attempt: Path, finished: Sequence[Finished
     first = next((each for each in finished if each.rank == 0), None)
     if first is None:
         return Outputs(incomplete=_user_error("no_result", "rank 0 did not return from the workload"))
+    spec = document.spec
+    names = {EVALUATED_SPLIT: EVALUATED_SPLIT}
+    names |= {condition: state_name(EVALUATED_SPLIT, condition) for condition in spec.conditions}
     try:
-        state = _merged(finished)
+        states = {condition: _merged(finished, name) for condition, name in names.items()}
     except ValueError as error:
         return Outputs(incomplete=_user_error("evaluation", f"the counts of the ranks do not fit together: {error}"))
+    state = states.pop(EVALUATED_SPLIT)
     measurements = dict(first.measurements)
     try:
         if document.spec.energy is not None:
@@ -57,11 +63,16 @@ def collect(document: LaunchDocument, attempt: Path, finished: Sequence[Finished
         measured = measurements_bytes(measurements) if measurements else None
     except ValueError as error:
         return Outputs(incomplete=_user_error("measurements", str(error)))
-    incomplete = _why_incomplete(first.dataset, state, has_gates=bool(document.spec.gates))
+    incomplete = _why_incomplete(first.dataset, state, has_gates=bool(spec.gates) or spec.probes is not None)
+    incomplete = incomplete or _why_probes_incomplete(first.dataset, states)
+    incomplete = incomplete or _why_unmeasured(spec, first.measurements)
+    there = {condition: found for condition, found in states.items() if found is not None}
     return Outputs(
         incomplete=incomplete,
         evaluation=(
-            _summary(attempt, state, measured, first.dataset) if state is not None and incomplete is None else None
+            _summary(attempt, state, there, measured, first.dataset)
+            if state is not None and incomplete is None
+            else None
         ),
         model=_model(document, attempt, first.dataset) if first.has_exported else None,
         dataset=_description(first.dataset),
@@ -73,10 +84,8 @@ def _user_error(reason: str, detail: str) -> Verdict:
     return Verdict(outcome=Outcome.USER_ERROR, reason=reason, detail=detail)
 
 
-def _merged(finished: Sequence[Finished]) -> CountState | None:
-    states = [
-        CountState.from_bytes(each.states[EVALUATED_SPLIT]) for each in finished if EVALUATED_SPLIT in each.states
-    ]
+def _merged(finished: Sequence[Finished], name: str) -> CountState | None:
+    states = [CountState.from_bytes(each.states[name]) for each in finished if name in each.states]
     if not states:
         return None
     total = states[0]
@@ -99,11 +108,39 @@ def _why_incomplete(dataset: Mapping[str, Any], state: CountState | None, *, has
     return None if problem is None else _user_error(problem.reason, problem.detail)
 
 
-def _summary(attempt: Path, state: CountState, measured: bytes | None, dataset: Mapping[str, Any]) -> EvaluationSummary:
+def _why_probes_incomplete(dataset: Mapping[str, Any], states: Mapping[str, CountState | None]) -> Verdict | None:
+    """The first condition that was not counted, or not once a row."""
+    for condition, state in states.items():
+        if state is None:
+            detail = f"the spec asks for the probe {condition}, and the workload never counted it: "
+            return _user_error("no_result", f"{detail}call fairlead.probes.run_probes, or take the probe out")
+        if problem := _why_incomplete(dataset, state, has_gates=True):
+            return _user_error(problem.reason, f"probe {condition}: {problem.detail}")
+    return None
+
+
+def _why_unmeasured(spec: ExperimentSpec, measurements: Mapping[str, Any]) -> Verdict | None:
+    """The first probe beside the counts that left nothing."""
+    missing = [name for name in (spec.probes.measured if spec.probes else ()) if name not in measurements]
+    if not missing:
+        return None
+    detail = f"the spec asks for the probe {missing[0]}, and the workload never made it: "
+    return _user_error("no_result", f"{detail}call fairlead.probes.run_probes, or take the probe out")
+
+
+def _summary(
+    attempt: Path,
+    state: CountState,
+    conditions: Mapping[str, CountState],
+    measured: bytes | None,
+    dataset: Mapping[str, Any],
+) -> EvaluationSummary:
+    counted = {name: _written(attempt, f"{STATE_FILE}.{name}", found.to_bytes()) for name, found in conditions.items()}
     return EvaluationSummary(
         split=EVALUATED_SPLIT,
         state_file=_written(attempt, STATE_FILE, state.to_bytes()),
         measurements_file=None if measured is None else _written(attempt, MEASUREMENTS_FILE, measured),
+        conditions=counted,
         expected_rows=dataset["num_by_split"][EVALUATED_SPLIT],
         expected_sum=dataset["record_sum_by_split"][EVALUATED_SPLIT],
         expected_xor=dataset["record_xor_by_split"][EVALUATED_SPLIT],

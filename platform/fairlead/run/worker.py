@@ -172,6 +172,7 @@ def _context(document: LaunchDocument, attempt: Path, dataset: Dataset, line: "R
         export_to=attempt / MODEL_DIRECTORY,
         mitigation=spec.mitigation,
         privacy=spec.privacy,
+        probes=spec.probes,
         agree=any_rank,
     )
 

@@ -27,6 +27,7 @@ from fairlead.spec.manifest import Manifest, Parameter
 from fairlead.spec.mitigation import MitigationSpec
 from fairlead.spec.predictions import ColumnsSpec, PredictionsSpec, read_predictions_spec
 from fairlead.spec.privacy import PrivacySpec
+from fairlead.spec.probes import DriftSpec, ExplanationsSpec, PerturbationSpec, ProbesSpec, TemperatureSpec
 
 __all__ = [
     "AlternativeSpec",
@@ -36,10 +37,12 @@ __all__ = [
     "ColumnsSpec",
     "DataSpec",
     "Document",
+    "DriftSpec",
     "EnergySpec",
     "EvaluationSpec",
     "Evidence",
     "ExperimentSpec",
+    "ExplanationsSpec",
     "GateSpec",
     "Label",
     "LabelNoiseSpec",
@@ -47,15 +50,18 @@ __all__ = [
     "MitigationSpec",
     "Name",
     "Parameter",
+    "PerturbationSpec",
     "PolicySpec",
     "PredictionsSpec",
     "PrivacySpec",
+    "ProbesSpec",
     "RegisterSpec",
     "Requirement",
     "ResourcesSpec",
     "RetriesSpec",
     "RuleSpec",
     "SplitSpec",
+    "TemperatureSpec",
     "Wish",
     "explain",
     "from_json",

@@ -76,6 +76,10 @@ class GateSpec(Document):
     metric: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,100}$")]
     by: tuple[str, ...] = ()
     """A grouping of the evaluation; empty: the metric over all rows."""
+    condition: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_.-]{1,100}$")] | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
+    """Counts of a probe to look at, such as ``pgd_linf_0.1``; absent: those of the rows as they are."""
     require: Annotated[str, StringConstraints(max_length=60)]
     """``<=``, ``<``, ``>=`` or ``>`` and a decimal, e.g. ``"<= 0.30"``."""
     evidence: Evidence | None = None
@@ -102,4 +106,5 @@ class GateSpec(Document):
     @property
     def name(self) -> str:
         """``id``, or one made of the metric and the grouping."""
-        return self.id or "-".join((self.metric, *self.by)).replace(" ", "_").lower()[:63]
+        parts = (self.metric, *self.by, *((self.condition.replace(".", "_"),) if self.condition else ()))
+        return self.id or "-".join(parts).replace(" ", "_").lower()[:63]

@@ -14,6 +14,7 @@ from fairlead.spec.energy import EnergySpec
 from fairlead.spec.evaluation import EvaluationSpec, GateSpec
 from fairlead.spec.mitigation import MitigationSpec
 from fairlead.spec.privacy import PrivacySpec
+from fairlead.spec.probes import ProbesSpec
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 SIGNALS = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGHUP", "SIGILL", "SIGINT", "SIGKILL", "SIGSEGV", "SIGTERM")
@@ -224,6 +225,7 @@ class ExperimentSpec(Document):
     energy: EnergySpec | None = Field(default=None, exclude_if=lambda value: value is None)  # as mitigation
     privacy: PrivacySpec | None = Field(default=None, exclude_if=lambda value: value is None)  # as mitigation
     evaluation: EvaluationSpec = EvaluationSpec()
+    probes: ProbesSpec | None = Field(default=None, exclude_if=lambda value: value is None)  # as mitigation
     gates: tuple[GateSpec, ...] = Field(default=(), max_length=100)
     register_as: RegisterSpec | None = Field(default=None, alias="register")
     policy: PolicySpec = PolicySpec()
@@ -281,10 +283,28 @@ class ExperimentSpec(Document):
             )
         return self
 
+    @model_validator(mode="after")
+    def _probes_have_rows_and_names(self) -> Self:
+        if self.probes is not None and self.data.split.test == 0:
+            raise ValueError("probes look at the test split, and data.split gives it no rows")
+        if self.probes is not None and self.probes.temperature and self.data.split.validation == 0:
+            raise ValueError("a temperature is fitted on the validation split, and data.split gives it no rows")
+        for gate in self.gates:
+            if gate.condition is not None and gate.condition not in self.conditions:
+                there = ", ".join(self.conditions) or "none: ask for some under probes"
+                raise ValueError(f"gate {gate.name} asks for condition {gate.condition!r}; there are {there}")
+        return self
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names under which probes count the test split once more."""
+        return self.probes.conditions if self.probes else ()
+
     @property
     def measured(self) -> dict[str, Document]:
         """What is to be measured beside the counts, by section of the report."""
         sections: dict[str, Document | None] = {"energy": self.energy, "privacy": self.privacy}
+        sections |= self.probes.measured if self.probes else {}
         return {name: asked for name, asked in sections.items() if asked is not None}
 
     @property

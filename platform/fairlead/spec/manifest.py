@@ -79,6 +79,8 @@ class Manifest(Document):
     """Methods of ``mitigation`` that it carries out."""
     privacy: bool = False
     """Whether it trains with differential privacy where a spec asks for it."""
+    probes: tuple[str, ...] = ()
+    """Fields of ``probes`` whose looks at the model it lets the platform take."""
     steps: str | None = None
     """The parameter that says how many steps will be reported, such as ``epochs``; lets progress have an end."""
 

@@ -60,6 +60,7 @@ def a_context(
         export_to=export_to,
         mitigation=spec.mitigation,
         privacy=spec.privacy,
+        probes=spec.probes,
         agree=agree,
     )
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from fairlead.evaluation import CountState, aggregate_names, build_report, metric_names
-from fairlead.evaluation.page import hidden_groups, metric_title, render_page
+from fairlead.evaluation.drawing import hidden_groups
+from fairlead.evaluation.page import metric_title, render_page
 from fairlead.evaluation.scores import CALIBRATION_METRICS
 from fairlead.spec import EvaluationSpec, GateSpec
 from fairlead.testing.evaluation import a_provenance, example_state, state_of_rows, state_of_tables

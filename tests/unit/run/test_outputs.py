@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from fairlead.data.context import keep_measurement
+from fairlead.evaluation import CountState
+from fairlead.lifecycle import Outcome
 from fairlead.run.messages import Finished
 from fairlead.run.outputs import Outputs, collect
 from fairlead.testing.context import a_context
@@ -58,6 +60,48 @@ def test_measurements_that_cannot_be_kept_make_no_valid_result(tmp_path: Path) -
     assert outputs.evaluation is None
     assert outputs.incomplete is not None
     assert outputs.incomplete.reason == "measurements"
+
+
+def probed(attempt: Path, *, ranks_that_probe: int) -> Outputs:
+    """Two ranks, of which some count what the spec's probe asks for."""
+    spec = a_spec(probes={"robustness": [{"method": "noise", "eps": 0.5}]})
+    finished = []
+    for rank in range(2):
+        context = a_context(spec, rank=rank, world_size=2)
+        rows = context.shard("test")
+        context.evaluate("test", records=rows.records, predictions=rows.labels)
+        if rank < ranks_that_probe:
+            context.evaluate(
+                "test", records=rows.records, predictions=1 - rows.labels, condition="noise_0.5", clean=rows.labels
+            )
+        states = {name: state.to_bytes() for name, state in context.states.items()}
+        dataset = asdict(context.dataset) if rank == 0 else {}
+        finished.append(Finished(generation=1, rank=rank, states=states, dataset=dataset, has_exported=False))
+    return collect(a_launch("e1", spec=spec), attempt, finished)
+
+
+def test_counts_under_a_condition_lie_beside_the_main_ones_merged(tmp_path: Path) -> None:
+    outputs = probed(tmp_path, ranks_that_probe=2)
+    assert outputs.incomplete is None
+    assert outputs.evaluation is not None
+    (file,) = outputs.evaluation.conditions.values()
+    assert file.path == "evaluation.state.noise_0.5"
+    main, state = (
+        CountState.from_bytes((tmp_path / path).read_bytes())
+        for path in (outputs.evaluation.state_file.path, file.path)
+    )
+    assert state.n == main.n == outputs.evaluation.expected_rows
+    assert state.record_xor == main.record_xor
+    assert state.counts[:, 0, 0].sum() == state.counts[:, 1, 1].sum() == 0
+
+
+@pytest.mark.parametrize(("ranks", "words"), [(0, "the workload never counted it"), (1, "probe noise_0.5: ")])
+def test_a_probe_that_was_asked_for_and_not_made_ends_as_a_user_error(ranks: int, words: str, tmp_path: Path) -> None:
+    outputs = probed(tmp_path, ranks_that_probe=ranks)
+    assert outputs.evaluation is None
+    assert outputs.incomplete is not None
+    assert outputs.incomplete.outcome is Outcome.USER_ERROR
+    assert words in outputs.incomplete.detail
 
 
 def test_what_is_measured_twice_counts_once() -> None:

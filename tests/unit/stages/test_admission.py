@@ -125,6 +125,15 @@ def test_gates_on_what_is_measured_beside_the_counts_need_the_spec_to_ask_for_it
     assert isinstance(_admit(gates=gates, **asked), Admitted)
 
 
+def test_probes_that_a_workload_has_not_are_refused_with_those_it_has() -> None:
+    manifests = {"tabular_mlp": MANIFESTS["tabular_mlp"].amended(probes=("robustness", "drift"))}
+    probes = {"robustness": [{"method": "noise", "eps": 1}], "explanations": {}}
+    rejected = admit(a_spec(probes=probes), manifests=manifests, has_bundle=lambda _: True)
+    assert isinstance(rejected, Rejected)
+    (problem,) = rejected.problems
+    assert (problem.pointer, problem.suggestion) == ("/probes/explanations", "it has robustness, drift")
+
+
 def test_mitigation_without_a_before_and_decisions_by_group_are_said_so() -> None:
     admitted = _admit(data=LENDING, mitigation={**MITIGATION, "method": "thresholds"})
     assert isinstance(admitted, Admitted)

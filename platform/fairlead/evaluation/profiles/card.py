@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fairlead.evaluation.page import hidden_groups
+from fairlead.evaluation.drawing import hidden_groups
 from fairlead.evaluation.profiles.documents import Cell, name_of, plain, shown_gap, text_of
 
 Report = Mapping[str, Any]

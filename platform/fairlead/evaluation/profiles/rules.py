@@ -5,7 +5,7 @@ from fractions import Fraction
 from typing import Any
 
 from fairlead.errors import BadInput
-from fairlead.evaluation.page import hidden_groups
+from fairlead.evaluation.drawing import hidden_groups
 from fairlead.evaluation.profiles.documents import (
     UNKNOWN,
     Cell,
