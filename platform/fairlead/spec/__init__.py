@@ -4,16 +4,16 @@ Request body, stored JSON and the runner's input are these very models: there ar
 """
 
 from fairlead.spec.data import BinSpec, DataSpec, LabelNoiseSpec, SplitSpec
-from fairlead.spec.document import Document, explain, from_json, from_mapping, from_yaml
+from fairlead.spec.document import Document, Name, explain, from_json, from_mapping, from_yaml
 from fairlead.spec.energy import EnergySpec
 from fairlead.spec.evaluation import EvaluationSpec, Evidence, GateSpec, Requirement
 from fairlead.spec.experiment import (
+    EVALUATION,
     AlternativeSpec,
     BudgetSpec,
     CheckpointsSpec,
     ExperimentSpec,
     Label,
-    Name,
     PolicySpec,
     RegisterSpec,
     ResourcesSpec,
@@ -25,9 +25,11 @@ from fairlead.spec.experiment import (
 )
 from fairlead.spec.manifest import Manifest, Parameter
 from fairlead.spec.mitigation import MitigationSpec
-from fairlead.spec.predictions import ColumnsSpec, PredictionsSpec, read_predictions_spec
+from fairlead.spec.predictions import ColumnsSpec, PredictionsSpec
+from fairlead.spec.request import EvaluationRequest, evaluation_request, read_predictions_spec
 
 __all__ = [
+    "EVALUATION",
     "AlternativeSpec",
     "BinSpec",
     "BudgetSpec",
@@ -36,6 +38,7 @@ __all__ = [
     "DataSpec",
     "Document",
     "EnergySpec",
+    "EvaluationRequest",
     "EvaluationSpec",
     "Evidence",
     "ExperimentSpec",
@@ -55,6 +58,7 @@ __all__ = [
     "RuleSpec",
     "SplitSpec",
     "Wish",
+    "evaluation_request",
     "explain",
     "from_json",
     "from_mapping",
