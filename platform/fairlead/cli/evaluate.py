@@ -17,9 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from fairlead.cli.app import Where
 from fairlead.cli.output import err, out
 from fairlead.cli.reporting import print_report
-from fairlead.data.predictions import Predictions, Survey, count, survey
-from fairlead.errors import BadInput, BadSpec, Problem
-from fairlead.evaluation import Provenance, build_report, problem_with_gate, report_bytes
+from fairlead.data.predictions import Predictions, Survey, count, refuse_hopeless_gates, survey
+from fairlead.errors import BadInput
+from fairlead.evaluation import Provenance, build_report, report_bytes
 from fairlead.evaluation.page import render_page
 from fairlead.spec import PredictionsSpec, read_predictions_spec
 from fairlead.spec.predictions import COLUMN_ROLES
@@ -43,7 +43,7 @@ def evaluate(
     document = _spec(spec, columns)
     with _progress() as progress:
         found = survey(paths, document, seen=progress.stage("reading classes and groups"))
-        _refuse_hopeless_gates(found)
+        refuse_hopeless_gates(found)
         counted = count(found, seen=progress.stage("counting rows", total=found.num_rows))
         progress.stage("measuring")
         report = _report(document, found, counted, created)
@@ -74,17 +74,6 @@ def _changes(columns: Sequence[str]) -> Mapping[str, str]:
             raise BadInput(f"--column: write ROLE=NAME with one of {', '.join(COLUMN_ROLES)}, not {text!r}")
         changes[role] = name
     return changes
-
-
-def _refuse_hopeless_gates(found: Survey) -> None:
-    """Gates that no number of rows could decide, before all rows are counted. Raises ``BadSpec``."""
-    task, names = found.task, [attribute.name for attribute in found.attributes]
-    reasons = [problem_with_gate(gate, task=task, attributes=names) for gate in found.spec.gates]
-    problems = tuple(
-        Problem(pointer=f"/gates/{index}", message=reason) for index, reason in enumerate(reasons) if reason
-    )
-    if problems:
-        raise BadSpec(problems[0].message, problems=problems)
 
 
 def _report(spec: PredictionsSpec, found: Survey, counted: Predictions, created: datetime | None) -> dict[str, Any]:

@@ -31,12 +31,12 @@ from fairlead.data.prediction_survey import (
     text_of,
 )
 from fairlead.data.records import Book, book_of, hash_ids
-from fairlead.errors import BadData
-from fairlead.evaluation import ABSTAINED, CountState
+from fairlead.errors import BadData, BadSpec, Problem
+from fairlead.evaluation import ABSTAINED, CountState, problem_with_gate
 from fairlead.evaluation.keyed import splitmix64
 from fairlead.evaluation.state import LARGEST_WEIGHT, WEIGHT_SCALE
 
-__all__ = ["ALONE", "Predictions", "Ranks", "Survey", "count", "survey"]
+__all__ = ["ALONE", "Predictions", "Ranks", "Survey", "count", "refuse_hopeless_gates", "survey"]
 
 Columns = Mapping[str, Any]
 """Some rows: pyarrow arrays by the names of their columns."""
@@ -73,6 +73,17 @@ def count(found: Survey, *, seen: Seen = lambda rows: None) -> Predictions:
             seen(len(rows.labels))
         before += file.num_rows or 0
     return counting.concluded()
+
+
+def refuse_hopeless_gates(found: Survey) -> None:
+    """Gates that no number of rows could decide, before all rows are counted. Raises ``BadSpec``."""
+    task, names = found.task, [attribute.name for attribute in found.attributes]
+    reasons = [problem_with_gate(gate, task=task, attributes=names) for gate in found.spec.gates]
+    problems = tuple(
+        Problem(pointer=f"/gates/{index}", message=reason) for index, reason in enumerate(reasons) if reason
+    )
+    if problems:
+        raise BadSpec(problems[0].message, problems=problems)
 
 
 # ---- rows -----------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from fairlead.lifecycle import Outcome
 from fairlead.protocol import (
     MEASUREMENTS_FILE,
     MODEL_DIRECTORY,
+    PREDICTIONS_SPLIT,
     STATE_FILE,
     EvaluationSummary,
     FileEntry,
@@ -45,19 +46,24 @@ def collect(document: LaunchDocument, attempt: Path, finished: Sequence[Finished
     first = next((each for each in finished if each.rank == 0), None)
     if first is None:
         return Outputs(incomplete=_user_error("no_result", "rank 0 did not return from the workload"))
+    if document.spec.is_evaluation and not first.states:
+        return Outputs(incomplete=_user_error("no_result", "the predictions were not counted to their end"))
+    split = PREDICTIONS_SPLIT if document.spec.is_evaluation else EVALUATED_SPLIT
     try:
-        state = _merged(finished)
+        state = _merged(finished, split)
     except ValueError as error:
         return Outputs(incomplete=_user_error("evaluation", f"the counts of the ranks do not fit together: {error}"))
     try:
         measured = measurements_bytes(first.measurements) if first.measurements else None
     except ValueError as error:
         return Outputs(incomplete=_user_error("measurements", str(error)))
-    incomplete = _why_incomplete(first.dataset, state, has_gates=bool(document.spec.gates))
+    incomplete = _why_incomplete(first.dataset, state, split, has_gates=bool(document.spec.gates))
     return Outputs(
         incomplete=incomplete,
         evaluation=(
-            _summary(attempt, state, measured, first.dataset) if state is not None and incomplete is None else None
+            _summary(attempt, state, split, measured, first.dataset)
+            if state is not None and incomplete is None
+            else None
         ),
         model=_model(document, attempt, first.dataset) if first.has_exported else None,
         dataset=_description(first.dataset),
@@ -69,10 +75,8 @@ def _user_error(reason: str, detail: str) -> Verdict:
     return Verdict(outcome=Outcome.USER_ERROR, reason=reason, detail=detail)
 
 
-def _merged(finished: Sequence[Finished]) -> CountState | None:
-    states = [
-        CountState.from_bytes(each.states[EVALUATED_SPLIT]) for each in finished if EVALUATED_SPLIT in each.states
-    ]
+def _merged(finished: Sequence[Finished], split: str) -> CountState | None:
+    states = [CountState.from_bytes(each.states[split]) for each in finished if split in each.states]
     if not states:
         return None
     total = states[0]
@@ -81,28 +85,32 @@ def _merged(finished: Sequence[Finished]) -> CountState | None:
     return total
 
 
-def _why_incomplete(dataset: Mapping[str, Any], state: CountState | None, *, has_gates: bool) -> Verdict | None:
-    expected = dataset["num_by_split"][EVALUATED_SPLIT]
+def _why_incomplete(
+    dataset: Mapping[str, Any], state: CountState | None, split: str, *, has_gates: bool
+) -> Verdict | None:
+    expected = dataset["num_by_split"][split]
     if state is None:
         if expected == 0 and not has_gates:
             return None
-        return _user_error("no_result", f"the workload returned without a call of evaluate({EVALUATED_SPLIT!r})")
+        return _user_error("no_result", f"the workload returned without a call of evaluate({split!r})")
     problem = state.check_complete(
         expected_n=expected,
-        expected_sum=dataset["record_sum_by_split"][EVALUATED_SPLIT],
-        expected_xor=dataset["record_xor_by_split"][EVALUATED_SPLIT],
+        expected_sum=dataset["record_sum_by_split"][split],
+        expected_xor=dataset["record_xor_by_split"][split],
     )
     return None if problem is None else _user_error(problem.reason, problem.detail)
 
 
-def _summary(attempt: Path, state: CountState, measured: bytes | None, dataset: Mapping[str, Any]) -> EvaluationSummary:
+def _summary(
+    attempt: Path, state: CountState, split: str, measured: bytes | None, dataset: Mapping[str, Any]
+) -> EvaluationSummary:
     return EvaluationSummary(
-        split=EVALUATED_SPLIT,
+        split=split,
         state_file=_written(attempt, STATE_FILE, state.to_bytes()),
         measurements_file=None if measured is None else _written(attempt, MEASUREMENTS_FILE, measured),
-        expected_rows=dataset["num_by_split"][EVALUATED_SPLIT],
-        expected_sum=dataset["record_sum_by_split"][EVALUATED_SPLIT],
-        expected_xor=dataset["record_xor_by_split"][EVALUATED_SPLIT],
+        expected_rows=dataset["num_by_split"][split],
+        expected_sum=dataset["record_sum_by_split"][split],
+        expected_xor=dataset["record_xor_by_split"][split],
     )
 
 
@@ -139,4 +147,5 @@ def _description(dataset: Mapping[str, Any]) -> dict[str, Any]:
         "attributes": [
             {"name": attribute["name"], "levels": list(attribute["levels"])} for attribute in dataset["attributes"]
         ],
+        **({"remarks": list(dataset["remarks"])} if dataset.get("remarks") else {}),
     }
