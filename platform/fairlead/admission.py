@@ -126,7 +126,7 @@ def _of_training(spec: ExperimentSpec) -> tuple[Problem, ...]:
     if spec.resources.gpus:
         message = "an evaluation uses no GPUs"
         found.append(("/resources/gpus_per_worker", message, "counting is for CPUs; leave it out"))
-    for name in spec.data.model_fields_set - {"uri"}:
+    for name in sorted(spec.data.model_fields_set - {"uri"}):
         if getattr(spec.data, name) != DataSpec.model_fields[name].get_default(call_default_factory=True):
             message = f"{name} has no place in an evaluation"
             found.append((f"/data/{name}", message, "say under predictions what the columns mean"))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, field_validator
 
 from fairlead.errors import BadSpec, Problem
 from fairlead.spec.data import DataSpec
@@ -34,6 +34,13 @@ class EvaluationRequest(PredictionsSpec):
     policy: PolicySpec = PolicySpec()
     budget: BudgetSpec = BudgetSpec()
     labels: dict[Name, Annotated[str, StringConstraints(max_length=200)]] = Field(default_factory=dict)
+
+    @field_validator("uri")
+    @classmethod
+    def _holds_predictions(cls, uri: str) -> str:
+        if uri.startswith("builtin://"):
+            raise ValueError("built-in data are to train on, not predictions; name a file of predictions")
+        return uri
 
     @property
     def experiment(self) -> ExperimentSpec:
