@@ -86,8 +86,8 @@ class Client:
     ) -> Experiment:
         """Have predictions that were made elsewhere evaluated on a cluster: an experiment that trains nothing.
 
-        ``request``: an ``EvaluationRequest``, its content as a mapping, or the path of its YAML or JSON file; in a file a
-        relative ``uri`` is meant from there. ``key``: as for ``submit``. Raises ``BadSpec`` with a problem per field,
+        ``request``: an ``EvaluationRequest``, its content as a mapping, or the path of its YAML or JSON file; in a file
+        a relative ``uri`` is meant from there. ``key``: as for ``submit``. Raises ``BadSpec`` with a problem per field,
         ``TooMany``, ``NotFound`` for a project, ``Unauthorized`` or ``Unavailable``.
         """
         document, base = read_request(request)

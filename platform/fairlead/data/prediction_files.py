@@ -172,7 +172,10 @@ def _located(place: Path | str) -> tuple[Path | str, Any]:
         return Path(place), None
     if place.startswith(BUILTIN_PREFIX):
         raise BadData(f"{place}: these are data to train on, not predictions")
-    storage, root = locate(place)
+    try:
+        storage, root = locate(place)
+    except ImportError as error:
+        raise BadInput(f"reading {place} needs fsspec: pip install fsspec") from error
     is_here = "file" in ((storage.protocol,) if isinstance(storage.protocol, str) else storage.protocol)
     return (Path(root), None) if is_here else (place, storage)
 

@@ -26,7 +26,7 @@ from fairlead.spec.experiment import (
 from fairlead.spec.manifest import Manifest, Parameter
 from fairlead.spec.mitigation import MitigationSpec
 from fairlead.spec.predictions import ColumnsSpec, PredictionsSpec
-from fairlead.spec.request import EvaluationRequest, evaluation_request, read_predictions_spec
+from fairlead.spec.request import EvaluationRequest, evaluation_request, read_predictions_spec, request_for
 
 __all__ = [
     "EVALUATION",
@@ -65,5 +65,6 @@ __all__ = [
     "from_yaml",
     "json_schema",
     "read_predictions_spec",
+    "request_for",
     "spec_hash",
 ]

@@ -93,6 +93,41 @@ def read_predictions_spec(text: str) -> PredictionsSpec:
     return from_mapping(PredictionsSpec, content)
 
 
+def request_for(
+    text: str, uri: str, *, columns: Mapping[str, str], project: str | None = None, workers: int | None = None
+) -> EvaluationRequest:
+    """The request for an evaluation of ``uri`` by a document that ``read_predictions_spec`` reads. Raises ``BadSpec``.
+
+    ``columns``, ``project`` and ``workers`` replace what the document says. Of a spec that trains, resources, policy
+    and budget are of its training, and are not taken over.
+    """
+    content = load_yaml(text)
+    if isinstance(content, Mapping) and ("workload" in content or "data" in content):
+        request = _request_of(from_mapping(ExperimentSpec, content), uri)
+    else:
+        request = evaluation_request({**content, "uri": uri} if isinstance(content, Mapping) else content)
+    request = request.amended_columns(columns) if columns else request
+    changes: dict[str, Any] = {} if project is None else {"project": project}
+    if workers is not None:
+        changes["resources"] = request.resources.amended(workers=workers, any_of=())
+    return from_mapping(EvaluationRequest, {**request.model_dump(), **changes}) if changes else request
+
+
+def _request_of(spec: ExperimentSpec, uri: str) -> EvaluationRequest:
+    measured = _of_experiment(spec)
+    own = {"resources": spec.resources, "policy": spec.policy, "budget": spec.budget} if spec.is_evaluation else {}
+    return EvaluationRequest(
+        name=measured.name,
+        columns=measured.columns,
+        evaluation=measured.evaluation,
+        gates=measured.gates,
+        project=spec.project,
+        labels=spec.labels,
+        uri=uri,
+        **own,
+    )
+
+
 _BESIDE = EvaluationRequest.model_fields.keys() - PredictionsSpec.model_fields.keys()
 
 
