@@ -41,6 +41,7 @@ __all__ = ["ALONE", "Predictions", "Ranks", "Survey", "count", "refuse_hopeless_
 Columns = Mapping[str, Any]
 """Some rows: pyarrow arrays by the names of their columns."""
 _MISSING, _STRANGER = -1, -2
+_PORTION_ROWS = 2**20
 _SMALLEST_WEIGHT = 1e-6
 _SMALLEST_MEAN_WEIGHT = 1 / 32
 """Squares of smaller ones lose more than a thousandth to rounding."""
@@ -250,20 +251,25 @@ class _Counting:
         except ValueError as error:
             hint = "; without scores it needs far less: columns: {score: null}" if found.scores else ""
             raise BadData(f"{error}{hint}") from error
+        self._has_ids = found.spec.columns.record_id is not None
+        self._book = book_of(np.empty(0, dtype=np.uint64))
         self._hashes: list[NDArray[np.uint64]] = []
+        """Of all record ids so far; nothing else is kept of a row."""
         self._sums = np.zeros(2, dtype=np.uint64)
         self._num_disagreeing = 0
 
     def add(self, rows: _Rows) -> None:
         """Count one batch."""
-        self._hashes.append(rows.hashes)
+        self._book = _added([self._book, book_of(rows.hashes)])
+        if self._has_ids:
+            self._hashes.append(rows.hashes)
         said = self._said_by_scores(rows.scores)
         predictions = said if rows.predictions is None else rows.predictions
         assert predictions is not None, "a survey finds one of the two"
         if rows.predictions is not None and said is not None:
             differ = (rows.predictions != said) & (rows.predictions != ABSTAINED) & (said != ABSTAINED)
             self._num_disagreeing += int(differ.sum())
-        self._sums += _digests(rows, has_ids=self._found.spec.columns.record_id is not None)
+        self._sums += _digests(rows, has_ids=self._has_ids)
         self._state.update(
             rows.codes,
             np.where(rows.labels == _MISSING, np.nan, rows.labels),
@@ -276,16 +282,15 @@ class _Counting:
     def concluded(self) -> Predictions:
         """Everything together. Raises ``BadData`` for rows that were there twice, and for files that have changed."""
         found, state = self._found, self._state
-        hashes = np.concatenate([np.empty(0, dtype=np.uint64), *self._hashes])
-        parts: Sequence[_Part] = found.ranks.gather(_Part.of(state, book_of(hashes), self._sums, self._num_disagreeing))
+        parts: Sequence[_Part] = found.ranks.gather(_Part.of(state, self._book, self._sums, self._num_disagreeing))
         paths = [str(file.path) for file in found.files]
         for stamps in found.ranks.gather([file.stamp() for file in found.files]):
             refuse_change(paths, [found.stamps, stamps])
         book = _added([part.book for part in parts])
         if book.num_records != found.num_rows:
             refuse_change(paths[:1], [[f"{found.num_rows} rows"], [f"{book.num_records} rows"]])
-        if found.spec.columns.record_id is not None:
-            _refuse_repeated_ids(found, hashes)
+        if self._has_ids:
+            _refuse_repeated_ids(found, self._hashes)
         self._refuse_small_weights(parts)
         sums = sum((part.sums for part in parts), np.zeros(2, dtype=np.uint64))
         content = [list(found.classes), [[a.name, list(a.levels)] for a in found.attributes], sums.tolist()]
@@ -363,18 +368,20 @@ def _added(books: Sequence[Book]) -> Book:
     )
 
 
-def _refuse_repeated_ids(found: Survey, hashes: NDArray[np.uint64]) -> None:
+def _refuse_repeated_ids(found: Survey, hashes: Sequence[NDArray[np.uint64]]) -> None:
     """Raise ``BadData`` for an id that occurs more than once on any ranks. Collective.
 
-    The hashes go round in as many portions as there are ranks: none ever holds those of all rows.
+    The hashes go round in portions, each looked at by one rank: none ever holds those of all rows.
     """
-    ranks, repeated = found.ranks, np.empty(0, dtype=np.uint64)
-    for portion in range(ranks.of):
-        gathered = ranks.gather(hashes[hashes % np.uint64(ranks.of) == portion])
-        if portion == ranks.number:
+    ranks, repeated = found.ranks, [np.empty(0, dtype=np.uint64)]
+    portions = ranks.of * -(-found.num_rows // (ranks.of * _PORTION_ROWS))
+    for portion in range(portions):
+        own = [part[part % np.uint64(portions) == portion] for part in hashes]
+        gathered = ranks.gather(np.concatenate([np.empty(0, dtype=np.uint64), *own]))
+        if portion % ranks.of == ranks.number:
             different, times = np.unique(np.concatenate(gathered), return_counts=True)
-            repeated = different[times > 1]
-    all_repeated = np.sort(np.concatenate(ranks.gather(repeated)))
+            repeated.append(different[times > 1])
+    all_repeated = np.sort(np.concatenate(ranks.gather(np.concatenate(repeated))))
     if len(all_repeated):
         name = str(found.spec.columns.record_id)
         where, more = _where_is(found, name, all_repeated[0]), len(all_repeated) - 1
