@@ -146,6 +146,7 @@ def test_an_evaluation_needs_no_manifest_and_has_no_steps() -> None:
         ({"register": {"name": "m"}}, "/register", "no model here"),
         ({"mitigation": {"method": "reweighing", "by": ["sex"]}}, "/mitigation", "made already"),
         ({"policy": {"checkpoints": {"keep_last": 3}}}, "/policy/checkpoints", "begins again"),
+        ({"energy": {"country": "DEU"}}, "/energy", "measured in training"),
         ({"resources": {"gpus_per_worker": 1}}, "/resources/gpus_per_worker", "counting is for CPUs"),
         ({"data": {"uri": "p.csv", "target": "y"}}, "/data/target", "say under predictions"),
         ({"data": {"uri": "p.csv", "split": {"train": 1, "validation": 0, "test": 0}}}, "/data/split", "predictions"),
