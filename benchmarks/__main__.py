@@ -17,6 +17,7 @@ from types import ModuleType
 from benchmarks import (
     burst_of_50,
     crash_loop,
+    evaluation_share,
     fairness_engine,
     first_step,
     growth,
@@ -46,6 +47,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         where_time_goes,
         fairness_engine,
         interval_coverage,
+        evaluation_share,
         crash_loop,
         recovery,
         simulated_month,

@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 from pydantic import BaseModel
 
 from fairlead.errors import BadSpec, Problem
-from fairlead.spec import from_mapping
+from fairlead.spec import EvaluationRequest, evaluation_request, from_mapping
 from fairlead.spec.document import MAX_BYTES, MAX_DEPTH
 from fairlead_api.problems import TooLarge, TooSlow, UnsupportedMediaType
 
@@ -63,6 +63,13 @@ def read_document(model: type[D], body: bytes) -> D:
     content = _parse(body)
     _refuse_unstorable(content)
     return from_mapping(model, content)
+
+
+def read_evaluation(body: bytes) -> EvaluationRequest:
+    """A user's request for an evaluation. Raises ``BadSpec`` like ``read_document``."""
+    content = _parse(body)
+    _refuse_unstorable(content)
+    return evaluation_request(content)
 
 
 def read_report(model: type[D], body: bytes) -> D:

@@ -49,6 +49,14 @@ EXAMPLE_SPEC: Mapping[str, Any] = {
     "register": {"name": "diabetes-risk", "alias": "candidate"},
     "seed": 0,
 }
+EXAMPLE_EVALUATION: Mapping[str, Any] = {
+    "name": "credit-scores",
+    "uri": "s3://models/credit/predictions.parquet",
+    "columns": {"target": "repaid", "positive": "yes", "score": "p_yes", "record_id": "applicant"},
+    "evaluation": {"groupings": [["sex"], ["sex", "region"]], "min_support": 30},
+    "gates": [{"metric": "demographic_parity_difference", "by": ["sex"], "require": "<= 0.10"}],
+    "resources": {"workers": 2},
+}
 DESCRIPTION = """Train deep-learning models on Ray clusters, and keep honest books about them.
 
 Post a spec; it is admitted, queued, placed on a cluster, trained data-parallel, evaluated for accuracy and for

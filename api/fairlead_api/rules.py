@@ -56,6 +56,7 @@ RULES: Mapping[str, Rule] = {
     # experiments
     "POST /v1/plan": _rule(Role.VIEWER, Reach.SOMEWHERE),
     "POST /v1/experiments": _rule(Role.EDITOR, Reach.SOMEWHERE, notes=True),
+    "POST /v1/evaluations": _rule(Role.EDITOR, Reach.SOMEWHERE, notes=True),
     "GET /v1/experiments": _rule(Role.VIEWER, Reach.ANYWHERE),
     "PUT /v1/experiments/{experiment_id}": _rule(Role.EDITOR, Reach.SOMEWHERE, *_OF_EXPERIMENT),
     "GET /v1/experiments/{experiment_id}": _rule(Role.VIEWER, Reach.EXPERIMENT),

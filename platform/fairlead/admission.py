@@ -8,16 +8,19 @@ from typing import Any
 from fairlead.data.builtin import BUILTIN_PREFIX, builtin_problem
 from fairlead.errors import Problem
 from fairlead.evaluation import problem_with_gate
-from fairlead.spec import ExperimentSpec, Manifest
+from fairlead.spec import CheckpointsSpec, DataSpec, ExperimentSpec, Manifest
 from fairlead.spec.manifest import Task
 
 CODE_PREFIX = "sha256:"
+_EVALUATION_MODULE = "fairlead.run.counting:count_predictions"
+"""What runs instead of a workload; for the books, since ranks know it by the spec."""
 
 
 class RejectionReason(StrEnum):
     """Why a spec may never enter as it is."""
 
     UNKNOWN_WORKLOAD = "unknown_workload"
+    NOT_AN_EVALUATION = "not_an_evaluation"
     BAD_PARAMETERS = "bad_parameters"
     UNKNOWN_CODE = "unknown_code"
     BAD_MITIGATION = "bad_mitigation"
@@ -67,17 +70,25 @@ def admit(
 
     ``find_spec`` answers for experiments of the project that ``compare_with`` may name; None: that is not looked at.
     """
-    manifest = None if spec.is_user_code else manifests.get(spec.workload)
-    checks = (
-        (RejectionReason.UNKNOWN_WORKLOAD, _workload_problems(spec, manifests)),
-        (RejectionReason.UNKNOWN_CODE, _code_problems(spec, has_bundle)),
-        (RejectionReason.BAD_PARAMETERS, manifest.problems_with(spec.params) if manifest else ()),
-        (RejectionReason.BAD_DATA, _data_problems(spec)),
-        (RejectionReason.BAD_MITIGATION, _mitigation_problems(spec, manifest, find_spec)),
-        (RejectionReason.BAD_PRIVACY, _privacy_problems(spec, manifest)),
-        (RejectionReason.BAD_PROBES, _probe_problems(spec, manifest)),
-        (RejectionReason.BAD_GATE, _gate_problems(spec, manifest)),
-    )
+    manifest = None if spec.is_user_code or spec.is_evaluation else manifests.get(spec.workload)
+    checks: tuple[tuple[RejectionReason, tuple[Problem, ...]], ...]
+    if spec.is_evaluation:
+        checks = (
+            (RejectionReason.NOT_AN_EVALUATION, _training_problems(spec)),
+            (RejectionReason.BAD_DATA, _predictions_problems(spec)),
+            (RejectionReason.BAD_GATE, _gate_problems(spec, None)),
+        )
+    else:
+        checks = (
+            (RejectionReason.UNKNOWN_WORKLOAD, _workload_problems(spec, manifests)),
+            (RejectionReason.UNKNOWN_CODE, _code_problems(spec, has_bundle)),
+            (RejectionReason.BAD_PARAMETERS, manifest.problems_with(spec.params) if manifest else ()),
+            (RejectionReason.BAD_DATA, _data_problems(spec)),
+            (RejectionReason.BAD_MITIGATION, _mitigation_problems(spec, manifest, find_spec)),
+            (RejectionReason.BAD_PRIVACY, _privacy_problems(spec, manifest)),
+            (RejectionReason.BAD_PROBES, _probe_problems(spec, manifest)),
+            (RejectionReason.BAD_GATE, _gate_problems(spec, manifest)),
+        )
     problems = tuple(problem for _, found in checks for problem in found)
     if problems:
         return Rejected(reason=next(reason for reason, found in checks if found), problems=problems)
@@ -89,12 +100,47 @@ def _admitted(spec: ExperimentSpec, manifest: Manifest | None) -> Admitted:
     steps = params.get(manifest.steps) if manifest and manifest.steps else params.get("epochs")
     return Admitted(
         spec=spec,
-        workload_module=manifest.module if manifest else spec.workload,
+        workload_module=manifest.module if manifest else _EVALUATION_MODULE if spec.is_evaluation else spec.workload,
         task=manifest.task if manifest else None,
         params=params,
         total_steps=steps if isinstance(steps, int) and not isinstance(steps, bool) and steps > 0 else None,
         warnings=_warnings(spec, manifest),
     )
+
+
+def _training_problems(spec: ExperimentSpec) -> tuple[Problem, ...]:
+    """What of an evaluation's spec would mean nothing; said rather than left unread."""
+    given = {
+        "code": (spec.code, "there is nothing to run"),
+        "params": (spec.params, "nothing is trained"),
+        "seed": (spec.seed, "counting draws no random numbers"),
+        "mitigation": (spec.mitigation, "the predictions are made already"),
+        "privacy": (spec.privacy, "nothing is trained"),
+        "energy": (spec.energy, "it is measured in training"),
+        "probes": (spec.probes, "they look at a model, and there is none"),
+        "register": (spec.register_as, "there is no model here to register"),
+    }
+    found = [
+        (f"/{name}", f"{name} has no place in an evaluation", why) for name, (value, why) in given.items() if value
+    ]
+    if spec.policy.checkpoints != CheckpointsSpec():
+        message = "checkpoints have no place in an evaluation"
+        found.append(("/policy/checkpoints", message, "it writes none: one that is stopped begins again"))
+    if spec.resources.gpus:
+        message = "an evaluation uses no GPUs"
+        found.append(("/resources/gpus_per_worker", message, "counting is for CPUs; leave it out"))
+    for name in sorted(spec.data.model_fields_set - {"uri"}):
+        if getattr(spec.data, name) != DataSpec.model_fields[name].get_default(call_default_factory=True):
+            message = f"{name} has no place in an evaluation"
+            found.append((f"/data/{name}", message, "say under predictions what the columns mean"))
+    return tuple(Problem(pointer=pointer, message=message, suggestion=why) for pointer, message, why in found)
+
+
+def _predictions_problems(spec: ExperimentSpec) -> tuple[Problem, ...]:
+    if not spec.data.uri.startswith(BUILTIN_PREFIX):
+        return ()
+    hint = "name a file of predictions, or a directory of them, that the cluster's nodes can read"
+    return (Problem(pointer="/data/uri", message="built-in data are for training, not predictions", suggestion=hint),)
 
 
 def _workload_problems(spec: ExperimentSpec, manifests: Mapping[str, Manifest]) -> tuple[Problem, ...]:
@@ -197,7 +243,7 @@ def _gate_problems(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[Pro
     found = []
     for index, gate in enumerate(spec.gates):
         messages = [
-            problem_with_gate(gate, task=task, attributes=spec.data.sensitive, asked=spec.measured) for task in tasks
+            problem_with_gate(gate, task=task, attributes=spec.sensitive, asked=spec.measured) for task in tasks
         ]
         if all(messages):
             found.append(Problem(pointer=f"/gates/{index}", message=str(messages[0])))
@@ -206,7 +252,7 @@ def _gate_problems(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[Pro
 
 def _warnings(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[str, ...]:
     found = []
-    if manifest is None:
+    if manifest is None and not spec.is_evaluation:
         found.append("this workload has no manifest: its parameters are passed on unchecked")
     if spec.is_user_code and spec.code is None:
         found.append("no code is uploaded: the module must be installed on the cluster")
@@ -216,6 +262,6 @@ def _warnings(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[str, ...
         found.append("mitigation.compare_with names no experiment: the report will not say what mitigation changed")
     if spec.mitigation is not None and not spec.mitigation.is_in_training:
         found.append(f"thresholds use {' and '.join(spec.mitigation.by)} whenever the model decides")
-    if spec.data.sensitive and not spec.groupings:
+    if spec.sensitive and not spec.groupings:
         found.append("evaluation.groupings is empty: the report will compare no groups")
     return tuple(found)

@@ -33,6 +33,8 @@ STATE_FILE = "evaluation.state"
 MEASUREMENTS_FILE = "measurements.json"
 MODEL_DIRECTORY = "model"
 LOG_DIRECTORY = "logs"
+PREDICTIONS_SPLIT = "predictions"
+"""What the rows of an evaluation count as: all of them are its split."""
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -168,7 +170,7 @@ class ResultDocument(Document):
     evaluation: EvaluationSummary | None = None
     model: ModelDocument | None = None
     dataset: dict[str, Any] | None = None
-    """uri, digest, num_rows, num_by_split, target, classes, attributes."""
+    """uri, digest, num_rows, num_by_split, target, classes, attributes; remarks, of an evaluation."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Python, torch, Ray, platform, device names."""
     started_at: datetime

@@ -27,7 +27,7 @@ from fairlead.representation import (
     ProblemView,
 )
 from fairlead.rights import Role
-from fairlead.spec import ExperimentSpec, spec_hash
+from fairlead.spec import EvaluationRequest, ExperimentSpec, spec_hash
 from fairlead.store import Session, attempts, bundles, clusters, experiments, idempotency, projects
 from fairlead.store.experiments import Candidate
 from fairlead.store.idempotency import StoredAnswer
@@ -35,10 +35,10 @@ from fairlead.store.tables import AttemptRow, ExperimentRow
 from fairlead.store.tokens import Principal
 from fairlead_api.access import REFUSAL, Caller
 from fairlead_api.audits import note_made
-from fairlead_api.bodies import SpecBody, read_document
+from fairlead_api.bodies import SpecBody, read_document, read_evaluation
 from fairlead_api.filters import among, read_filters
 from fairlead_api.keys import ANSWERS_KEPT, RequiredKey
-from fairlead_api.openapi import EXAMPLE_SPEC, problems, takes
+from fairlead_api.openapi import EXAMPLE_EVALUATION, EXAMPLE_SPEC, problems, takes
 from fairlead_api.pages import DEFAULT_LIMIT, MAX_LIMIT, address, cursor_after, read_cursor
 from fairlead_api.parts import Api, ApiParts
 from fairlead_api.views import answer, attempt_view, etag, experiment_detail, experiment_view
@@ -152,15 +152,40 @@ def create(
     key: RequiredKey,
 ) -> Response:
     """Store the spec as a new experiment. The same ``Idempotency-Key`` and body give the first answer again."""
-    spec = read_document(ExperimentSpec, body)
-    stored = _unless_raced(lambda: _create_once(api, caller, key, spec, body))
+    return _created(api, caller, key, read_document(ExperimentSpec, body), body, route="POST /v1/experiments")
+
+
+@router.post(
+    "/evaluations",
+    operation_id="createEvaluation",
+    summary="Evaluate predictions that were made elsewhere",
+    status_code=201,
+    response_model=ExperimentDetail,
+    responses={
+        201: {"headers": {"Location": {"description": "The experiment's address", "schema": {"type": "string"}}}},
+        **problems(400, 409, 413, 415, 422, 429),
+    },
+    openapi_extra=takes(EvaluationRequest, EXAMPLE_EVALUATION),
+)
+def create_evaluation(api: ApiParts, caller: Caller, body: SpecBody, key: RequiredKey) -> Response:
+    """It becomes an experiment that trains nothing: workers on a cluster count the predictions at `uri`, and report and
+    gates follow as ever. The same ``Idempotency-Key`` and body give the first answer again.
+    """
+    request = read_evaluation(body)
+    return _created(api, caller, key, request.experiment, body, route="POST /v1/evaluations")
+
+
+def _created(api: Api, caller: Principal, key: str, spec: ExperimentSpec, body: bytes, *, route: str) -> Response:
+    stored = _unless_raced(lambda: _create_once(api, caller, key, spec, body, route=route))
     api.hint()
     return Response(stored.body, stored.status, stored.headers, "application/json")
 
 
-def _create_once(api: Api, caller: Principal, key: str, spec: ExperimentSpec, body: bytes) -> StoredAnswer:
+def _create_once(
+    api: Api, caller: Principal, key: str, spec: ExperimentSpec, body: bytes, *, route: str
+) -> StoredAnswer:
     """Experiment, event and answer in one transaction, or the answer of the first time."""
-    scope = {"principal": caller.token_id, "route": "POST /v1/experiments", "key": key}
+    scope = {"principal": caller.token_id, "route": route, "key": key}
     digest = hashlib.sha256(body).hexdigest()
     now = api.now()
     with api.store.write() as session:

@@ -21,7 +21,7 @@ EPILOG = (
 
 EVALUATE_EPILOG = (
     "Exit codes: 0 all gates pass, or those without a conclusion only warn; 2 bad usage, spec or data; "
-    "3 a gate fails; 5 a gate has no conclusion and on_inconclusive is block."
+    "3 a gate fails; 5 a gate has no conclusion and on_inconclusive is block. With --on-cluster those of submit."
 )
 
 
@@ -716,17 +716,19 @@ def verify(
 def evaluate(
     context: typer.Context,
     predictions: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
-            metavar="PREDICTIONS...", help="Parquet, Arrow (Feather) or CSV files, or directories of them; one table."
+            metavar="PREDICTIONS...",
+            help="Parquet, Arrow (Feather) or CSV files, or directories of them; one table. Addresses (s3://…), too.",
         ),
     ],
     spec: Annotated[
         str, typer.Option(metavar="FILE", help="What to measure: YAML or JSON, see above; - reads standard input.")
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Where report.json and report.html go.")
-    ] = Path("report"),
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Where report.json and report.html go; report by default."),
+    ] = None,
     state: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the counts, too: a mergeable state.")] = None,
     column: Annotated[
         list[str] | None,
@@ -735,6 +737,15 @@ def evaluate(
     created: Annotated[
         datetime | None, typer.Option(help="The report's time stamp, UTC, to repeat it byte for byte; now by default.")
     ] = None,
+    on_cluster: Annotated[
+        bool,
+        typer.Option("--on-cluster", help="Have a cluster do it, as an experiment: one file, directory or address."),
+    ] = False,
+    project: Annotated[str | None, typer.Option(help="With --on-cluster: whose experiment it is.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="With --on-cluster: how many share the rows.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="With --on-cluster: follow it to its end.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="With --on-cluster: print the id only.")] = False,
+    key: Annotated[str | None, typer.Option(help="With --on-cluster: idempotency key, as for submit.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure predictions made elsewhere: an experiment's report and gates, without training.
@@ -767,9 +778,31 @@ def evaluate(
     from fairlead.cli import evaluate as command
 
     where = _where(context, as_json)
-    code = command.evaluate(
-        where, predictions, spec=spec, output=output, state=state, columns=column or [], created=created
-    )
+    here = {"--output": output, "--state": state, "--created": created}
+    there = {"--project": project, "--workers": workers, "--watch": watch, "--quiet": quiet, "--key": key}
+    command.refuse_others(there if not on_cluster else here, is_on_cluster=on_cluster)
+    if on_cluster:
+        code = command.evaluate_on_cluster(
+            where,
+            predictions,
+            spec=spec,
+            columns=column or [],
+            project=project,
+            workers=workers,
+            is_watched=watch,
+            is_quiet=quiet,
+            key=key,
+        )
+    else:
+        code = command.evaluate(
+            where,
+            predictions,
+            spec=spec,
+            output=output or Path("report"),
+            state=state,
+            columns=column or [],
+            created=created,
+        )
     raise typer.Exit(code)
 
 

@@ -1,4 +1,4 @@
-"""``fairlead evaluate``: predictions that were made elsewhere, measured here, without stack, Ray or MLflow."""
+"""``fairlead evaluate``: predictions made elsewhere, measured here without stack, Ray or MLflow, or on a cluster."""
 
 import hashlib
 import os
@@ -17,11 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from fairlead.cli.app import Where
 from fairlead.cli.output import err, out
 from fairlead.cli.reporting import print_report
-from fairlead.data.predictions import Predictions, Survey, count, survey
-from fairlead.errors import BadInput, BadSpec, Problem
-from fairlead.evaluation import Provenance, build_report, problem_with_gate, report_bytes
+from fairlead.data.predictions import Predictions, Survey, count, refuse_hopeless_gates, survey
+from fairlead.errors import BadInput
+from fairlead.evaluation import Provenance, build_report, report_bytes
 from fairlead.evaluation.page import render_page
-from fairlead.spec import PredictionsSpec, read_predictions_spec
+from fairlead.spec import PredictionsSpec, read_predictions_spec, request_for
 from fairlead.spec.predictions import COLUMN_ROLES
 
 PASSED, FAILED, INCONCLUSIVE = 0, 3, 5
@@ -29,9 +29,41 @@ PATIENCE_S = 2.0
 """After so long a person wants to see that something happens."""
 
 
+def refuse_others(given: Mapping[str, Any], *, is_on_cluster: bool) -> None:
+    """Raise ``BadInput`` for options that are for the other place only."""
+    if strangers := [name for name, value in given.items() if value]:
+        why = "is for an evaluation here: the report of an experiment is kept with it" if is_on_cluster else "needs"
+        hint = " (fairlead report ID --html FILE)" if is_on_cluster else " --on-cluster"
+        raise BadInput(f"{strangers[0]} {why}{hint}")
+
+
+def evaluate_on_cluster(
+    where: Where,
+    places: Sequence[str],
+    *,
+    spec: str,
+    columns: Sequence[str],
+    project: str | None,
+    workers: int | None,
+    is_watched: bool,
+    is_quiet: bool,
+    key: str | None,
+) -> int:
+    """Make it an experiment; returns the exit code, which is that of ``fairlead submit``."""
+    from fairlead.cli.experiments import connect, hand_over  # needs httpx, which an evaluation here can do without
+
+    if len(places) != 1:
+        raise BadInput("a cluster evaluates one file, directory or address; name the directory that holds the files")
+    (place,) = places
+    uri = place if "://" in place else str(Path(place).absolute())
+    request = request_for(_text(spec), uri, columns=_changes(columns), project=project, workers=workers)
+    with connect(where) as client:
+        return hand_over(where, client.evaluate(request, key=key), is_watched=is_watched, is_quiet=is_quiet)
+
+
 def evaluate(
     where: Where,
-    paths: Sequence[Path],
+    places: Sequence[str],
     *,
     spec: str,
     output: Path,
@@ -42,8 +74,8 @@ def evaluate(
     """Count, measure, write the report and show it; returns the exit code."""
     document = _spec(spec, columns)
     with _progress() as progress:
-        found = survey(paths, document, seen=progress.stage("reading classes and groups"))
-        _refuse_hopeless_gates(found)
+        found = survey(places, document, seen=progress.stage("reading classes and groups"))
+        refuse_hopeless_gates(found)
         counted = count(found, seen=progress.stage("counting rows", total=found.num_rows))
         progress.stage("measuring")
         report = _report(document, found, counted, created)
@@ -57,12 +89,15 @@ def evaluate(
     return _exit_code(report, document)
 
 
-def _spec(path: str, columns: Sequence[str]) -> PredictionsSpec:
+def _text(path: str) -> str:
     try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: the spec cannot be read: {error}") from error
-    document = read_predictions_spec(text)
+
+
+def _spec(path: str, columns: Sequence[str]) -> PredictionsSpec:
+    document = read_predictions_spec(_text(path))
     return document.amended_columns(_changes(columns)) if columns else document
 
 
@@ -74,17 +109,6 @@ def _changes(columns: Sequence[str]) -> Mapping[str, str]:
             raise BadInput(f"--column: write ROLE=NAME with one of {', '.join(COLUMN_ROLES)}, not {text!r}")
         changes[role] = name
     return changes
-
-
-def _refuse_hopeless_gates(found: Survey) -> None:
-    """Gates that no number of rows could decide, before all rows are counted. Raises ``BadSpec``."""
-    task, names = found.task, [attribute.name for attribute in found.attributes]
-    reasons = [problem_with_gate(gate, task=task, attributes=names) for gate in found.spec.gates]
-    problems = tuple(
-        Problem(pointer=f"/gates/{index}", message=reason) for index, reason in enumerate(reasons) if reason
-    )
-    if problems:
-        raise BadSpec(problems[0].message, problems=problems)
 
 
 def _report(spec: PredictionsSpec, found: Survey, counted: Predictions, created: datetime | None) -> dict[str, Any]:

@@ -42,15 +42,19 @@ def submit(where: Where, spec: str, *, code: Path | None, is_watched: bool, is_q
     """Create an experiment; returns the exit code."""
     document = _read(spec)
     with connect(where) as client:
-        experiment = client.submit(document, code=code, key=key)
-        if is_quiet:
-            sys.stdout.write(f"{experiment.id}\n")
-            sys.stdout.flush()
-        elif not where.as_json:
-            _tell_submitted(experiment)
-        elif not is_watched:
-            print_json(experiment.view)
-        return _follow(where, experiment) if is_watched else DONE
+        return hand_over(where, client.submit(document, code=code, key=key), is_watched=is_watched, is_quiet=is_quiet)
+
+
+def hand_over(where: Where, experiment: Experiment, *, is_watched: bool, is_quiet: bool) -> int:
+    """Tell of a new experiment, and follow it if that is asked for; returns the exit code."""
+    if is_quiet:
+        sys.stdout.write(f"{experiment.id}\n")
+        sys.stdout.flush()
+    elif not where.as_json:
+        _tell_submitted(experiment)
+    elif not is_watched:
+        print_json(experiment.view)
+    return _follow(where, experiment) if is_watched else DONE
 
 
 def plan(where: Where, spec: str, *, code: Path | None) -> int:

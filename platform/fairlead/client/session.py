@@ -31,7 +31,7 @@ from fairlead.representation import (
     WorkloadView,
 )
 from fairlead.settings import ClientSettings, data_directory
-from fairlead.spec import ExperimentSpec, from_mapping
+from fairlead.spec import EvaluationRequest, ExperimentSpec, evaluation_request, from_mapping
 from fairlead.spec.document import load_yaml
 
 SpecLike = ExperimentSpec | Mapping[str, Any] | str | Path
@@ -79,6 +79,22 @@ class Client:
         document = self._ready(spec, code)
         headers = {"Idempotency-Key": key or str(uuid.uuid4())}
         answer = self.transport.request("POST", "/v1/experiments", headers=headers, document=document)
+        return Experiment(self.transport, from_answer(ExperimentDetail, answer.content))
+
+    def evaluate(
+        self, request: EvaluationRequest | Mapping[str, Any] | str | Path, *, key: str | None = None
+    ) -> Experiment:
+        """Have predictions that were made elsewhere evaluated on a cluster: an experiment that trains nothing.
+
+        ``request``: an ``EvaluationRequest``, its content as a mapping, or the path of its YAML or JSON file; in a file
+        a relative ``uri`` is meant from there. ``key``: as for ``submit``. Raises ``BadSpec`` with a problem per field,
+        ``TooMany``, ``NotFound`` for a project, ``Unauthorized`` or ``Unavailable``.
+        """
+        document, base = read_request(request)
+        document = document.amended(uri=_located(document.uri, base))
+        headers = {"Idempotency-Key": key or str(uuid.uuid4())}
+        content = document.model_dump(mode="json", by_alias=True)
+        answer = self.transport.request("POST", "/v1/evaluations", headers=headers, document=content)
         return Experiment(self.transport, from_answer(ExperimentDetail, answer.content))
 
     def plan(self, spec: SpecLike, *, code: str | Path | None = None) -> PlanView:
@@ -219,12 +235,26 @@ def read_spec(spec: SpecLike) -> tuple[ExperimentSpec, Path]:
     if isinstance(spec, Mapping):
         return from_mapping(ExperimentSpec, spec), Path.cwd()
     path = Path(spec)
+    return from_mapping(ExperimentSpec, _yaml_of(path)), path.absolute().parent
+
+
+def read_request(request: EvaluationRequest | Mapping[str, Any] | str | Path) -> tuple[EvaluationRequest, Path]:
+    """The validated request, and the directory that a relative address is meant from. Raises ``BadSpec``."""
+    if isinstance(request, EvaluationRequest):
+        return request, Path.cwd()
+    if isinstance(request, Mapping):
+        return evaluation_request(request), Path.cwd()
+    path = Path(request)
+    return evaluation_request(_yaml_of(path)), path.absolute().parent
+
+
+def _yaml_of(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise BadSpec(f"the spec {path} cannot be read: {reason}") from error
-    return from_mapping(ExperimentSpec, load_yaml(text)), path.absolute().parent
+    return load_yaml(text)
 
 
 def _one_node(node: str, among: Sequence[NodeView]) -> NodeView:

@@ -98,7 +98,7 @@ class Evaluate:
                 session,
                 row,
                 State.SUCCEEDED,
-                reason=f"trained and evaluated; {gates}",
+                reason=f"{'evaluated' if spec.is_evaluation else 'trained and evaluated'}; {gates}",
                 actor=ACTOR,
                 now=self.clock.now(),
                 attempt_no=attempt.attempt_no,
@@ -122,6 +122,7 @@ class Evaluate:
             target=dataset.get("target"),
             model_digest=_weights_digest(result),
             code_digest=spec.code,
+            remarks=tuple(dataset.get("remarks", ())),
         )
         return build_report(
             state,

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fairlead.errors import BadInput, BadSpec, NotFound
-from fairlead.spec import Manifest, from_mapping
+from fairlead.spec import EVALUATION, Manifest, from_mapping
 
 GROUP = "fairlead.workloads"
 
@@ -23,6 +23,8 @@ def find_manifests() -> Mapping[str, Manifest]:
     for folder in _folders():
         for path in sorted(folder.glob("*.toml")):
             manifest = read_manifest(path)
+            if manifest.name == EVALUATION:
+                raise BadInput(f"{path}: {EVALUATION!r} is what evaluations of predictions are called; choose another")
             if manifest.name in found:
                 raise BadInput(f"{path}: another installed workload is already called {manifest.name!r}")
             found[manifest.name] = manifest

@@ -6,14 +6,14 @@ Nothing here depends on where files were cut, nor on the order of rows: values a
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fairlead.data.columns import number_text
 from fairlead.data.dataset import MAX_CLASSES, Task
 from fairlead.data.groups import MAX_LEVELS, UNKNOWN, band_levels, levels_of
-from fairlead.data.prediction_files import PredictionFile, find_files, told
+from fairlead.data.prediction_files import PredictionFile, Share, deal, find_files, told
 from fairlead.data.sources import bad
 from fairlead.errors import BadData, Problem
 from fairlead.spec import PredictionsSpec
@@ -21,6 +21,19 @@ from fairlead.workload import Attribute
 
 Seen = Callable[[int], None]
 """Hears of so many more rows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ranks:
+    """Who reads and counts together: the number of this one, how many there are, and how they tell each other."""
+
+    number: int = 0
+    of: int = 1
+    gather: Callable[[Any], Sequence[Any]] = lambda value: (value,)
+    """From this rank's value to those of all, in their order, the same on all of them. Collective."""
+
+
+ALONE = Ranks()
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _NESTED = "cannot hold a class, a group or an id; columns of texts and numbers can"
 
@@ -60,7 +73,16 @@ class Survey:
     """The column that has it; None: it is found from the scores."""
     scores: tuple[str, ...]
     """One column for two classes, else one a class in their order; empty: there are none."""
-    num_rows: int
+    shares: tuple[Share, ...]
+    """What this rank reads of each file."""
+    stamps: tuple[str, ...]
+    """Of the files as they were then, see ``PredictionFile.stamp``."""
+    ranks: Ranks = ALONE
+
+    @property
+    def num_rows(self) -> int:
+        """Of all files together."""
+        return sum(file.num_rows or 0 for file in self.files)
 
     @property
     def task(self) -> Task:
@@ -68,24 +90,26 @@ class Survey:
         return "binary" if len(self.classes) == 2 else "multiclass"
 
 
-def survey(paths: Sequence[Path], spec: PredictionsSpec, *, seen: Seen = lambda rows: None) -> Survey:
-    """Find files, columns, classes and levels. Raises ``BadData`` naming the file and the column."""
-    files = find_files(paths)
+def survey(
+    places: Sequence[Path | str], spec: PredictionsSpec, *, ranks: Ranks = ALONE, seen: Seen = lambda rows: None
+) -> Survey:
+    """Find files, columns, classes and levels. Raises ``BadData`` naming the file and the column.
+
+    Collective: each rank reads its own part, and all of them come to know the same.
+    """
+    files = find_files(places)
     prediction, score = _chosen(spec, files)
     bands = {name: spec.columns.bins[name].column for name in spec.sensitive if name in spec.columns.bins}
     groups = [name for name in spec.sensitive if name not in bands]
     _refuse_missing_columns(spec, files, prediction, score, [*groups, *bands.values()])
     wanted = list(dict.fromkeys([spec.columns.target, *([prediction] if prediction else []), *groups]))
-    values: dict[str, Values] = {name: Values() for name in wanted}
-    num_rows = 0
-    for file in files:
-        for batch in file.batches(wanted):
-            for name, array in batch.items():
-                _collect(values[name], file, name, array, most=MAX_LEVELS if name in groups else MAX_CLASSES)
-            num_rows += len(batch[spec.columns.target])
-            seen(len(batch[spec.columns.target]))
-    if not num_rows:
+    most = {name: MAX_LEVELS if name in groups else MAX_CLASSES for name in wanted}
+    shares = deal(files, number=ranks.number, of=ranks.of)
+    found = _merged([str(file.path) for file in files], ranks.gather(_look(files, shares, most, seen)), most)
+    files = tuple(replace(file, num_rows=rows) for file, rows in zip(files, found.num_rows, strict=True))
+    if not sum(file.num_rows or 0 for file in files):
         raise BadData(f"{listed(files)}: there are columns but no rows")
+    values = found.values
     classes = _classes(spec, values[spec.columns.target])
     return Survey(
         spec=spec,
@@ -95,8 +119,69 @@ def survey(paths: Sequence[Path], spec: PredictionsSpec, *, seen: Seen = lambda 
         attributes=tuple(_attribute(name, spec, values) for name in spec.sensitive),
         prediction=prediction,
         scores=_score_columns(spec, files, score, classes, has_prediction=prediction is not None),
-        num_rows=num_rows,
+        shares=shares,
+        stamps=found.stamps,
+        ranks=ranks,
     )
+
+
+# ---- one rank's part, and all together ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Seen:
+    """What one rank has found, file by file."""
+
+    names: tuple[tuple[str, ...], ...]
+    stamps: tuple[str, ...]
+    num_rows: tuple[int | None, ...]
+    """None: not read here."""
+    values: Mapping[str, Values]
+
+
+def _look(files: Sequence[PredictionFile], shares: Sequence[Share], most: Mapping[str, int], seen: Seen) -> _Seen:
+    stamps = tuple(file.stamp() for file in files)
+    values = {name: Values() for name in most}
+    num_rows = []
+    for file, share in zip(files, shares, strict=True):
+        reading = file.read(list(most), share)
+        for batch in reading:
+            for name, array in batch.columns.items():
+                _collect(values[name], file, name, array, most=most[name])
+            seen(len(batch))
+        num_rows.append(reading.num_rows)
+    names = tuple(file.names for file in files)
+    return _Seen(names=names, stamps=stamps, num_rows=tuple(num_rows), values=values)
+
+
+def _merged(paths: Sequence[str], seen: Sequence[_Seen], most: Mapping[str, int]) -> _Seen:
+    """What all ranks have found together. Raises ``BadData`` where they have not seen the same files."""
+    refuse_change(paths, [one.stamps for one in seen])
+    refuse_change(paths, [one.names for one in seen])
+    rows = [{number for one in seen if (number := one.num_rows[place]) is not None} for place in range(len(paths))]
+    for path, found in zip(paths, rows, strict=True):
+        if len(found) > 1:
+            refuse_change([path], [[f"{number} rows"] for number in sorted(found)])
+    values = {name: Values() for name in most}
+    for one in seen:
+        for name, part in one.values.items():
+            values[name].found.update(part.found)
+            values[name].has_texts |= part.has_texts
+    for name, together in values.items():
+        _refuse_many(together, paths[0], name, most[name])
+    num_rows = tuple(next(iter(found)) for found in rows)
+    return _Seen(names=seen[0].names, stamps=seen[0].stamps, num_rows=num_rows, values=values)
+
+
+def refuse_change(paths: Sequence[str], said: Sequence[Sequence[Any]]) -> None:
+    """Raise ``BadData`` where what ranks, or passes, say of the files is not the same; one sequence each."""
+    for place, path in enumerate(paths):
+        first, *others = [one[place] for one in said]
+        if other := next((each for each in others if each != first), None):
+            raise BadData(
+                f"{path} changed while being read, or is not the same on every node ({first}; then {other}): "
+                "evaluate again when nothing writes there"
+            )
 
 
 # ---- columns --------------------------------------------------------------------------------------------------------
@@ -172,9 +257,13 @@ def _collect(values: Values, file: PredictionFile, name: str, array: Any, *, mos
         distinct = [value for value in plain(file, name, array).unique().to_pylist() if not is_missing(value)]
     values.found.update(distinct)
     values.has_texts |= file.format != "CSV" and any(isinstance(value, str) for value in distinct)
+    _refuse_many(values, file.path, name, most)
+
+
+def _refuse_many(values: Values, path: Path | str, name: str, most: int) -> None:
     if len(values.found) > most:
         hint = "if it holds scores, give it as --column score=NAME; if it holds numbers, put them into bands with bins"
-        raise BadData(f"{file.path}: {name!r} has more than {most} different values, too many to be groups; {hint}")
+        raise BadData(f"{path}: {name!r} has more than {most} different values, too many to be groups; {hint}")
 
 
 def plain(file: PredictionFile, name: str, array: Any) -> Any:

@@ -32,7 +32,7 @@ def read(uri: str) -> Source:
     """Read everything at ``uri``. Raises ``BadData`` naming the file, and the row or column where it is known."""
     if uri.startswith(BUILTIN_PREFIX):
         return _builtin(uri)
-    files, root = _locate(uri)
+    files, root = locate(uri)
     if files.isdir(root):
         return _image_folder(uri, files, root)
     ending = os.path.splitext(root.removesuffix(".gz"))[1].lower()
@@ -55,7 +55,8 @@ def _builtin(uri: str) -> Source:
     return read_builtin(uri)
 
 
-def _locate(uri: str) -> tuple[Any, str]:
+def locate(uri: str) -> tuple[Any, str]:
+    """The fsspec storage of an address, and the path in there. Raises ``BadData`` where nothing is there."""
     import fsspec
 
     try:

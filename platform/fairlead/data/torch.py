@@ -1,10 +1,11 @@
 """The data layer's one door to torch: which device, how many threads, and what ranks agree on."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,6 +58,15 @@ def sum_tensor(tensor: torch.Tensor) -> torch.Tensor:
     total = tensor.clone()
     torch.distributed.all_reduce(total)
     return total
+
+
+def gather_objects(value: Any) -> Sequence[Any]:
+    """The values of all ranks in their order, the same on all of them. Collective; alone: the value itself."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def seed_epoch(seed: int, *, epoch: int, rank: int) -> None:

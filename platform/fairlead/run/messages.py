@@ -92,7 +92,7 @@ class Finished:
     states: Mapping[str, bytes]
     """Evaluation counts by split, as ``CountState.to_bytes``."""
     dataset: Mapping[str, Any]
-    """The fields of ``DatasetInfo``, from rank 0; empty from the others."""
+    """The fields of ``DatasetInfo``, from rank 0, as far as an evaluation has them; empty from the others."""
     has_exported: bool
     environment: Mapping[str, str] = field(default_factory=dict)
     measurements: Mapping[str, Any] = field(default_factory=dict)

@@ -17,6 +17,7 @@ from fairlead.lifecycle import Outcome
 from fairlead.protocol import (
     MEASUREMENTS_FILE,
     MODEL_DIRECTORY,
+    PREDICTIONS_SPLIT,
     STATE_FILE,
     EvaluationSummary,
     FileEntry,
@@ -49,13 +50,15 @@ def collect(document: LaunchDocument, attempt: Path, finished: Sequence[Finished
     if first is None:
         return Outputs(incomplete=_user_error("no_result", "rank 0 did not return from the workload"))
     spec = document.spec
-    names = {EVALUATED_SPLIT: EVALUATED_SPLIT}
-    names |= {condition: state_name(EVALUATED_SPLIT, condition) for condition in spec.conditions}
+    if spec.is_evaluation and not first.states:
+        return Outputs(incomplete=_user_error("no_result", "the predictions were not counted to their end"))
+    split = PREDICTIONS_SPLIT if spec.is_evaluation else EVALUATED_SPLIT
+    names = {split: split} | {condition: state_name(split, condition) for condition in spec.conditions}
     try:
         states = {condition: _merged(finished, name) for condition, name in names.items()}
     except ValueError as error:
         return Outputs(incomplete=_user_error("evaluation", f"the counts of the ranks do not fit together: {error}"))
-    state = states.pop(EVALUATED_SPLIT)
+    state = states.pop(split)
     measurements = dict(first.measurements)
     try:
         if document.spec.energy is not None:
@@ -63,14 +66,14 @@ def collect(document: LaunchDocument, attempt: Path, finished: Sequence[Finished
         measured = measurements_bytes(measurements) if measurements else None
     except ValueError as error:
         return Outputs(incomplete=_user_error("measurements", str(error)))
-    incomplete = _why_incomplete(first.dataset, state, has_gates=bool(spec.gates) or spec.probes is not None)
-    incomplete = incomplete or _why_probes_incomplete(first.dataset, states)
+    incomplete = _why_incomplete(first.dataset, state, split, has_gates=bool(spec.gates) or spec.probes is not None)
+    incomplete = incomplete or _why_probes_incomplete(first.dataset, states, split)
     incomplete = incomplete or _why_unmeasured(spec, first.measurements)
     there = {condition: found for condition, found in states.items() if found is not None}
     return Outputs(
         incomplete=incomplete,
         evaluation=(
-            _summary(attempt, state, there, measured, first.dataset)
+            _summary(attempt, state, split, there, measured, first.dataset)
             if state is not None and incomplete is None
             else None
         ),
@@ -94,27 +97,31 @@ def _merged(finished: Sequence[Finished], name: str) -> CountState | None:
     return total
 
 
-def _why_incomplete(dataset: Mapping[str, Any], state: CountState | None, *, has_gates: bool) -> Verdict | None:
-    expected = dataset["num_by_split"][EVALUATED_SPLIT]
+def _why_incomplete(
+    dataset: Mapping[str, Any], state: CountState | None, split: str, *, has_gates: bool
+) -> Verdict | None:
+    expected = dataset["num_by_split"][split]
     if state is None:
         if expected == 0 and not has_gates:
             return None
-        return _user_error("no_result", f"the workload returned without a call of evaluate({EVALUATED_SPLIT!r})")
+        return _user_error("no_result", f"the workload returned without a call of evaluate({split!r})")
     problem = state.check_complete(
         expected_n=expected,
-        expected_sum=dataset["record_sum_by_split"][EVALUATED_SPLIT],
-        expected_xor=dataset["record_xor_by_split"][EVALUATED_SPLIT],
+        expected_sum=dataset["record_sum_by_split"][split],
+        expected_xor=dataset["record_xor_by_split"][split],
     )
     return None if problem is None else _user_error(problem.reason, problem.detail)
 
 
-def _why_probes_incomplete(dataset: Mapping[str, Any], states: Mapping[str, CountState | None]) -> Verdict | None:
+def _why_probes_incomplete(
+    dataset: Mapping[str, Any], states: Mapping[str, CountState | None], split: str
+) -> Verdict | None:
     """The first condition that was not counted, or not once a row."""
     for condition, state in states.items():
         if state is None:
             detail = f"the spec asks for the probe {condition}, and the workload never counted it: "
             return _user_error("no_result", f"{detail}call fairlead.probes.run_probes, or take the probe out")
-        if problem := _why_incomplete(dataset, state, has_gates=True):
+        if problem := _why_incomplete(dataset, state, split, has_gates=True):
             return _user_error(problem.reason, f"probe {condition}: {problem.detail}")
     return None
 
@@ -131,19 +138,20 @@ def _why_unmeasured(spec: ExperimentSpec, measurements: Mapping[str, Any]) -> Ve
 def _summary(
     attempt: Path,
     state: CountState,
+    split: str,
     conditions: Mapping[str, CountState],
     measured: bytes | None,
     dataset: Mapping[str, Any],
 ) -> EvaluationSummary:
     counted = {name: _written(attempt, f"{STATE_FILE}.{name}", found.to_bytes()) for name, found in conditions.items()}
     return EvaluationSummary(
-        split=EVALUATED_SPLIT,
+        split=split,
         state_file=_written(attempt, STATE_FILE, state.to_bytes()),
         measurements_file=None if measured is None else _written(attempt, MEASUREMENTS_FILE, measured),
         conditions=counted,
-        expected_rows=dataset["num_by_split"][EVALUATED_SPLIT],
-        expected_sum=dataset["record_sum_by_split"][EVALUATED_SPLIT],
-        expected_xor=dataset["record_xor_by_split"][EVALUATED_SPLIT],
+        expected_rows=dataset["num_by_split"][split],
+        expected_sum=dataset["record_sum_by_split"][split],
+        expected_xor=dataset["record_xor_by_split"][split],
     )
 
 
@@ -180,4 +188,5 @@ def _description(dataset: Mapping[str, Any]) -> dict[str, Any]:
         "attributes": [
             {"name": attribute["name"], "levels": list(attribute["levels"])} for attribute in dataset["attributes"]
         ],
+        **({"remarks": list(dataset["remarks"])} if dataset.get("remarks") else {}),
     }

@@ -32,6 +32,7 @@ from fairlead.data.torch import any_rank, share_cores
 from fairlead.errors import BadData, BadInput
 from fairlead.evaluation.energy import NodeEnergy
 from fairlead.protocol import MODEL_DIRECTORY, LaunchDocument
+from fairlead.run.counting import count_predictions
 from fairlead.run.energy import EnergyMeter, NoMeter
 from fairlead.run.idleness import Load
 from fairlead.run.kills import count_kills
@@ -89,6 +90,9 @@ def work(config: Mapping[str, Any]) -> None:
 
 
 def _run(document: LaunchDocument, assignment: Assignment, line: "RunnerLine") -> None:
+    if document.spec.is_evaluation:
+        _evaluate(document, assignment, line)
+        return
     meter = _energy_meter(document, Path(assignment.attempt), line)
     try:
         with line.excused():
@@ -103,7 +107,33 @@ def _run(document: LaunchDocument, assignment: Assignment, line: "RunnerLine") -
         with line.excused():
             meter.end()
     with line.excused():
-        line.finish(context, dataset, document)
+        states = {split: state.to_bytes() for split, state in context.states.items()}
+        line.finish(
+            states,
+            asdict(dataset.info),
+            has_exported=context.has_exported,
+            device=context.device,
+            measurements=context.measurements,
+        )
+
+
+def _evaluate(document: LaunchDocument, assignment: Assignment, line: "RunnerLine") -> None:
+    """Count predictions instead of training. It waits for its storage, not for nothing: that is no idleness."""
+    here = ray.train.get_context()
+    rank = here.get_world_rank()
+    with line.excused():
+        _prepare_process(document, assignment)
+        counted = count_predictions(
+            document.spec,
+            rank=rank,
+            world_size=here.get_world_size(),
+            should_stop=lambda: line.should_stop,
+            report=lambda metrics, step: line.report(metrics, step=step) if rank == 0 else None,
+        )
+        if counted is None:
+            line.finish({}, {}, has_exported=False, device="cpu")
+        else:
+            line.finish(counted.states, counted.dataset, has_exported=False, device="cpu")
 
 
 def _energy_meter(document: LaunchDocument, attempt: Path, line: "RunnerLine") -> NoMeter | EnergyMeter:
@@ -347,18 +377,25 @@ class RunnerLine:
     def _tell_checkpoint_failed(self, message: str) -> None:
         ray.get(self._runner.checkpoint_failed.remote(self.welcome.generation, message), timeout=_CALL_TIMEOUT_S)
 
-    def finish(self, context: LocalContext, dataset: Dataset, document: LaunchDocument) -> None:
-        """Hand over this rank's counts."""
+    def finish(
+        self,
+        states: Mapping[str, bytes],
+        dataset: Mapping[str, Any],
+        *,
+        has_exported: bool,
+        device: str,
+        measurements: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Hand over this rank's counts by split."""
         self._reports.flush()
-        states = {split: state.to_bytes() for split, state in context.states.items()}
         finished = Finished(
             generation=self.welcome.generation,
             rank=self._hello.rank,
             states=states,
-            dataset=asdict(dataset.info) if self._hello.rank == 0 else {},
-            has_exported=context.has_exported,
-            environment=describe_environment(context.device) if self._hello.rank == 0 else {},
-            measurements=context.measurements if self._hello.rank == 0 else {},
+            dataset=dataset if self._hello.rank == 0 else {},
+            has_exported=has_exported,
+            environment=describe_environment(device) if self._hello.rank == 0 else {},
+            measurements=(measurements or {}) if self._hello.rank == 0 else {},
         )
         ray.get(self._runner.finished.remote(finished), timeout=_LONG_CALL_TIMEOUT_S)
 

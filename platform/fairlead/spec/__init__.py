@@ -4,16 +4,16 @@ Request body, stored JSON and the runner's input are these very models: there ar
 """
 
 from fairlead.spec.data import BinSpec, DataSpec, LabelNoiseSpec, SplitSpec
-from fairlead.spec.document import Document, explain, from_json, from_mapping, from_yaml
+from fairlead.spec.document import Document, Name, explain, from_json, from_mapping, from_yaml
 from fairlead.spec.energy import EnergySpec
 from fairlead.spec.evaluation import EvaluationSpec, Evidence, GateSpec, Requirement
 from fairlead.spec.experiment import (
+    EVALUATION,
     AlternativeSpec,
     BudgetSpec,
     CheckpointsSpec,
     ExperimentSpec,
     Label,
-    Name,
     PolicySpec,
     RegisterSpec,
     ResourcesSpec,
@@ -25,11 +25,13 @@ from fairlead.spec.experiment import (
 )
 from fairlead.spec.manifest import Manifest, Parameter
 from fairlead.spec.mitigation import MitigationSpec
-from fairlead.spec.predictions import ColumnsSpec, PredictionsSpec, read_predictions_spec
+from fairlead.spec.predictions import ColumnsSpec, PredictionsSpec
 from fairlead.spec.privacy import PrivacySpec
 from fairlead.spec.probes import DriftSpec, ExplanationsSpec, PerturbationSpec, ProbesSpec, TemperatureSpec
+from fairlead.spec.request import EvaluationRequest, evaluation_request, read_predictions_spec, request_for
 
 __all__ = [
+    "EVALUATION",
     "AlternativeSpec",
     "BinSpec",
     "BudgetSpec",
@@ -39,6 +41,7 @@ __all__ = [
     "Document",
     "DriftSpec",
     "EnergySpec",
+    "EvaluationRequest",
     "EvaluationSpec",
     "Evidence",
     "ExperimentSpec",
@@ -63,11 +66,13 @@ __all__ = [
     "SplitSpec",
     "TemperatureSpec",
     "Wish",
+    "evaluation_request",
     "explain",
     "from_json",
     "from_mapping",
     "from_yaml",
     "json_schema",
     "read_predictions_spec",
+    "request_for",
     "spec_hash",
 ]

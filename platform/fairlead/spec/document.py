@@ -7,10 +7,10 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from fairlead.errors import BadSpec, Problem
 
@@ -36,6 +36,7 @@ class Document(BaseModel):
         return type(self).model_validate({**self.model_dump(by_alias=False), **changes})
 
 
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 D = TypeVar("D", bound=BaseModel)
 Path = tuple[str | int, ...]
 _KEY_ITSELF = "[key]"  # pydantic's way to say that the key is wrong, not the value

@@ -9,15 +9,17 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, StrictInt, StringConstraints, field_validator, model_validator
 
 from fairlead.spec.data import DataSpec
-from fairlead.spec.document import Document, unfit
+from fairlead.spec.document import Document, Name, unfit
 from fairlead.spec.energy import EnergySpec
 from fairlead.spec.evaluation import EvaluationSpec, GateSpec
 from fairlead.spec.mitigation import MitigationSpec
+from fairlead.spec.predictions import ColumnsSpec, PredictionsSpec, compared, refuse_strangers
 from fairlead.spec.privacy import PrivacySpec
 from fairlead.spec.probes import ProbesSpec
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 SIGNALS = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGHUP", "SIGILL", "SIGINT", "SIGKILL", "SIGSEGV", "SIGTERM")
+EVALUATION = "evaluation"
+"""The workload of an experiment that trains nothing and counts predictions made elsewhere."""
 WorkloadName = Annotated[
     str,
     StringConstraints(max_length=300, pattern=r"^([a-z][a-z0-9_]*|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$"),
@@ -207,12 +209,15 @@ class RegisterSpec(Document):
 
 
 class ExperimentSpec(Document):
-    """One experiment: what to train, on what, with what, and what the result must prove."""
+    """One experiment: what to train, on what, with what, and what the result must prove.
+
+    Or, with ``predictions``, an evaluation: what a model made elsewhere said, and what that must prove.
+    """
 
     name: Name
     project: Name = "default"
     workload: WorkloadName
-    """A built-in workload, or ``package.module:function`` of your own code."""
+    """A built-in workload, or ``package.module:function`` of your own code; ``evaluation`` trains nothing."""
     code: Annotated[str, StringConstraints(max_length=1000)] | None = None
     """A directory beside the spec that is uploaded by content hash; stored as ``sha256:<hex>``."""
     params: dict[Annotated[str, StringConstraints(max_length=100, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], Any] = Field(
@@ -221,6 +226,8 @@ class ExperimentSpec(Document):
     data: DataSpec
     resources: ResourcesSpec = ResourcesSpec()
     # Left out where there is none: specs without it keep their hashes, and agents of older releases can read them.
+    predictions: ColumnsSpec | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of an ``evaluation``: which column of the file at ``data.uri`` is what. Of ``data`` nothing else may be said."""
     mitigation: MitigationSpec | None = Field(default=None, exclude_if=lambda value: value is None)
     energy: EnergySpec | None = Field(default=None, exclude_if=lambda value: value is None)  # as mitigation
     privacy: PrivacySpec | None = Field(default=None, exclude_if=lambda value: value is None)  # as mitigation
@@ -245,6 +252,9 @@ class ExperimentSpec(Document):
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
+        if self.predictions is not None:
+            refuse_strangers(self.predictions, self.evaluation, self.gates)
+            return self
         known = set(self.data.sensitive)
         groupings = () if self.evaluation.groupings == "all" else self.evaluation.groupings
         asked = [("evaluation.groupings", g) for g in groupings] + [("gates", g.by) for g in self.gates]
@@ -257,6 +267,16 @@ class ExperimentSpec(Document):
         gate_names = [gate.name for gate in self.gates]
         if len(set(gate_names)) != len(gate_names):
             raise ValueError("two gates have one name; give each an id")
+        return self
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> Self:
+        if self.predictions is not None and self.workload != EVALUATION:
+            raise ValueError(
+                f"predictions are for workload: {EVALUATION}, which trains nothing; {self.workload} trains"
+            )
+        if self.predictions is None and self.workload == EVALUATION:
+            raise ValueError(f"workload: {EVALUATION} needs predictions: which column is what; {{}} takes the defaults")
         return self
 
     @model_validator(mode="after")
@@ -313,9 +333,28 @@ class ExperimentSpec(Document):
         return ":" in self.workload
 
     @property
+    def is_evaluation(self) -> bool:
+        """Whether nothing is trained: predictions made elsewhere are counted."""
+        return self.predictions is not None
+
+    @property
+    def of_predictions(self) -> PredictionsSpec:
+        """What ``fairlead evaluate`` needs of an evaluation. Raises ``ValueError`` for what trains."""
+        if self.predictions is None:
+            raise ValueError(f"{self.workload} trains: there are no predictions beside it")
+        return PredictionsSpec(name=self.name, columns=self.predictions, evaluation=self.evaluation, gates=self.gates)
+
+    @property
+    def sensitive(self) -> tuple[str, ...]:
+        """The attributes whose values are compared, in the order given."""
+        if self.predictions is not None:
+            return compared(self.predictions, self.evaluation, self.gates)
+        return self.data.sensitive
+
+    @property
     def groupings(self) -> tuple[tuple[str, ...], ...]:
         """The evaluation's groupings and those that gates need, each once, in the order given."""
-        sensitive = self.data.sensitive
+        sensitive = self.sensitive
         if self.evaluation.groupings == "all":
             masks = range(1, 2 ** len(sensitive))
             asked = [tuple(n for i, n in enumerate(sensitive) if mask >> i & 1) for mask in masks]

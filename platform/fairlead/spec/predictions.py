@@ -1,14 +1,20 @@
 """What columns of predictions that were made elsewhere mean, whom they are compared for, and what they must prove."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
 from fairlead.spec.data import BinSpec, Column
-from fairlead.spec.document import Document, from_mapping, load_yaml
+from fairlead.spec.document import Document, Name, from_mapping
 from fairlead.spec.evaluation import EvaluationSpec, GateSpec
-from fairlead.spec.experiment import ExperimentSpec, Name
 
 COLUMN_ROLES = ("target", "prediction", "score", "weight", "record_id")
 """What ``amended_columns`` may give another column."""
@@ -53,13 +59,18 @@ class ColumnsSpec(Document):
             raise ValueError(f"positive is {self.positive!r}, which classes does not list")
         return self
 
+    @model_serializer(mode="wrap")
+    def _leave_unsaid(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was not said stays unsaid: a column that is named must be there, one called so by default may be."""
+        return {name: value for name, value in write(self).items() if name in self.model_fields_set}
+
     def is_named(self, role: str) -> bool:
         """Whether the document itself says what ``role`` is: a default column need not be there."""
         return role in self.model_fields_set and getattr(self, role) is not None
 
 
 class PredictionsSpec(Document):
-    """What ``fairlead evaluate`` reads beside the predictions: the evaluation part of a spec, and the columns."""
+    """What is read beside the predictions, here or on a cluster: the evaluation part of a spec, and the columns."""
 
     name: Name = "predictions"
     """Of the report."""
@@ -69,34 +80,13 @@ class PredictionsSpec(Document):
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
-        known = set(self.sensitive)
-        if strangers := set(self._named) - known:
-            raise ValueError(
-                f"groupings, control or gates name {sorted(strangers)}, which columns.sensitive does not list"
-            )
-        if unused := set(self.columns.bins) - known:
-            raise ValueError(f"columns.bins names {sorted(unused)}, which columns.sensitive does not list")
-        gate_names = [gate.name for gate in self.gates]
-        if len(set(gate_names)) != len(gate_names):
-            raise ValueError("two gates have one name; give each an id")
-        if self.evaluation.groupings == "all" and self.columns.sensitive is None:
-            raise ValueError("groupings: all needs columns.sensitive to say all of what")
-        if len(known) > 8:
-            raise ValueError(f"groupings and gates name {len(known)} columns; at most 8 are compared at once")
+        refuse_strangers(self.columns, self.evaluation, self.gates)
         return self
 
     @property
     def sensitive(self) -> tuple[str, ...]:
         """The attributes whose values are compared, in the order given."""
-        if self.columns.sensitive is not None:
-            return self.columns.sensitive
-        return tuple(dict.fromkeys([*self._named, *self.columns.bins]))
-
-    @property
-    def _named(self) -> tuple[str, ...]:
-        groupings = () if self.evaluation.groupings == "all" else self.evaluation.groupings
-        asked = [*groupings, *(gate.by for gate in self.gates), self.evaluation.control]
-        return tuple(dict.fromkeys(name for by in asked for name in by))
+        return compared(self.columns, self.evaluation, self.gates)
 
     def amended_columns(self, changes: Mapping[str, str]) -> Self:
         """With other columns in some of ``COLUMN_ROLES``. Raises ``BadSpec``."""
@@ -104,24 +94,30 @@ class PredictionsSpec(Document):
         return from_mapping(type(self), {**self.model_dump(exclude_unset=True), "columns": columns})
 
 
-def read_predictions_spec(text: str) -> PredictionsSpec:
-    """A ``PredictionsSpec`` in YAML or JSON, or the part of a whole experiment's spec that is one. Raises ``BadSpec``.
-
-    Of an experiment's spec, ``data`` says target, positive label, groups and record ids; its rows are not looked at.
-    """
-    content = load_yaml(text)
-    if isinstance(content, Mapping) and ("workload" in content or "data" in content):
-        return _of_experiment(from_mapping(ExperimentSpec, content))
-    return from_mapping(PredictionsSpec, content)
+def compared(columns: ColumnsSpec, evaluation: EvaluationSpec, gates: Sequence[GateSpec]) -> tuple[str, ...]:
+    """The attributes whose values are compared, in the order given."""
+    if columns.sensitive is not None:
+        return columns.sensitive
+    return tuple(dict.fromkeys([*_named(evaluation, gates), *columns.bins]))
 
 
-def _of_experiment(spec: ExperimentSpec) -> PredictionsSpec:
-    data = spec.data
-    named = {"target": data.target, "positive": data.positive, "record_id": data.record_id}
-    columns = {name: value for name, value in named.items() if value is not None}
-    return PredictionsSpec(
-        name=spec.name,
-        columns=ColumnsSpec.model_validate({**columns, "sensitive": data.sensitive, "bins": data.bins}),
-        evaluation=spec.evaluation,
-        gates=spec.gates,
-    )
+def _named(evaluation: EvaluationSpec, gates: Sequence[GateSpec]) -> tuple[str, ...]:
+    groupings = () if evaluation.groupings == "all" else evaluation.groupings
+    asked = [*groupings, *(gate.by for gate in gates), evaluation.control]
+    return tuple(dict.fromkeys(name for by in asked for name in by))
+
+
+def refuse_strangers(columns: ColumnsSpec, evaluation: EvaluationSpec, gates: Sequence[GateSpec]) -> None:
+    """Raise ``ValueError`` where columns, groupings and gates do not fit together."""
+    known = set(compared(columns, evaluation, gates))
+    if strangers := set(_named(evaluation, gates)) - known:
+        raise ValueError(f"groupings, control or gates name {sorted(strangers)}, which columns.sensitive does not list")
+    if unused := set(columns.bins) - known:
+        raise ValueError(f"columns.bins names {sorted(unused)}, which columns.sensitive does not list")
+    gate_names = [gate.name for gate in gates]
+    if len(set(gate_names)) != len(gate_names):
+        raise ValueError("two gates have one name; give each an id")
+    if evaluation.groupings == "all" and columns.sensitive is None:
+        raise ValueError("groupings: all needs columns.sensitive to say all of what")
+    if len(known) > 8:
+        raise ValueError(f"groupings and gates name {len(known)} columns; at most 8 are compared at once")

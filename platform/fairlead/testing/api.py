@@ -45,7 +45,7 @@ from fairlead.representation import (
     WhyView,
     WorkloadView,
 )
-from fairlead.spec import ExperimentSpec, Manifest, Parameter, from_json, spec_hash
+from fairlead.spec import ExperimentSpec, Manifest, Parameter, evaluation_request, from_json, spec_hash
 
 TOKEN = "fl_0123abcd_secret"
 AT = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -217,7 +217,13 @@ class FakeApi:
 
     def create(self, body: bytes) -> "Answer":
         """Accept a spec."""
-        spec = from_json(ExperimentSpec, body)
+        return self._accept(from_json(ExperimentSpec, body))
+
+    def create_evaluation(self, body: bytes) -> "Answer":
+        """Accept a request for an evaluation."""
+        return self._accept(evaluation_request(json.loads(body)).experiment)
+
+    def _accept(self, spec: ExperimentSpec) -> "Answer":
         number = len(self.experiments) + 1
         identity = f"exp{number:04d}"
         view = ExperimentDetail(
@@ -374,11 +380,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _route(self, path: list[str], body: bytes) -> Answer:
         match self.command, path:
-            case "POST", ["experiments"]:
+            case "POST", ["experiments" | "evaluations" as kind]:
                 key = self.headers.get("Idempotency-Key")
                 if key is None:
                     return Answer.problem(400, "bad_input", "Idempotency-Key is missing")
-                return self.api.once(key, body, lambda: self.api.create(body))
+                create = self.api.create if kind == "experiments" else self.api.create_evaluation
+                return self.api.once(key, body, lambda: create(body))
             case "POST", ["plan"]:
                 return _plan(body)
             case "GET", ["experiments"]:

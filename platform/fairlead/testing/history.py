@@ -36,7 +36,7 @@ from fairlead.store.tables import (
 )
 from fairlead.store.webhooks import EndpointState
 
-SUBMIT_ROUTE = "POST /v1/experiments"
+SUBMIT_ROUTES = ("POST /v1/experiments", "POST /v1/evaluations")
 HOLDING = (State.PLACED, State.RUNNING, State.HELD)
 Point = tuple[str, int, int]
 """Metric, step and time stamp: what makes a point the same for MLflow, too."""
@@ -97,7 +97,7 @@ def read(store: Store) -> History:
         checkpoints = list(session.scalars(select(CheckpointRow).order_by(CheckpointRow.id)))
         batches = list(session.scalars(select(BatchRow).order_by(BatchRow.first_offset)))
         streams = list(session.scalars(select(StreamRow)))
-        answers = tuple(session.scalars(select(IdempotencyRow).where(IdempotencyRow.route == SUBMIT_ROUTE)))
+        answers = tuple(session.scalars(select(IdempotencyRow).where(IdempotencyRow.route.in_(SUBMIT_ROUTES))))
         endpoints = tuple(session.scalars(select(WebhookEndpointRow)))
         messages = tuple(session.scalars(select(OutboxRow).order_by(OutboxRow.id)))
     of_attempt = {attempt.id: attempt.experiment_id for attempt in attempts}

@@ -242,11 +242,13 @@ def _params_of(document: RunDocument) -> dict[str, str]:
     spec, dataset = document.spec, document.dataset or {}
     ours: dict[str, Any] = {
         "spec.workload": spec.workload,
-        "spec.seed": spec.seed,
         "spec.resources": spec.resources.model_dump(mode="json"),
         "spec.data.uri": spec.data.uri,
-        "spec.data.split": spec.data.split.model_dump(mode="json"),
     }
+    if spec.predictions is None:
+        ours |= {"spec.seed": spec.seed, "spec.data.split": spec.data.split.model_dump(mode="json")}
+    else:
+        ours["spec.predictions"] = spec.predictions.model_dump(mode="json")
     for name, asked in {"mitigation": spec.mitigation, **spec.measured}.items():
         if asked is not None:
             ours[f"spec.{name}"] = asked.model_dump(mode="json", exclude_none=True)
@@ -288,7 +290,8 @@ def _dataset_input(document: RunDocument, dataset: Mapping[str, Any]) -> Dataset
         schema=json.dumps(schema, default=str),
         profile=json.dumps(profile, default=str),
     )
-    return DatasetInput(entity, [InputTag("mlflow.data.context", "train, validation, test")])
+    use = "evaluation" if document.spec.is_evaluation else "train, validation, test"
+    return DatasetInput(entity, [InputTag("mlflow.data.context", use)])
 
 
 def _spec_yaml(document: RunDocument) -> str:

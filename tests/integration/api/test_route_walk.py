@@ -16,7 +16,7 @@ from fairlead.store.tables import AuditRow, EventRow
 from fairlead.testing.people import a_member, a_token, id_of
 from fairlead.testing.stored import a_node
 from fairlead_api.access import REFUSAL, kind_for
-from fairlead_api.openapi import EXAMPLE_SPEC
+from fairlead_api.openapi import EXAMPLE_EVALUATION, EXAMPLE_SPEC
 from fairlead_api.rules import RULES, Reach, Rule, rule_for
 
 SHA = "a" * 64
@@ -85,6 +85,7 @@ class Town:
         experiment = "nonesuch" if unknown else self.parts["experiment_id"]
         documents: dict[str, Any] = {
             "createExperiment": {**EXAMPLE_SPEC, "project": project},
+            "createEvaluation": {**EXAMPLE_EVALUATION, "project": project},
             "putExperiment": {**EXAMPLE_SPEC, "project": project},
             "planExperiment": {**EXAMPLE_SPEC, "project": project},
             "createLink": {"path": f"/v1/experiments/{experiment}/report"},

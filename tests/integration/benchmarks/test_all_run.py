@@ -16,6 +16,7 @@ SMALL = {
     "metric_ingest": ["POINTS=2000", "SPAN=2"],
     "burst_of_50": ["N=2", "WORK=1"],
     "growth": ["QUEUED=1,3", "WORKERS=1,2", "METRICS=1,5", "RUNS=1", "POINTS=200"],
+    "evaluation_share": ["RUNS=1", "EPOCHS=1", "WIDTH=16"],
     "idle_memory": ["SETTLE=1"],
     "where_time_goes": ["RUNS=1"],
     "thousand_starts": ["STARTS=2"],

@@ -1,3 +1,4 @@
+from fairlead.testing.attempts import attempts
 from fairlead.testing.ray import local_ray
 
-__all__ = ["local_ray"]
+__all__ = ["attempts", "local_ray"]

@@ -3,8 +3,6 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,8 @@ import ray
 from fairlead.evaluation import read_measurements
 from fairlead.evaluation.energy import energy_section
 from fairlead.lifecycle import Outcome
-from fairlead.protocol import RESULT_FILE, CheckpointRef, LaunchDocument, NoteRecord, ResultDocument
-from fairlead.run.census import end_actors, end_marked_processes, find_family, remove_groups
+from fairlead.protocol import RESULT_FILE, CheckpointRef, LaunchDocument, NoteRecord
+from fairlead.run.census import find_family
 from fairlead.run.environment import runner_environment
 from fairlead.run.idleness import IDLE_SHARE
 from fairlead.run.runner import RUNNER
@@ -25,70 +23,8 @@ from fairlead.run.storage import complete_checkpoints, problem_with, relative_na
 from fairlead.run.warm import SWITCHED_OFF, Birth, WarmServer, birth, runtime_env
 from fairlead.run.warm.launcher import SWITCH
 from fairlead.spec import EnergySpec
-from fairlead.testing.local_ray import LocalRay
-from fairlead.testing.ray import TINY, a_launch, a_spec, wait_for
-
-
-@dataclass
-class Attempts:
-    storage: Path
-    warm_directory: Path
-    names: list[str]
-    variables: dict[str, str] = field(default_factory=dict)
-    """For the processes of an attempt, besides its own."""
-
-    def start(self, document: LaunchDocument) -> Any:
-        environment = runner_environment(document.runner_name, document.spec, worker_start_timeout_s=120)
-        warm = runtime_env({**environment, **self.variables}, directory=self.warm_directory)
-        runner = RUNNER.options(name=document.runner_name, lifetime="detached", runtime_env=warm).remote()
-        self.names.append(document.runner_name)
-        begin = runner.begin.remote(
-            document.model_dump_json(), storage=str(self.storage), code=str(TINY.parent), agent_epoch=1
-        )
-        assert ray.get(begin, timeout=60) == "begun"
-        return runner
-
-    def directory(self, document: LaunchDocument) -> Path:
-        return self.storage / document.storage_path
-
-    def result(self, document: LaunchDocument, *, within_s: float = 180) -> ResultDocument:
-        path = self.directory(document) / RESULT_FILE
-        wait_for(path.exists, within_s=within_s, what="result.json")
-        return ResultDocument.model_validate_json(path.read_bytes())
-
-    def run(
-        self, experiment_id: str, *, within_s: float = 180, **changes: Any
-    ) -> tuple[LaunchDocument, ResultDocument]:
-        document = a_launch(experiment_id, spec=a_spec(**changes))
-        self.start(document)
-        return document, self.result(document, within_s=within_s)
-
-    def notes(self, document: LaunchDocument) -> list[str]:
-        return [note.kind for note in self._notes(document) if note.kind != "warm_start"]
-
-    def starts(self, document: LaunchDocument) -> list[NoteRecord]:
-        return [note for note in self._notes(document) if note.kind == "warm_start"]
-
-    def _notes(self, document: LaunchDocument) -> list[NoteRecord]:
-        return SpoolReader(self.directory(document), "notes").read(0, 1000)
-
-    def steps(self, document: LaunchDocument, key: str) -> list[int]:
-        points = SpoolReader(self.directory(document), "metrics").read(0, 100_000)
-        return [point.step for point in points if point.key == key]
-
-
-@pytest.fixture
-def attempts(local_ray: LocalRay, tmp_path: Path) -> Iterator[Attempts]:
-    made = Attempts(storage=tmp_path, warm_directory=local_ray.warm_directory, names=[])
-    yield made
-    for name in made.names:
-        family = find_family(name)
-        end_actors(family.actors)
-        remove_groups(family.groups)
-        # A process that Ray had started for an actor that was then not made stays in its pool: the agent ends it, too.
-        wait_for(
-            lambda name=name: find_family(name).is_gone and not end_marked_processes(name), within_s=60, what="the end"
-        )
+from fairlead.testing.attempts import Attempts
+from fairlead.testing.ray import a_launch, a_spec, wait_for
 
 
 def test_two_ranks_train_evaluate_and_export(attempts: Attempts) -> None:

@@ -34,6 +34,7 @@ CONTRACT = {
     "burst_of_50": ("makespan_s", "shell_loop_s", "sum_of_own_s"),
     "fairness_engine": ("seconds_10m_rows", "extra_mb", "fairlearn_ratio_1m", "max_abs_difference"),
     "interval_coverage": ("min_coverage", "settings", "mean_width", "fairlearn_min_coverage"),
+    "evaluation_share": ("share_of_epoch",),
     "idle_memory": ("pss_mb", "ray_plus_mlflow_pss_mb"),
     "crash_loop": ("submits", "lost", "doubled", "event_gaps", "seed"),
     "recovery": ("control_s", "agent_s", "postgres_s", "head_s"),

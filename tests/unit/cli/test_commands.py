@@ -444,3 +444,68 @@ def test_a_quota_is_shown_and_a_bad_limit_is_refused_before_it_is_sent(run: Run,
     assert json.loads(api.requests[-1].body) == {"gpus": 4.0, "cpus": None}
     for bad in ("gpu=4", "gpus", "gpus=many"):
         assert run("projects", "quota", "default", "--set", bad).exit_code == 2
+
+
+# ---- evaluations ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def evaluation(tmp_path: Path) -> str:
+    (tmp_path / "evaluate.yaml").write_text("{name: credit, columns: {target: y}, evaluation: {groupings: [[sex]]}}")
+    return str(tmp_path / "evaluate.yaml")
+
+
+def test_an_evaluation_on_a_cluster_prints_the_id_and_how_to_go_on(run: Run, api: FakeApi, evaluation: str) -> None:
+    arguments = ("evaluate", "s3://b/p.parquet", "--spec", evaluation, "--on-cluster")
+    result = run(*arguments, "--workers", "3", "--project", "bank")
+    assert (result.exit_code, result.stdout) == (0, "exp0001 queued: admitted\n")
+    assert "fairlead watch exp0001" in result.stderr
+    (request,) = api.sent("POST", "/v1/evaluations")
+    sent = json.loads(request.body)
+    assert (sent["uri"], sent["project"], sent["resources"]["workers"]) == ("s3://b/p.parquet", "bank", 3)
+    assert {run(*arguments, "-q", "--key", "k").stdout for _ in range(2)} == {"exp0002\n"}
+    assert json.loads(run(*arguments, "--json").stdout)["workload"] == "evaluation"
+
+
+def test_a_path_is_sent_whole(
+    run: Run, api: FakeApi, evaluation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("evaluate", "p.csv", "--spec", evaluation, "--on-cluster").exit_code == 0
+    (request,) = api.sent("POST", "/v1/evaluations")
+    assert json.loads(request.body)["uri"] == str(tmp_path / "p.csv")
+
+
+@pytest.mark.parametrize(("gate", "code"), [("pass", 0), ("fail", 3), ("inconclusive", 3)])
+def test_an_evaluation_that_is_followed_ends_as_submit_does(
+    run: Run, api: FakeApi, evaluation: str, gate: str, code: int
+) -> None:
+    ends = threading.Thread(target=_end_when_there, args=(api, gate))
+    ends.start()
+    result = run("evaluate", "s3://b/p.csv", "--spec", evaluation, "--on-cluster", "--watch", "--json")
+    ends.join()
+    last = json.loads(result.stdout.splitlines()[-1])
+    assert (result.exit_code, last["state"], last["report_outcome"]) == (code, "succeeded", gate), result.output
+
+
+def _end_when_there(api: FakeApi, gate: str) -> None:
+    with api.changed:
+        assert api.changed.wait_for(lambda: "exp0001" in api.experiments, timeout=20)
+    api.succeed("exp0001", gate=gate)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["p.csv", "q.csv", "--on-cluster"], "one file, directory or address"),
+        (["p.csv", "--on-cluster", "-o", "there"], "--output is for an evaluation here"),
+        (["p.csv", "--workers", "2"], "--workers needs --on-cluster"),
+        (["p.csv", "--watch"], "--watch needs --on-cluster"),
+    ],
+)
+def test_options_of_the_other_place_are_refused(
+    run: Run, api: FakeApi, evaluation: str, arguments: list[str], named: str
+) -> None:
+    result = run("evaluate", *arguments, "--spec", evaluation)
+    assert (result.exit_code, named in " ".join(result.stderr.split())) == (2, True), result.output
+    assert not api.requests

@@ -129,6 +129,26 @@ def test_the_same_key_gives_the_same_experiment(client: Client) -> None:
         client.submit({**SPEC, "name": "other"}, key="k")
 
 
+@pytest.mark.parametrize("is_file", [True, False])
+def test_an_evaluation_is_an_experiment(api: FakeApi, client: Client, tmp_path: Path, is_file: bool) -> None:
+    (tmp_path / "p.csv").write_text("label,score\n")
+    content = {"name": "scores", "uri": "p.csv" if is_file else "s3://b/p.csv", "columns": {"target": "y"}}
+    (tmp_path / "evaluate.yaml").write_text(json.dumps(content))
+    experiment = client.evaluate(tmp_path / "evaluate.yaml" if is_file else content)
+    (request,) = api.sent("POST", "/v1/evaluations")
+    where = str(tmp_path / "p.csv") if is_file else "s3://b/p.csv"
+    assert json.loads(request.body)["uri"] == where
+    assert (experiment.view.workload, experiment.spec.data.uri) == ("evaluation", where)
+    assert experiment.spec.of_predictions.columns.target == "y"
+    assert not experiment.spec.of_predictions.columns.is_named("prediction")
+
+
+def test_an_evaluation_that_would_train_is_refused_before_anything_is_sent(api: FakeApi, client: Client) -> None:
+    with pytest.raises(BadSpec, match=r"/params: params has no place in an evaluation: nothing is trained"):
+        client.evaluate({"uri": "s3://b/p.csv", "params": {"epochs": 1}})
+    assert not api.requests
+
+
 def test_a_refused_try_is_repeated_with_the_same_key(api: FakeApi, client: Client) -> None:
     api.failures = [503, 503]
     client.submit(SPEC)

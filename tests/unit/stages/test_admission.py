@@ -1,5 +1,6 @@
 """Admission: what may enter, and a pointer to the field for what may not."""
 
+import importlib
 from typing import Any
 
 import pytest
@@ -155,3 +156,59 @@ def test_user_code_is_admitted_once_its_bundle_is_there() -> None:
     assert isinstance(admitted, Admitted)
     assert admitted.task is None
     assert any("manifest" in warning for warning in admitted.warnings)
+
+
+# ---- evaluations ----------------------------------------------------------------------------------------------------
+
+
+def _evaluation(**changes: Any) -> dict[str, Any]:
+    content = {"workload": "evaluation", "data": {"uri": "s3://b/p.parquet"}, "predictions": {}, "gates": []}
+    return {**content, "evaluation": {"groupings": [["sex"]]}, "params": {}, **changes}
+
+
+def test_an_evaluation_needs_no_manifest_and_has_no_steps() -> None:
+    admitted = _admit(**_evaluation())
+    assert isinstance(admitted, Admitted), admitted
+    assert (admitted.task, admitted.params, admitted.total_steps, admitted.warnings) == (None, {}, None, ())
+    module, _, function = admitted.workload_module.partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer", "why"),
+    [
+        ({"params": {"epochs": 3}}, "/params", "nothing is trained"),
+        ({"code": f"sha256:{SHA}"}, "/code", "there is nothing to run"),
+        ({"seed": 3}, "/seed", "no random numbers"),
+        ({"register": {"name": "m"}}, "/register", "no model here"),
+        ({"mitigation": {"method": "reweighing", "by": ["sex"]}}, "/mitigation", "made already"),
+        ({"policy": {"checkpoints": {"keep_last": 3}}}, "/policy/checkpoints", "begins again"),
+        ({"energy": {"country": "DEU"}}, "/energy", "measured in training"),
+        ({"resources": {"gpus_per_worker": 1}}, "/resources/gpus_per_worker", "counting is for CPUs"),
+        ({"data": {"uri": "p.csv", "target": "y"}}, "/data/target", "say under predictions"),
+        ({"data": {"uri": "p.csv", "split": {"train": 1, "validation": 0, "test": 0}}}, "/data/split", "predictions"),
+    ],
+)
+def test_what_belongs_to_training_has_no_place_in_an_evaluation(
+    changes: dict[str, Any], pointer: str, why: str
+) -> None:
+    rejected = _admit(**_evaluation(**changes))
+    assert isinstance(rejected, Rejected)
+    assert rejected.reason is RejectionReason.NOT_AN_EVALUATION
+    (problem,) = rejected.problems
+    assert (problem.pointer, why in str(problem.suggestion)) == (pointer, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "pointer"),
+    [
+        ({"data": {"uri": "builtin://diabetes"}}, RejectionReason.BAD_DATA, "/data/uri"),
+        ({"gates": [{"metric": "acuracy_score", "require": ">= 0.5"}]}, RejectionReason.BAD_GATE, "/gates/0"),
+    ],
+)
+def test_an_evaluation_without_sense_is_rejected_at_its_field(
+    changes: dict[str, Any], reason: RejectionReason, pointer: str
+) -> None:
+    rejected = _admit(**_evaluation(**changes))
+    assert isinstance(rejected, Rejected)
+    assert (rejected.reason, rejected.problems[0].pointer) == (reason, pointer)
