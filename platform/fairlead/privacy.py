@@ -136,6 +136,7 @@ class PrivateTraining(Privacy):
         self._noise = spec.noise_multiplier or self._noise_for(spec, steps=epochs * self._steps_an_epoch)
         self._epsilon = 0.0
         self._drawn = 0
+        self._hooked: list[Any] = []
         self._shared: torch.Generator | None = None
 
     @property
@@ -169,9 +170,12 @@ class PrivateTraining(Privacy):
         inner = self._opacus.distributed.DifferentiallyPrivateDistributedDataParallel(model) if several else model
         warnings.filterwarnings("ignore", message="Full backward hook is firing")  # inputs need no gradients
         try:
-            return self._opacus.GradSampleModule(inner, loss_reduction="sum")
+            hooked = self._opacus.GradSampleModule(inner, loss_reduction="sum")
         except NotImplementedError as error:
             raise BadInput(f"privacy: this model cannot be trained so: {error}") from error
+        hooked.disable_hooks()
+        self._hooked.append(hooked)
+        return hooked
 
     def optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """``optimizer`` behind clipping and noise."""
@@ -193,6 +197,8 @@ class PrivateTraining(Privacy):
     def batches(self, epoch: int) -> Iterator[Batch | SampledBatch]:
         """As many batches as without privacy, each drawn anew. Raises ``BadInput`` where some made no private step."""
         context = self._context
+        for model in self._hooked:  # only now: whoever asks for other gradients, such as an attack, is to be let alone
+            model.enable_hooks()
         try:
             for _ in range(self._steps_an_epoch):
                 is_in = torch.rand(self._rows, dtype=torch.float64, generator=self._sampler()) < self._rate
@@ -203,6 +209,8 @@ class PrivateTraining(Privacy):
             self._refuse_other_steps()
         finally:  # also where an epoch is broken off: its steps have been made
             self._note()
+            for model in self._hooked:
+                model.disable_hooks()
 
     def _refuse_other_steps(self) -> None:
         if self._drawn != self._steps:

@@ -215,6 +215,19 @@ def test_pictures_can_be_learnt_privately_too() -> None:
     assert trained.measurements["privacy"]["epsilon"] > 0
 
 
+@pytest.mark.parametrize("workload", ["tabular_mlp", "image_cnn"])
+def test_a_privately_trained_model_can_be_attacked_like_any_other(workload: str) -> None:
+    """What finds the gradient of each row in training is not in the way of a gradient of the inputs."""
+    data = DATA if workload == "tabular_mlp" else {"uri": "builtin://digits"}
+    probes = {"robustness": [{"method": "fgsm", "eps": 0.1}], "temperature": {}, "drift": {}}
+    spec = a_spec(workload=workload, data=data, probes=probes, params={"epochs": 1})
+    program = tabular_mlp.train if workload == "tabular_mlp" else image_cnn.train
+    trained = train_here(program, spec)
+    (attacked,) = [state for name, state in trained.states.items() if name.startswith("test@fgsm")]
+    assert attacked.n == trained.states["test"].n
+    assert {"privacy", "drift", "temperature"} <= set(trained.measurements)
+
+
 @pytest.mark.parametrize(("require", "outcome"), [("<= 8", "pass"), ("<= 0.1", "fail")])
 def test_a_gate_on_epsilon_is_decided_by_what_training_has_cost(require: str, outcome: str) -> None:
     spec = a_spec(gates=[{"metric": "epsilon", "require": require}])
