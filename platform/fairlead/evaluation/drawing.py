@@ -104,9 +104,10 @@ def mark_of_bounds(entry: Mapping[str, Any], *, end: float = 1.0) -> Mark:
     if entry["value"] is None:
         return Mark(text="no value", note=REASONS.get(entry.get("reason", ""), ""))
     low, high = entry["lower95"], entry["upper95"]
+    is_exact = low is not None and low == high == entry["value"]
     return Mark(
         text=number(entry["value"]),
-        note="" if low is None else f"{number(low)} to {number(high)}",
+        note="" if low is None or is_exact else f"{number(low)} to {number(high)}",
         at=percent(entry["value"] / end),
         low=None if low is None else percent(low / end),
         high=None if high is None else percent(high / end),

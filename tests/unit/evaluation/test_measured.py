@@ -1,6 +1,7 @@
 """Numbers that no count holds: their sections, their gates, and what stands there where they were not measured."""
 
 import math
+import re
 from typing import Any
 
 import jsonschema
@@ -54,6 +55,14 @@ def report_of(measurements: Measurements, *gates: GateSpec) -> dict[str, Any]:
 def decided(measurements: Measurements, metric: str, require: str) -> tuple[str, str]:
     (gate,) = report_of(measurements, GateSpec(metric=metric, require=require))["gates"]
     return gate["outcome"], gate["why"]
+
+
+def test_the_page_shows_no_bounds_of_a_number_that_is_exact() -> None:
+    gate = GateSpec(metric="energy_kwh", require="<= 10")
+    page = render_page(report_of(of_energy(a_node()), gate))
+    bar = page[page.index("<h2>What was required</h2>") : page.index("<h2>How well")]
+    assert re.search(r"<span>[\d.]+</span>", bar)
+    assert re.search(r"\([\d.]+ to [\d.]+\)", bar) is None
 
 
 def test_nodes_attempts_and_worker_groups_add_up() -> None:
