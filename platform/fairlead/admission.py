@@ -126,7 +126,7 @@ def _training_problems(spec: ExperimentSpec) -> tuple[Problem, ...]:
     if spec.policy.checkpoints != CheckpointsSpec():
         message = "checkpoints have no place in an evaluation"
         found.append(("/policy/checkpoints", message, "it writes none: one that is stopped begins again"))
-    if spec.resources.gpus:
+    if any(wish.gpus_per_worker for wish in spec.resources.wishes):
         message = "an evaluation uses no GPUs"
         found.append(("/resources/gpus_per_worker", message, "counting is for CPUs; leave it out"))
     for name in sorted(spec.data.model_fields_set - {"uri"}):

@@ -135,7 +135,6 @@ class PrivateTraining(Privacy):
         self._orders = [*self._accountant.DEFAULT_ALPHAS, *LARGE_ORDERS]
         self._noise = spec.noise_multiplier or self._noise_for(spec, steps=epochs * self._steps_an_epoch)
         self._epsilon = 0.0
-        self._drawn = 0
         self._hooked: list[Any] = []
         self._shared: torch.Generator | None = None
 
@@ -204,18 +203,18 @@ class PrivateTraining(Privacy):
                 is_in = torch.rand(self._rows, dtype=torch.float64, generator=self._sampler()) < self._rate
                 positions = torch.nonzero(is_in).flatten().numpy()
                 first, last = shard_range(len(positions), rank=context.rank, world_size=context.world_size)
-                self._drawn += 1
+                before = self._steps
                 yield SampledBatch(positions=positions[first:last])
-            self._refuse_other_steps()
+                self._refuse_other_steps(self._steps - before)
         finally:  # also where an epoch is broken off: its steps have been made
             self._note()
             for model in self._hooked:
                 model.disable_hooks()
 
-    def _refuse_other_steps(self) -> None:
-        if self._drawn != self._steps:
+    def _refuse_other_steps(self, made: int) -> None:
+        if made != 1:
             raise BadInput(
-                f"privacy: {self._drawn} batches were drawn and {self._steps} private steps made; "
+                f"privacy: {made} private steps were made with a batch; "
                 "step with what privacy.optimizer gave, once a batch"
             )
 
@@ -267,7 +266,6 @@ class PrivateTraining(Privacy):
         if "history" not in state:
             raise BadInput("privacy: this checkpoint says nothing of privacy: what it cost before is not known")
         self._accountant.history = [(float(noise), float(rate), int(num)) for noise, rate, num in state["history"]]
-        self._drawn = self._steps
         self._note()
 
 

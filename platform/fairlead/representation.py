@@ -42,8 +42,9 @@ class OverrideView(Representation):
     by: str
     role: str
     reason: str
-    at: datetime
-    expires_at: datetime | None = None
+    at: str
+    """ISO 8601, with the very letters that were signed."""
+    expires_at: str | None = None
     """When somebody must look again; nothing happens by itself."""
     signature: dict[str, str]
     """Ed25519 over the other fields, as of a report."""

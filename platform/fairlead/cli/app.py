@@ -696,7 +696,12 @@ def report(
 @app.command(rich_help_panel="Look")
 def verify(
     context: typer.Context,
-    report: Annotated[Path, typer.Argument(metavar="REPORT", help="A report.json.", dir_okay=False, exists=True)],
+    report: Annotated[
+        Path,
+        typer.Argument(
+            metavar="REPORT", help="A report.json, or the record of an override.", dir_okay=False, exists=True
+        ),
+    ],
     key: Annotated[
         str | None,
         typer.Option(metavar="BASE64", help="The public key that must have signed it; by default the server's."),

@@ -79,9 +79,9 @@ def report(where: Where, experiment_id: str, wanted: Wanted) -> None:
 def _print_overrides(console: Console, gates: Iterable[GateView]) -> None:
     for gate in gates:
         if (one := gate.override) is not None:
-            until = f", to be looked at again by {one.expires_at:%Y-%m-%d}" if one.expires_at else ""
+            until = f", to be looked at again by {one.expires_at[:10]}" if one.expires_at else ""
             outcome = styled(gate.outcome, OUTCOME_STYLES)
-            console.print(f"{escape(gate.id)}: {outcome}, overridden by {escape(one.by)} on {one.at:%Y-%m-%d}{until}")
+            console.print(f"{escape(gate.id)}: {outcome}, overridden by {escape(one.by)} on {one.at[:10]}{until}")
             console.print(f"  [dim]{escape(one.reason)}[/]")
 
 
@@ -104,14 +104,21 @@ def _show_file(where: Where, path: Path, wanted: Wanted) -> None:
 
 
 def _read_report(path: Path) -> dict[str, Any]:
+    content = _read_object(path)
+    if content.get("schema") != "rai-report/1":
+        raise BadInput(f"{path} is no report: it does not say that its schema is rai-report/1")
+    return content
+
+
+def _read_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise BadInput(f"{path} is no JSON: {error}") from error
-    if not isinstance(content, dict) or content.get("schema") != "rai-report/1":
-        raise BadInput(f"{path} is no report: it does not say that its schema is rai-report/1")
+    if not isinstance(content, dict):
+        raise BadInput(f"{path} is no report: it holds a {type(content).__name__}")
     return content
 
 
@@ -123,10 +130,13 @@ def _profile_name(name: str) -> ProfileName:
 
 
 def verify(where: Where, path: Path, *, key: str | None) -> None:
-    """Say who signed a report. Raises ``BadInput`` where it is not what was signed, or by another key than asked."""
+    """Say who signed a report, or the record of an override.
+
+    Raises ``BadInput`` where it is not what was signed, or by another key than asked.
+    """
     from fairlead.evaluation.signing import verify as check
 
-    content = _read_report(path)
+    content = _read_object(path)
     found = check(content)
     trusted, whose = key, "the key given"
     if key is None:
@@ -137,7 +147,7 @@ def verify(where: Where, path: Path, *, key: str | None) -> None:
         trusted, whose = known.public_key, f"the server at {client.url}"
     check(content, trusted)
     if where.as_json:
-        print_json({"is_valid": True, "key_id": found, "experiment": content["experiment"]})
+        print_json({"is_valid": True, "key_id": found, "experiment": content.get("experiment")})
     else:
         out().print(f"[green]signed[/] by {escape(whose)} (key {found}), and unchanged since")
 

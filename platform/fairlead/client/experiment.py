@@ -28,7 +28,7 @@ from fairlead.representation import (
     ProfileName,
     RegistrationView,
 )
-from fairlead.spec import ExperimentSpec
+from fairlead.spec import ExperimentSpec, from_mapping
 
 R = TypeVar("R", bound=BaseModel)
 REGISTRATION_WAIT_S = 60.0
@@ -144,7 +144,8 @@ class Experiment:
 
         ``expires_at``: when somebody must look again. Raises ``Conflict`` where the gate has passed, or is overridden.
         """
-        document = GateOverride(reason=reason, expires_at=expires_at).model_dump(mode="json")
+        at = None if expires_at is None else expires_at.isoformat()
+        document = from_mapping(GateOverride, {"reason": reason, "expires_at": at}).model_dump(mode="json")
         path = self._path(f"/gates/{quote(gate, safe='')}/override")
         return from_answer(GateView, self._transport.request("POST", path, document=document).content)
 

@@ -162,10 +162,15 @@ class Record:
         tags = {"fairlead.state": row.state, "fairlead.reason": row.reason}
         report = self._log_report(row, run_id, attempt) if row.report_sha256 else {}
         self.recorder.set_tags(run_id, tags | report)
-        seen = row.version
-        if row.registration and row.registration.get("is_pending") and attempt and result:
-            seen = self._register(row, run_id, attempt, result)
-        self.recorder.finish(run_id, STATUS[State(row.state)], ended_at_ms=int(row.updated_at.timestamp() * 1000))
+        seen, registration = row.version, row.registration or {}
+        if registration.get("is_pending") and attempt and result:
+            written = self._register(row, run_id, attempt, result)
+            # Whatever was written in between, such as an override, has not been recorded: look once more.
+            seen = written if written == row.version + 1 else row.version
+        elif registration.get("is_registered"):
+            self.recorder.tag_version(registration["name"], registration["version"], _tags_of_version(row))
+        ended = (attempt.ended_at if attempt else None) or row.updated_at  # no override days later
+        self.recorder.finish(run_id, STATUS[State(row.state)], ended_at_ms=int(ended.timestamp() * 1000))
         failpoint("record.finished")
         with self.store.write() as session:
             experiments.set_columns(session, row.id, mlflow_version=seen)

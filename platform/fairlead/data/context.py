@@ -250,7 +250,7 @@ class LocalContext:
         has_thresholds = self._mitigation is not None and not self._mitigation.is_in_training
         if has_thresholds and "group_thresholds" not in config:
             raise BadInput("export: the thresholds of groups are missing; give config | mitigation.config()")
-        if self._privacy is not None and "privacy" not in self.measurements:
+        if self._privacy is not None and not self.measurements.get("privacy", {}).get("steps"):
             raise BadInput("export: the spec asks for privacy, and no private step was made; see fairlead.privacy")
         asked = self._probes.temperature if self._probes else None
         if asked is not None and asked.apply and "temperature" not in config:

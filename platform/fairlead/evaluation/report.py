@@ -154,7 +154,8 @@ def build_report(
     before = None
     if why_not is None and baseline is not None and baseline.state is not None:
         earlier = replace(provenance, experiment=baseline.experiment)
-        before = _measured(baseline.state, earlier, evaluation, gates, Looks(), also=mitigation.by)
+        counted = [gate for gate in gates if gate.condition is None and gate.metric not in METRICS]
+        before = _measured(baseline.state, earlier, evaluation, counted, Looks(), also=mitigation.by)
     after["mitigation"] = mitigation_section(mitigation, after, before, why_not=why_not)
     after["limitations"] += _limits_of_mitigation(mitigation, is_compared=before is not None)
     return dict(sorted(after.items()))

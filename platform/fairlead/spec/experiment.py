@@ -304,6 +304,14 @@ class ExperimentSpec(Document):
         return self
 
     @model_validator(mode="after")
+    def _nothing_else_tells_of_private_rows(self) -> Self:
+        if self.privacy is not None and self.probes is not None and self.probes.drift is not None:
+            raise ValueError(
+                "privacy protects the train split, and probes.drift shows how its values are spread: leave one out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _probes_have_rows_and_names(self) -> Self:
         if self.probes is not None and self.data.split.test == 0:
             raise ValueError("probes look at the test split, and data.split gives it no rows")

@@ -114,6 +114,8 @@ def refuse_strangers(columns: ColumnsSpec, evaluation: EvaluationSpec, gates: Se
         raise ValueError(f"groupings, control or gates name {sorted(strangers)}, which columns.sensitive does not list")
     if unused := set(columns.bins) - known:
         raise ValueError(f"columns.bins names {sorted(unused)}, which columns.sensitive does not list")
+    if conditional := [gate.name for gate in gates if gate.condition is not None]:
+        raise ValueError(f"gate {conditional[0]} names a condition; predictions that are made already have none")
     gate_names = [gate.name for gate in gates]
     if len(set(gate_names)) != len(gate_names):
         raise ValueError("two gates have one name; give each an id")

@@ -6,10 +6,9 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints, field_validator
 
 from fairlead.errors import BadSpec, Problem
-from fairlead.spec.data import DataSpec
 from fairlead.spec.document import Name, from_mapping, load_yaml
 from fairlead.spec.experiment import EVALUATION, BudgetSpec, ExperimentSpec, PolicySpec, ResourcesSpec
-from fairlead.spec.predictions import ColumnsSpec, PredictionsSpec
+from fairlead.spec.predictions import PredictionsSpec
 
 _OF_TRAINING = {
     "workload": "there is nothing to run",
@@ -44,20 +43,11 @@ class EvaluationRequest(PredictionsSpec):
 
     @property
     def experiment(self) -> ExperimentSpec:
-        """The experiment that it becomes."""
-        return ExperimentSpec(
-            name=self.name,
-            project=self.project,
-            workload=EVALUATION,
-            data=DataSpec(uri=self.uri),
-            predictions=self.columns,
-            resources=self.resources,
-            evaluation=self.evaluation,
-            gates=self.gates,
-            policy=self.policy,
-            budget=self.budget,
-            labels=self.labels,
-        )
+        """The experiment that it becomes. Raises ``BadSpec``."""
+        content = self.model_dump(exclude_unset=True)
+        columns, uri = content.pop("columns", {}), content.pop("uri")
+        more = {"name": self.name, "workload": EVALUATION, "data": {"uri": uri}, "predictions": columns}
+        return from_mapping(ExperimentSpec, {**content, **more})
 
     @property
     def of_predictions(self) -> PredictionsSpec:
@@ -114,18 +104,9 @@ def request_for(
 
 
 def _request_of(spec: ExperimentSpec, uri: str) -> EvaluationRequest:
-    measured = _of_experiment(spec)
-    own = {"resources": spec.resources, "policy": spec.policy, "budget": spec.budget} if spec.is_evaluation else {}
-    return EvaluationRequest(
-        name=measured.name,
-        columns=measured.columns,
-        evaluation=measured.evaluation,
-        gates=measured.gates,
-        project=spec.project,
-        labels=spec.labels,
-        uri=uri,
-        **own,
-    )
+    own = ("resources", "policy", "budget") if spec.is_evaluation else ()
+    kept = spec.model_dump(include={"project", "labels", *own}, exclude_unset=True)
+    return from_mapping(EvaluationRequest, {**_of_experiment(spec).model_dump(exclude_unset=True), **kept, "uri": uri})
 
 
 _BESIDE = EvaluationRequest.model_fields.keys() - PredictionsSpec.model_fields.keys()
@@ -137,9 +118,6 @@ def _of_experiment(spec: ExperimentSpec) -> PredictionsSpec:
     data = spec.data
     named = {"target": data.target, "positive": data.positive, "record_id": data.record_id}
     columns = {name: value for name, value in named.items() if value is not None}
-    return PredictionsSpec(
-        name=spec.name,
-        columns=ColumnsSpec.model_validate({**columns, "sensitive": data.sensitive, "bins": data.bins}),
-        evaluation=spec.evaluation,
-        gates=spec.gates,
-    )
+    kept = spec.model_dump(include={"name", "evaluation", "gates", "data"}, exclude_unset=True)
+    bins = kept.pop("data").get("bins", {})
+    return from_mapping(PredictionsSpec, {**kept, "columns": {**columns, "sensitive": data.sensitive, "bins": bins}})

@@ -77,7 +77,7 @@ def _project_of_attempt(session: Session, key: tuple[str, ...]) -> str | None:
 KINDS: Mapping[str, _Kind] = {
     "experiment": _Kind(
         row=ExperimentRow,
-        columns=("project", "name", "spec_hash", "desired", "priority", "labels", "released_at", "registration"),
+        columns=("project", "name", "spec_hash", "desired", "priority", "labels", "released_at", "gates"),
     ),
     "attempt": _Kind(
         row=AttemptRow,

@@ -23,6 +23,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
+from fairlead.errors import NotFound
 from fairlead.protocol import MAX_BATCH_POINTS, MetricPoint, ModelDocument
 from fairlead.tracking.documents import EXPERIMENT_ID_TAG, RegisteredVersion, RunDocument, RunStatus
 from fairlead.tracking.keys import MAX_PARAMS, as_params, as_tags, chunks, clean_key, flattened
@@ -208,6 +209,15 @@ class Recorder:
         is_large = sum(len(item.value) for item in items) > _LARGE_CALL_CHARACTERS
         for part in chunks(items, _LARGE_VALUES if is_large else MAX_PARAMS):
             self._client.log_batch(run_id, **{kind: list(part)}, synchronous=True)
+
+    def tag_version(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a model version; nothing where somebody has deleted it."""
+        try:
+            with reaching(self.url):
+                for key, value in tags.items():
+                    self._client.set_model_version_tag(name, version, key, value)
+        except NotFound:
+            return
 
     def _point_alias(self, name: str, alias: str, version: str, tags: Mapping[str, str]) -> None:
         mark = f"fairlead.alias.{alias}"

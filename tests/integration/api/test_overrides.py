@@ -102,6 +102,17 @@ def test_the_record_is_signed_and_an_event_and_an_audit_row(bench: Any, failed: 
         verify({**event["payload"], "by": "somebody else"}, key)
     (row,) = bench.user.get("/v1/audit", params={"action": "eq:overrideGate"}).json()["items"]
     assert row["actor"] == "user"
+    (shown,) = [gate["override"] for gate in bench.user.get(f"/v1/experiments/{failed}/gates").json()["items"][:1]]
+    assert verify(shown, key), "as the API shows it, too"
+
+
+def test_an_override_that_registers_nothing_has_an_audit_row_all_the_same(bench: Any, failed: str) -> None:
+    with bench.store.write() as session:
+        row = experiments.get(session, failed)
+        row.registration = {"is_registered": True, "is_pending": False, "name": "risk", "version": "1"}
+    assert override(bench, failed, "dp").status_code == 200
+    assert len(bench.user.get("/v1/audit", params={"action": "eq:overrideGate"}).json()["items"]) == 1
+    assert bench.user.get(f"/v1/experiments/{failed}").json()["registration"]["version"] == "1"
 
 
 def test_a_second_call_changes_nothing_and_another_reason_is_refused(bench: Any, failed: str) -> None:

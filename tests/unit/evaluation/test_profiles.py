@@ -43,6 +43,8 @@ def test_every_value_says_where_it_stands_in_the_report(name: str) -> None:
         found = at(report, cell.path)
         if isinstance(found, float):
             assert cell.text.startswith(f"{found:.3f}")
+        elif isinstance(found, list):
+            assert cell.text == (", ".join(found) or "none")
         elif found is not None:
             assert str(found) in cell.text
     for table in profile.tables:
@@ -95,6 +97,32 @@ def test_groups_that_the_page_hides_are_hidden_here_too(name: str) -> None:
     for value in (6 / 7, gaps["demographic_parity_difference"], gaps["accuracy_score_difference"]):
         assert f"{value:.3f}" not in content
         assert repr(value) not in content
+
+
+def test_what_the_page_hides_beside_a_small_group_is_hidden_too_and_no_quotient_is_taken_without_it() -> None:
+    tables = {"a": (250, 250, 0, 0), "b": (4, 36, 0, 0), "tiny": (4, 0, 0, 0)}  # b is hidden, or tiny would follow
+    report = report_of(state_of_tables(tables))
+    for name in PROFILES:
+        content = render_profile(report, name)[0].decode()
+        for text in ("0.900", "0.400", "0.9,"):  # b's selection rate, and its distance to a
+            assert text not in content
+    (table,) = LAYOUTS["four_fifths"](report).tables
+    assert table.rows[0][3].text == "not shown: the highest rate is that of a small group"
+    assert table.rows[0][4].text == ""
+
+
+def test_conditions_and_confidence_of_requirements_are_said() -> None:
+    gates = tuple(
+        GateSpec(id=name, metric="accuracy_score", require=">= 0.6", condition=condition)
+        for name, condition in (("clean", None), ("attacked", "pgd_linf_0.1"))
+    )
+    report = report_of(example_state(), gates=gates, confidence=0.8)
+    for name in ("eu_ai_act_annex_iv", "model_card"):
+        content = render_profile(report, name)[0].decode()
+        assert content.count("as they are") == 1
+        assert "pgd\\_linf\\_0.1" in content
+        assert "80 %" in content
+        assert "95 %" not in content
 
 
 def test_text_from_data_cannot_write_markdown() -> None:

@@ -131,3 +131,20 @@ def test_of_an_evaluations_own_spec_everything_is_taken() -> None:
     text = json.dumps(spec.model_dump(mode="json", by_alias=True))
     assert request_for(text, REQUEST["uri"], columns={}).experiment == spec
     assert read_predictions_spec(text) == spec.of_predictions
+
+
+def test_gates_under_a_condition_are_refused_wherever_predictions_are_made_already() -> None:
+    gate = {"metric": "accuracy_score", "condition": "pgd_linf_0.1", "require": ">= 0.5"}
+    with pytest.raises(BadSpec, match="predictions that are made already have none"):
+        evaluation_request({"name": "a", "uri": "/p.parquet", "gates": [gate]})
+    training = f"""
+name: a
+workload: tabular_mlp
+data: {{uri: 'builtin://diabetes', sensitive: [sex]}}
+probes: {{robustness: [{{method: pgd, eps: 0.1}}]}}
+gates: [{json.dumps(gate)}]
+"""
+    with pytest.raises(BadSpec, match="predictions that are made already have none"):
+        request_for(training, "/p.parquet", columns={})
+    with pytest.raises(BadSpec, match="built-in data are to train on"):
+        request_for("name: a\nworkload: tabular_mlp\ndata: {uri: x}\n", "builtin://x", columns={})

@@ -5,8 +5,17 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fairlead.evaluation.drawing import hidden_groups
-from fairlead.evaluation.profiles.documents import Cell, name_of, plain, shown_gap, text_of
+from fairlead.evaluation.profiles.documents import (
+    Cell,
+    certainty,
+    hidden_in,
+    is_gap_hidden,
+    key_of,
+    name_of,
+    plain,
+    shown_gap,
+    text_of,
+)
 
 Report = Mapping[str, Any]
 CARD_METRICS = (
@@ -57,7 +66,7 @@ def model_card(report: Report) -> str:
         lines += [
             "## How far groups are apart",
             "",
-            "| Distance | By | Value | 95 % bounds |",
+            f"| Distance | By | Value | {certainty(report)} bounds |",
             "| --- | --- | --- | --- |",
         ]
         lines += [*gaps, ""]
@@ -113,11 +122,12 @@ def _shown(report: Report) -> list[str]:
 
 def _visible(report: Report) -> Iterator[Mapping[str, Any]]:
     """All rows, and groups of one attribute; not those that the page hides."""
-    least = report["settings"]["min_display"]
     for by in dict.fromkeys(tuple(group["by"]) for group in report["groups"] if len(group["by"]) < 2):
-        groups = [group for group in report["groups"] if tuple(group["by"]) == by and group["n"]]
-        hidden = hidden_groups(groups, min_display=least) if by else frozenset()
-        yield from (group for group in groups if tuple(group["key"].values()) not in hidden and not group["unknown"])
+        hidden = hidden_in(report, by)
+        for group in report["groups"]:
+            is_one = tuple(group["by"]) == by and (group["n"] or not by) and not group["unknown"]
+            if is_one and key_of(group) not in hidden:
+                yield group
 
 
 def _cell(entry: Mapping[str, Any]) -> Cell:
@@ -130,7 +140,7 @@ def _cell(entry: Mapping[str, Any]) -> Cell:
 def _gap_lines(report: Report) -> Iterator[str]:
     for entry in report["disparities"]:
         gap = shown_gap(entry)[0]
-        if entry["metric"] in CARD_GAPS and gap["value"] is not None:
+        if entry["metric"] in CARD_GAPS and gap["value"] is not None and not is_gap_hidden(report, entry):
             bounds = "none" if gap["lower95"] is None else f"{gap['lower95']:.3f} to {gap['upper95']:.3f}"
             by = plain(" x ".join(entry["by"]))
             yield f"| {plain(entry['metric'])} | {by} | {gap['value']:.3f} | {bounds} |"
@@ -139,9 +149,10 @@ def _gap_lines(report: Report) -> Iterator[str]:
 def _gate_lines(report: Report) -> list[str]:
     if not report["gates"]:
         return []
-    lines = ["| Requirement | By | Asked | Outcome |", "| --- | --- | --- | --- |"]
+    lines = ["| Requirement | By | On which inputs | Asked | Outcome |", "| --- | --- | --- | --- | --- |"]
     for gate in report["gates"]:
-        cells = (gate["metric"], " x ".join(gate["by"]), gate["require"], gate["outcome"])
+        inputs = gate.get("condition") or "as they are"
+        cells = (gate["metric"], " x ".join(gate["by"]), inputs, gate["require"], gate["outcome"])
         lines.append(f"| {' | '.join(plain(cell) for cell in cells)} |")
     return lines
 
@@ -203,8 +214,9 @@ def _assessments(report: Report) -> Iterator[dict[str, str]]:
     """Gaps that stand in the report, in words: at the group that fares otherwise than the others."""
     for entry in report["disparities"]:
         gap = shown_gap(entry)[0]
-        if entry["metric"] in CARD_GAPS and gap["value"] is not None and gap["min"]:
+        is_told = gap["value"] is not None and gap["min"] and not is_gap_hidden(report, entry)
+        if entry["metric"] in CARD_GAPS and is_told:
             level = ", ".join(f"{name}={value}" for name, value in gap["min"].items())
             low, high = gap["lower95"], gap["upper95"]
-            bounds = "" if low is None else f", 95 % bounds {low:.3f} to {high:.3f}"
+            bounds = "" if low is None else f", {certainty(report)} bounds {low:.3f} to {high:.3f}"
             yield {"groupAtRisk": level, "harms": f"{entry['metric']} {gap['value']:.3f}{bounds}: the lowest group"}

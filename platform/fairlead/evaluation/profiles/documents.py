@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fairlead.evaluation.drawing import Key, hidden_groups
+
 UNKNOWN = "not in the report"
 
 
@@ -119,6 +121,30 @@ def with_interval(report: Mapping[str, Any], path: str) -> Cell:
 def name_of(group: Mapping[str, Any]) -> str:
     """A group as its levels; all rows together have none."""
     return " x ".join(map(str, group["key"].values())) or "all rows"
+
+
+def hidden_in(report: Mapping[str, Any], by: Sequence[str]) -> frozenset[Key]:
+    """Groups of one grouping that the page hides to protect the few people in them; nobody where all are one group."""
+    if not by:
+        return frozenset()
+    found = [group for group in report["groups"] if tuple(group["by"]) == tuple(by)]
+    return hidden_groups(found, min_display=report["settings"]["min_display"])
+
+
+def key_of(group: Mapping[str, Any]) -> Key:
+    """Its levels, by which it is hidden or not."""
+    return tuple(group["key"].values())
+
+
+def is_gap_hidden(report: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    """Whether a distance would tell of a hidden group, as the page has it."""
+    gap, hidden = shown_gap(entry)[0], hidden_in(report, entry["by"])
+    return any(tuple(gap[end].values()) in hidden for end in ("max", "min") if gap[end])
+
+
+def certainty(report: Mapping[str, Any]) -> str:
+    """The confidence of all limits in the report."""
+    return f"{100 * float(report['confidence']):g} %"
 
 
 def shown_gap(entry: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:

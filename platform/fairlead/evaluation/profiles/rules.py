@@ -5,12 +5,15 @@ from fractions import Fraction
 from typing import Any
 
 from fairlead.errors import BadInput
-from fairlead.evaluation.drawing import hidden_groups
 from fairlead.evaluation.profiles.documents import (
     UNKNOWN,
     Cell,
     Profile,
     Table,
+    certainty,
+    hidden_in,
+    is_gap_hidden,
+    key_of,
     name_of,
     shown_gap,
     text_of,
@@ -62,10 +65,7 @@ def nyc_ll144(report: Report) -> Profile:
         about="Number of rows, selection rate and impact ratio of each category and of their intersections.",
         facts=(
             *_facts(report),
-            *(
-                (f"Rows of unknown {name}", value_at(report, f"/data/n_unknown/{_escaped(name)}"))
-                for name in report["data"]["n_unknown"]
-            ),
+            *((f"Rows of unknown {name}", _unknown(report, name)) for name in report["data"]["n_unknown"]),
         ),
         tables=tuple(_ratios(report, by, least_share=SMALL_SHARE) for by in _compared(report)),
         notes=tuple(notes),
@@ -102,6 +102,7 @@ def eu_ai_act_annex_iv(report: Report) -> Profile:
             _gates(report),
             *(_accuracy(report, by) for by in groupings),
             *((_gaps(report),) if report["disparities"] else ()),
+            *((_robustness(report),) if report.get("robustness") else ()),
             Table(
                 title="3 Limitations",
                 columns=("Limitation",),
@@ -126,6 +127,13 @@ def _facts(report: Report) -> tuple[tuple[str, Cell], ...]:
     )
 
 
+def _unknown(report: Report, name: str) -> Cell:
+    least = report["settings"]["min_display"]
+    if 0 < report["data"]["n_unknown"][name] < least:
+        return Cell(text=f"under {least}")
+    return value_at(report, f"/data/n_unknown/{_escaped(name)}")
+
+
 def _compared(report: Report) -> list[tuple[str, ...]]:
     if report["task"] != "binary":
         raise BadInput("selection rates by group need two classes: one that is selected, and one that is not")
@@ -136,37 +144,39 @@ def _compared(report: Report) -> list[tuple[str, ...]]:
 
 
 def _ratios(report: Report, by: Sequence[str], *, least_share: Fraction = Fraction(0)) -> Table:
-    """Rates of the groups of one grouping over the highest rate among those that take part."""
+    """Rates of the groups of one grouping over the highest rate among those that take part, shown or not."""
+    hidden = hidden_in(report, by)
     groups = {at: group for at, group in _groups(report, by).items() if not group["unknown"]}
-    hidden = hidden_groups(list(groups.values()), min_display=report["settings"]["min_display"])
-    shown = {at: group for at, group in groups.items() if _key(group) not in hidden}
-    rates = {at: rate for at, group in shown.items() if (rate := _rate(group)) is not None}
+    rates = {at: rate for at, group in groups.items() if (rate := _rate(group)) is not None}
     total = max(1, sum(group["n"] for group in groups.values()))
     taking = {at: rate for at, rate in rates.items() if Fraction(groups[at]["n"], total) >= least_share}
-    highest = max(taking.values(), default=Fraction(0))
+    highest = max(taking, key=lambda at: taking[at], default=None)
+    is_told = highest is not None and key_of(groups[highest]) not in hidden
     rows = []
     for at, group in groups.items():
-        if at not in shown:
+        if key_of(group) in hidden:
             rows.append((Cell(text=name_of(group)), *(Cell(text=_HIDDEN) for _ in range(4))))
             continue
-        ratio = taking[at] / highest if at in taking and highest > 0 else None
+        ratio = taking[at] / taking[highest] if highest is not None and at in taking and taking[highest] > 0 else None
         left_out = "left out: under 2 % of the rows" if at in rates and at not in taking else "none"
+        over = left_out if ratio is None else f"{float(ratio):.3f}" if is_told else _HIGHEST_HIDDEN
         rows.append(
             (
                 Cell(text=name_of(group)),
                 value_at(report, f"/groups/{at}/n"),
                 with_interval(report, f"/groups/{at}/metrics/selection_rate"),
-                Cell(text=left_out if ratio is None else f"{float(ratio):.3f}"),
-                Cell(text="" if ratio is None else "yes" if ratio < FOUR_FIFTHS else "no"),
+                Cell(text=over),
+                Cell(text="" if ratio is None or not is_told else "yes" if ratio < FOUR_FIFTHS else "no"),
             )
         )
     least = report["settings"]["min_support"]
-    few = [name_of(group) for group in shown.values() if group["n"] < least]
+    few = [name_of(group) for group in groups.values() if key_of(group) not in hidden and group["n"] < least]
     notes = (f"Few rows, so that chance moves the rate far: {', '.join(few)}.",) if few else ()
     columns = ("Group", "Rows", "Selection rate (interval)", "Over the highest", "Below four fifths")
     return Table(title=f"By {' x '.join(by)}", columns=columns, rows=tuple(rows), notes=notes)
 
 
+_HIGHEST_HIDDEN = "not shown: the highest rate is that of a small group"
 _HIDDEN = "not shown, to protect a small group"
 
 
@@ -174,10 +184,6 @@ def _groups(report: Report, by: Sequence[str]) -> dict[int, Mapping[str, Any]]:
     """The groups of one grouping that have rows, by their place in the report."""
     found = enumerate(report["groups"])
     return {at: group for at, group in found if tuple(group["by"]) == tuple(by) and group["n"]}
-
-
-def _key(group: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(group["key"].values())
 
 
 def _rate(group: Mapping[str, Any]) -> Fraction | None:
@@ -190,10 +196,27 @@ def _rate(group: Mapping[str, Any]) -> Fraction | None:
 
 
 def _gates(report: Report) -> Table:
-    columns = ("Requirement", "Asked", "Evidence", "Value", "Outcome", "Why")
-    keys = ("metric", "require", "evidence", "value", "outcome", "why")
-    rows = tuple(tuple(value_at(report, f"/gates/{at}/{key}") for key in keys) for at in range(len(report["gates"])))
+    columns = ("Requirement", "By", "On which inputs", "Asked", "Evidence", "Value", "Outcome", "Why")
+    rows = tuple(
+        (
+            value_at(report, f"/gates/{at}/metric"),
+            value_at(report, f"/gates/{at}/by"),
+            value_at(report, f"/gates/{at}/condition") if gate.get("condition") else Cell(text="as they are"),
+            *(value_at(report, f"/gates/{at}/{key}") for key in ("require", "evidence", "value", "outcome", "why")),
+        )
+        for at, gate in enumerate(report["gates"])
+    )
     return Table(title="2(g) Requirements fixed before the test, and their outcomes", columns=columns, rows=rows)
+
+
+def _robustness(report: Report) -> Table:
+    """Accuracy on changed inputs, over all rows."""
+    rows = []
+    for at, one in enumerate(report.get("robustness", ())):
+        overall = next(place for place, group in enumerate(one["groups"]) if not group["by"])
+        path = f"/robustness/{at}/groups/{overall}/accuracy_score"
+        rows.append((value_at(report, f"/robustness/{at}/condition"), with_interval(report, path)))
+    return Table(title="2(g) Robustness: accuracy on changed inputs", columns=("Inputs", "Accuracy"), rows=tuple(rows))
 
 
 _MEASURES: Mapping[str, tuple[str, ...]] = {
@@ -203,9 +226,8 @@ _MEASURES: Mapping[str, tuple[str, ...]] = {
 
 
 def _accuracy(report: Report, by: Sequence[str]) -> Table:
-    groups = _groups(report, by)
-    hidden = hidden_groups(list(groups.values()), min_display=report["settings"]["min_display"]) if by else frozenset()
-    shown = {at: group for at, group in groups.items() if _key(group) not in hidden}
+    groups, hidden = _groups(report, by), hidden_in(report, by)
+    shown = {at: group for at, group in groups.items() if key_of(group) not in hidden}
     offered = _MEASURES.get(report["task"]) or tuple(report["groups"][0]["metrics"])
     measures = [name for name in offered if all(name in group["metrics"] for group in shown.values())][:6]
     rows = tuple(
@@ -227,10 +249,14 @@ def _gaps(report: Report) -> Table:
         if entry["metric"] in _SHOWN:
             path = f"/disparities/{at}{shown_gap(entry)[1]}"
             named = Cell(text=f"{entry['metric']} by {' x '.join(entry['by'])}")
-            rows.append((named, *(value_at(report, f"{path}/{key}") for key in ("value", "lower95", "upper95"))))
+            values = [value_at(report, f"{path}/{key}") for key in ("value", "lower95", "upper95")]
+            if is_gap_hidden(report, entry):
+                values = [Cell(text=_HIDDEN)] * 3
+            rows.append((named, *values))
+    sure = certainty(report)
     return Table(
         title="2(g) Potentially discriminatory impacts: distances between groups",
-        columns=("Distance", "Value", "At least (95 %)", "At most (95 %)"),
+        columns=("Distance", "Value", f"At least ({sure})", f"At most ({sure})"),
         rows=tuple(rows),
         notes=("Among the groups with enough rows, where there are two.",),
     )
