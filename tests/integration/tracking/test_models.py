@@ -185,6 +185,16 @@ def test_the_requirements_are_written_out(
     assert any(line.startswith("fairlead[workloads]==") for line in lines)
 
 
+def test_a_version_can_be_told_more_later_and_one_that_is_gone_nothing(
+    recorder: Recorder, client: MlflowClient, a_document: Documents, an_export: Exports
+) -> None:
+    version = registered(recorder, an_export(), a_document())
+    recorder.tag_version(version.name, version.version, {"rai.overridden": "dp by ada"})
+    assert client.get_model_version(version.name, version.version).tags["rai.overridden"] == "dp by ada"
+    client.delete_model_version(version.name, version.version)
+    recorder.tag_version(version.name, version.version, {"rai.overridden": "dp by ada"})
+
+
 def test_registering_again_finds_the_version(
     recorder: Recorder, client: MlflowClient, a_document: Documents, an_export: Exports
 ) -> None:
