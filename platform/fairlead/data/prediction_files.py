@@ -9,7 +9,7 @@ few, reads on over the rows of others.
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -30,6 +30,8 @@ ENDINGS: Mapping[str, Format] = {
     ".csv.gz": "CSV",
 }
 BATCH_ROWS = 65_536
+Seen = Callable[[int], None]
+"""Hears of so many more rows; of 0 when something else was done, such as opening a file."""
 _CSV_BLOCK = 4 * 2**20
 
 
@@ -150,7 +152,7 @@ def deal(files: Sequence[PredictionFile], *, number: int, of: int) -> tuple[Shar
     return tuple(shares)
 
 
-def find_files(places: Iterable[Path | str]) -> tuple[PredictionFile, ...]:
+def find_files(places: Iterable[Path | str], seen: Seen = lambda rows: None) -> tuple[PredictionFile, ...]:
     """The files at ``places``, paths or addresses, in the order given; a directory stands for those inside, by name.
 
     Raises ``BadData`` for what is not there, occurs twice or cannot be read, and ``BadInput`` without pyarrow.
@@ -160,10 +162,21 @@ def find_files(places: Iterable[Path | str]) -> tuple[PredictionFile, ...]:
     times = Counter(_resolved(path) for path, _ in found)
     if repeated := next((path for path, _ in found if times[_resolved(path)] > 1), None):
         raise BadData(f"{repeated} is given twice: its rows would count twice; name it once")
-    files = tuple(_opened(path, storage) for path, storage in found)
-    if not files:
+    if not found:
         raise BadData("there is no file to read: name files of predictions, or a directory that holds some")
-    return files
+    return tuple(_each(found, lambda one: _opened(*one), seen))
+
+
+def stamps_of(files: Sequence[PredictionFile], seen: Seen = lambda rows: None) -> tuple[str, ...]:
+    """The stamp of each file. Raises ``BadData``."""
+    return tuple(_each(files, PredictionFile.stamp, seen))
+
+
+def _each(things: Iterable[Any], act: Callable[[Any], Any], seen: Seen) -> Iterator[Any]:
+    """What ``act`` answers, one after the other: of ten thousand on a slow storage, each is a sign of life."""
+    for thing in things:
+        yield act(thing)
+        seen(0)
 
 
 def _located(place: Path | str) -> tuple[Path | str, Any]:
