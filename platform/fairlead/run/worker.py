@@ -29,7 +29,7 @@ from fairlead.data.context import LocalContext
 from fairlead.data.dataset import Dataset, open_dataset
 from fairlead.data.export import Origin
 from fairlead.data.torch import any_rank, share_cores
-from fairlead.errors import BadData, BadInput
+from fairlead.errors import BadData, BadInput, StorageAway
 from fairlead.evaluation.energy import NodeEnergy
 from fairlead.protocol import MODEL_DIRECTORY, LaunchDocument
 from fairlead.run.counting import Report as Tell
@@ -460,8 +460,8 @@ def describe_failure(error: BaseException, *, generation: int, rank: int) -> Fai
     if isinstance(error, BadInput) and error.problems:
         message = "; ".join(f"{problem.pointer}: {problem.message}" for problem in error.problems)
     reason = None
-    if isinstance(error, BadData):
-        reason = f"bad_data: {message}"
+    if isinstance(error, BadData | StorageAway):
+        reason = f"{error.code}: {message}"
     elif isinstance(error, SystemExit) and not error.code:
         reason, message = "no_result", "the workload called sys.exit() before it had returned"
     return Failure(
@@ -472,6 +472,7 @@ def describe_failure(error: BaseException, *, generation: int, rank: int) -> Fai
         traceback=lines[-MAX_TRACEBACK:],
         is_collective=_is_collective(error),
         is_memory=isinstance(error, MemoryError | torch.OutOfMemoryError),
+        is_storage=isinstance(error, StorageAway),
         reason=reason,
     )
 
