@@ -16,7 +16,8 @@ FairleadError
 │   └── KeyReused         an idempotency key came back with another body
 ├── TooMany               a cap is reached; ask again later
 └── Unavailable           a part that is needed does not answer; ask again later
-    └── StaleLeader       another process leads the control loops: nothing may be written
+    ├── StaleLeader       another process leads the control loops: nothing may be written
+    └── StorageAway       the storage of a data set fails: the same may be read later
 """
 
 from dataclasses import dataclass
@@ -147,3 +148,9 @@ class StaleLeader(Unavailable):
     """
 
     code = "stale_leader"
+
+
+class StorageAway(Unavailable):
+    """The storage that holds a data set fails or does not answer, which says nothing about the data."""
+
+    code = "data_storage"

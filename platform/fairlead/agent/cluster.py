@@ -8,6 +8,7 @@ import math
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,8 @@ HURRIED_S = 0.2
 """Between two looks at what is free while somebody may wait for what an attempt has just given back."""
 FREED_FOR_S = 1.5
 """Within that time of an attempt's end Ray's head knows that its resources are free."""
+_FREED_NAMES = 1000
+"""Attempts whose end is remembered, so that what is removed again and again hurries nobody."""
 SILENT_AFTER_S = 8.0
 """Without an answer of the head for this long, nothing is known."""
 _RAY_TROUBLE = (ray.exceptions.RayError, ConnectionError, RuntimeError)
@@ -110,6 +113,7 @@ class RayCluster:
         self._is_closed = threading.Event()
         self._hurry = threading.Event()
         self._freed_s = -math.inf
+        self._freed: deque[str] = deque(maxlen=_FREED_NAMES)
         self._session = ""
         self._nodes: tuple[NodeInfo, ...] = ()
         self._given_up_at_s: dict[str, float] = {}
@@ -293,9 +297,15 @@ class RayCluster:
             time.sleep(0.1)  # Ray ends them; killing them first would look to it like a crash
         processes = self._on_every_node(end_marked_processes, runner_name)
         if is_gone:
+            self._note_freed(runner_name)
+        return is_gone and not processes
+
+    def _note_freed(self, runner_name: str) -> None:
+        """Look at what is free soon; once for an attempt, however often it is removed."""
+        if runner_name not in self._freed:
+            self._freed.append(runner_name)
             self._freed_s = time.monotonic()
             self._hurry.set()
-        return is_gone and not processes
 
     def lost_nodes(self, runner_name: str) -> Mapping[str, float]:
         """Nodes with a part of an attempt that the head has given up, and the seconds since this agent saw it first."""

@@ -33,6 +33,8 @@ FORCE_AFTER_S = 30.0
 """How long after the grace of a stop the runner itself may take to end the group."""
 GLANCE_S = 0.2
 """How often an agent that rests between two looks asks whether there is a result."""
+HURRY_FOR_S = 10.0
+"""How long after the end of an attempt others hurry for what it gives back; what stays longer may stay for ever."""
 LAUNCH_LIMIT_S = 300.0
 _STOPPED_BEFORE_START = {
     StopMode.CANCEL: (Outcome.CANCELLED, "cancelled"),
@@ -108,7 +110,7 @@ class Tending:
         self._has_reported_start = False
         self._has_claimed = False
         self._is_behind = False
-        self._is_over = False
+        self._over_since_s: float | None = None
         self._observation = AttemptObservation(
             attempt_id=lease.attempt_id, observation=Observation.UNKNOWN, detail="not looked at yet"
         )
@@ -130,8 +132,11 @@ class Tending:
 
     @property
     def is_leaving(self) -> bool:
-        """Whether it has ended and its processes have not, as far as is known."""
-        return self._is_over and not self.is_done
+        """Whether it has just ended and its processes have not, as far as is known: for 10 s at most."""
+        since_s = self._over_since_s
+        if since_s is None or self.is_done:
+            return False
+        return self._around.clock.monotonic_s() - since_s < HURRY_FOR_S
 
     def observation(self) -> AttemptObservation:
         """What was seen last."""
@@ -146,8 +151,12 @@ class Tending:
                 self._wake.set()
 
     def end(self) -> None:
-        """The server says that the attempt is over."""
-        self._is_over = True
+        """The server says that the attempt is over; repeats change nothing."""
+        if self._over_since_s is None:
+            self._note_end()
+
+    def _note_end(self) -> None:
+        self._over_since_s = self._around.clock.monotonic_s()
         self._wake.set()
 
     # ---- the thread ----
@@ -216,7 +225,7 @@ class Tending:
             self._silent_since_s = now_s
         document = self.lease.document
         return Seen(
-            is_over=self._is_over,
+            is_over=self._over_since_s is not None,
             has_result=not self._has_claimed and read_claim(self._attempt) is not None,
             runner=sighting.runner,
             has_begun=begun is not None or bool(sighting.status and sighting.status.has_begun),
@@ -365,8 +374,7 @@ class Tending:
         failpoint("agent.claimed")
         self._log.info("result claimed", outcome=claim.result.outcome, reason=claim.result.reason)
         self._has_claimed = True
-        self._is_over = True
-        self._wake.set()
+        self._note_end()
 
     def _refused_claim(self, claim: ResultClaim, error: BadInput) -> ResultClaim:
         self._log.error("the result is refused", error=str(error))

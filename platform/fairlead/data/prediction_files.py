@@ -9,16 +9,16 @@ few, reads on over the rows of others.
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from fairlead.data.builtin import BUILTIN_PREFIX
-from fairlead.data.sources import MISSING, locate
+from fairlead.data.sources import MISSING, is_lasting, locate, unreadable
 from fairlead.data.splits import shard_range
-from fairlead.errors import BadData, BadInput, FairleadError
+from fairlead.errors import BadData, BadInput, FairleadError, StorageAway
 
 Format = Literal["Parquet", "Arrow", "CSV"]
 ENDINGS: Mapping[str, Format] = {
@@ -30,6 +30,8 @@ ENDINGS: Mapping[str, Format] = {
     ".csv.gz": "CSV",
 }
 BATCH_ROWS = 65_536
+Seen = Callable[[int], None]
+"""Hears of so many more rows; of 0 when something else was done, such as opening a file."""
 _CSV_BLOCK = 4 * 2**20
 
 
@@ -150,20 +152,32 @@ def deal(files: Sequence[PredictionFile], *, number: int, of: int) -> tuple[Shar
     return tuple(shares)
 
 
-def find_files(places: Iterable[Path | str]) -> tuple[PredictionFile, ...]:
+def find_files(places: Iterable[Path | str], seen: Seen = lambda rows: None) -> tuple[PredictionFile, ...]:
     """The files at ``places``, paths or addresses, in the order given; a directory stands for those inside, by name.
 
-    Raises ``BadData`` for what is not there, occurs twice or cannot be read, and ``BadInput`` without pyarrow.
+    Raises ``BadData`` for what is not there, occurs twice or cannot be read, ``StorageAway`` where the storage fails,
+    and ``BadInput`` without pyarrow.
     """
     _refuse_without_pyarrow()
     found = [inner for place in places for inner in _inside(*_located(place))]
     times = Counter(_resolved(path) for path, _ in found)
     if repeated := next((path for path, _ in found if times[_resolved(path)] > 1), None):
         raise BadData(f"{repeated} is given twice: its rows would count twice; name it once")
-    files = tuple(_opened(path, storage) for path, storage in found)
-    if not files:
+    if not found:
         raise BadData("there is no file to read: name files of predictions, or a directory that holds some")
-    return files
+    return tuple(_each(found, lambda one: _opened(*one), seen))
+
+
+def stamps_of(files: Sequence[PredictionFile], seen: Seen = lambda rows: None) -> tuple[str, ...]:
+    """The stamp of each file. Raises ``BadData``."""
+    return tuple(_each(files, PredictionFile.stamp, seen))
+
+
+def _each(things: Iterable[Any], act: Callable[[Any], Any], seen: Seen) -> Iterator[Any]:
+    """What ``act`` answers, one after the other: of ten thousand on a slow storage, each is a sign of life."""
+    for thing in things:
+        yield act(thing)
+        seen(0)
 
 
 def _located(place: Path | str) -> tuple[Path | str, Any]:
@@ -193,7 +207,7 @@ def _refuse_without_pyarrow() -> None:
 
 def _inside(place: Path | str, storage: Any) -> list[tuple[Path | str, Any]]:
     """The place itself, or the readable files below it; names with ``.`` or ``_`` first are other programs' notes."""
-    if not (place.is_dir() if isinstance(place, Path) else _is_directory(place, storage)):
+    if not _is_directory(place, storage):
         return [(place, storage)]
     below = _below(place, storage)
     kept = [path for inner, path in sorted(below.items()) if _format_of(path) and not _is_hidden(inner)]
@@ -205,16 +219,19 @@ def _inside(place: Path | str, storage: Any) -> list[tuple[Path | str, Any]]:
     return [(path, storage) for path in kept]
 
 
-def _is_directory(address: str, storage: Any) -> bool:
+def _is_directory(place: Path | str, storage: Any) -> bool:
     """Some storages know directories only by what is below them, and a page of links is no table."""
-    with _answering(address):
-        return _format_of(address) is None and bool(storage.isdir(address))
+    with _answering(place):
+        if isinstance(place, Path):
+            return place.is_dir()
+        return _format_of(place) is None and bool(storage.isdir(place))
 
 
 def _below(place: Path | str, storage: Any) -> Mapping[PurePosixPath, Path | str]:
     """Everything below a directory, by its path in there."""
     if isinstance(place, Path):
-        return {PurePosixPath(path.relative_to(place)): path for path in place.rglob("*") if path.is_file()}
+        with _answering(place):
+            return {PurePosixPath(path.relative_to(place)): path for path in place.rglob("*") if path.is_file()}
     from fsspec.core import strip_protocol
 
     with _answering(place):
@@ -228,14 +245,14 @@ def _is_hidden(inner: PurePosixPath) -> bool:
 
 
 @contextmanager
-def _answering(place: str) -> Iterator[None]:
-    """What a storage says when it cannot answer becomes ``BadData``."""
+def _answering(place: Path | str) -> Iterator[None]:
+    """What a storage says when it cannot answer becomes ``StorageAway``, or ``BadData`` where it never will."""
     try:
         yield
     except FairleadError:
         raise
     except Exception as error:  # each storage has exceptions of its own
-        raise BadData(f"{place}: the storage does not answer: {error}") from error
+        raise unreadable(error, f"{place}: the storage does not answer: {error}") from error
 
 
 def _format_of(path: Path | str) -> Format | None:
@@ -249,7 +266,9 @@ def _endings() -> str:
 
 def _opened(path: Path | str, storage: Any) -> PredictionFile:
     kind = _format_of(path)
-    if isinstance(path, Path) and not path.exists():
+    with _answering(path):
+        is_there = not isinstance(path, Path) or path.exists()
+    if not is_there:
         raise BadData(f"{path}: nothing is there")
     if kind is None:
         raise BadData(f"{path}: a file with this ending is not read; files end in {_endings()}")
@@ -278,7 +297,10 @@ def _content(file: PredictionFile) -> Iterator[Any]:
 
 @contextmanager
 def told(path: Path | str, kind: Format) -> Iterator[None]:
-    """What pyarrow, or a storage, says of a file that it cannot read becomes ``BadData``, in one sentence."""
+    """What pyarrow says of a file that it cannot read becomes ``BadData``, in one sentence.
+
+    So does a storage's word that it is missing or forbidden; any other of a storage becomes ``StorageAway``.
+    """
     import pyarrow
 
     try:
@@ -289,7 +311,9 @@ def told(path: Path | str, kind: Format) -> Iterator[None]:
         if isinstance(path, Path) and not isinstance(error, pyarrow.ArrowException | OSError | EOFError):
             raise
         first = str(error).strip().splitlines()[:1]
-        raise BadData(f"{path}: this cannot be read as a {kind} file: {''.join(first)}") from error
+        is_content = isinstance(error, pyarrow.ArrowException) or is_lasting(error)
+        what = BadData if is_content else StorageAway
+        raise what(f"{path}: this cannot be read as a {kind} file: {''.join(first)}") from error
 
 
 def _parquet_header(content: Any) -> tuple[list[str], int | None]:

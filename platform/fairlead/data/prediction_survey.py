@@ -13,14 +13,11 @@ from typing import Any
 from fairlead.data.columns import number_text
 from fairlead.data.dataset import MAX_CLASSES, Task
 from fairlead.data.groups import MAX_LEVELS, UNKNOWN, band_levels, levels_of
-from fairlead.data.prediction_files import PredictionFile, Share, deal, find_files, told
+from fairlead.data.prediction_files import PredictionFile, Seen, Share, deal, find_files, stamps_of, told
 from fairlead.data.sources import bad
 from fairlead.errors import BadData, Problem
 from fairlead.spec import PredictionsSpec
 from fairlead.workload import Attribute
-
-Seen = Callable[[int], None]
-"""Hears of so many more rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +94,7 @@ def survey(
 
     Collective: each rank reads its own part, and all of them come to know the same.
     """
-    files = find_files(places)
+    files = find_files(places, seen)
     prediction, score = _chosen(spec, files)
     bands = {name: spec.columns.bins[name].column for name in spec.sensitive if name in spec.columns.bins}
     groups = [name for name in spec.sensitive if name not in bands]
@@ -140,7 +137,7 @@ class _Seen:
 
 
 def _look(files: Sequence[PredictionFile], shares: Sequence[Share], most: Mapping[str, int], seen: Seen) -> _Seen:
-    stamps = tuple(file.stamp() for file in files)
+    stamps = stamps_of(files, seen)
     values = {name: Values() for name in most}
     num_rows = []
     for file, share in zip(files, shares, strict=True):

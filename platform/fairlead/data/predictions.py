@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairlead.data.groups import band_codes
-from fairlead.data.prediction_files import PredictionFile, Share, told
+from fairlead.data.prediction_files import PredictionFile, Seen, Share, stamps_of, told
 from fairlead.data.prediction_survey import (
     ALONE,
     Ranks,
-    Seen,
     Survey,
     Values,
     few,
@@ -73,7 +72,7 @@ def count(found: Survey, *, seen: Seen = lambda rows: None) -> Predictions:
             counting.add(rows)
             seen(len(rows.labels))
         before += file.num_rows or 0
-    return counting.concluded()
+    return counting.concluded(seen)
 
 
 def refuse_hopeless_gates(found: Survey) -> None:
@@ -279,18 +278,18 @@ class _Counting:
             weights=rows.weights,
         )
 
-    def concluded(self) -> Predictions:
+    def concluded(self, seen: Seen) -> Predictions:
         """Everything together. Raises ``BadData`` for rows that were there twice, and for files that have changed."""
         found, state = self._found, self._state
         parts: Sequence[_Part] = found.ranks.gather(_Part.of(state, self._book, self._sums, self._num_disagreeing))
         paths = [str(file.path) for file in found.files]
-        for stamps in found.ranks.gather([file.stamp() for file in found.files]):
+        for stamps in found.ranks.gather(stamps_of(found.files, seen)):
             refuse_change(paths, [found.stamps, stamps])
         book = _added([part.book for part in parts])
         if book.num_records != found.num_rows:
             refuse_change(paths[:1], [[f"{found.num_rows} rows"], [f"{book.num_records} rows"]])
         if self._has_ids:
-            _refuse_repeated_ids(found, self._hashes)
+            _refuse_repeated_ids(found, self._hashes, seen)
         self._refuse_small_weights(parts)
         sums = sum((part.sums for part in parts), np.zeros(2, dtype=np.uint64))
         content = [list(found.classes), [[a.name, list(a.levels)] for a in found.attributes], sums.tolist()]
@@ -368,7 +367,7 @@ def _added(books: Sequence[Book]) -> Book:
     )
 
 
-def _refuse_repeated_ids(found: Survey, hashes: Sequence[NDArray[np.uint64]]) -> None:
+def _refuse_repeated_ids(found: Survey, hashes: Sequence[NDArray[np.uint64]], seen: Seen) -> None:
     """Raise ``BadData`` for an id that occurs more than once on any ranks. Collective.
 
     The hashes go round in portions, each looked at by one rank: none ever holds those of all rows.
@@ -381,10 +380,12 @@ def _refuse_repeated_ids(found: Survey, hashes: Sequence[NDArray[np.uint64]]) ->
         if portion % ranks.of == ranks.number:
             different, times = np.unique(np.concatenate(gathered), return_counts=True)
             repeated.append(different[times > 1])
+        seen(0)
     all_repeated = np.sort(np.concatenate(ranks.gather(np.concatenate(repeated))))
     if len(all_repeated):
         name = str(found.spec.columns.record_id)
-        where, more = _where_is(found, name, all_repeated[0]), len(all_repeated) - 1
+        first = _where_is(found, name, all_repeated[0], seen) if ranks.number == 0 else ""
+        where, more = ranks.gather(first)[0], len(all_repeated) - 1
         also = f", and {more} more ids do" if more else ""
         raise BadData(f"{name!r} names one row, but {where} occurs more than once{also}; keep one row of each")
 
@@ -405,11 +406,12 @@ def _digests(rows: _Rows, *, has_ids: bool) -> NDArray[np.uint64]:
     return np.array(sums, dtype=np.uint64)
 
 
-def _where_is(found: Survey, name: str, wanted: np.uint64) -> str:
+def _where_is(found: Survey, name: str, wanted: np.uint64, seen: Seen) -> str:
     """The id with this hash, and its first file and row."""
     for file in found.files:
         for batch in file.read([name]):
             for row, value in enumerate(batch.columns[name].to_pylist(), start=batch.first + 1):
                 if hash_ids([text_of(value, is_number=False)])[0] == wanted:
                     return f"{text_of(value, is_number=False)!r} ({file.path}, row {row})"
+            seen(0)
     return "an id"

@@ -4,8 +4,11 @@ pandas, pyarrow, fsspec, Pillow and scikit-learn are imported where they are use
 manifests through this package and has no need of them.
 """
 
+import errno
+import gzip
 import io
 import os
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,12 +17,16 @@ from numpy.typing import NDArray
 
 from fairlead.data.builtin import BUILTIN_PREFIX, builtin_problem, read_builtin
 from fairlead.data.columns import Column, Source
-from fairlead.errors import BadData, Problem
+from fairlead.errors import BadData, FairleadError, Problem, StorageAway
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 METADATA = "metadata.csv"
 MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null")
 MAX_PROBLEMS = 20
+_LASTING = (ImportError, ValueError, EOFError, zlib.error, gzip.BadGzipFile)
+_LASTING_FILES = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_LASTING_ERRNOS = frozenset({None, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL})
+"""pyarrow's words about what a file holds are errors of the system without a number."""
 
 
 def bad(pointer: str, message: str, suggestion: str | None = None) -> BadData:
@@ -28,8 +35,22 @@ def bad(pointer: str, message: str, suggestion: str | None = None) -> BadData:
     return BadData(text, problems=(Problem(pointer=pointer, message=message, suggestion=suggestion),))
 
 
+def is_lasting(error: Exception) -> bool:
+    """Whether reading again would fail alike: what is there is wrong, missing or forbidden. Else its storage failed."""
+    if isinstance(error, _LASTING + _LASTING_FILES):
+        return True
+    return type(error) is OSError and error.errno in _LASTING_ERRNOS
+
+
+def unreadable(error: Exception, message: str) -> FairleadError:
+    """What to raise where reading raised ``error``: ``BadData``, or ``StorageAway`` where trying again may help."""
+    return bad("/data/uri", message) if is_lasting(error) else StorageAway(message)
+
+
 def read(uri: str) -> Source:
-    """Read everything at ``uri``. Raises ``BadData`` naming the file, and the row or column where it is known."""
+    """Read everything at ``uri``. Raises ``BadData`` naming the file, and the row or column where it is known, and
+    ``StorageAway`` where the storage fails.
+    """
     if uri.startswith(BUILTIN_PREFIX):
         return _builtin(uri)
     files, root = locate(uri)
@@ -56,17 +77,23 @@ def _builtin(uri: str) -> Source:
 
 
 def locate(uri: str) -> tuple[Any, str]:
-    """The fsspec storage of an address, and the path in there. Raises ``BadData`` where nothing is there."""
+    """The fsspec storage of an address, and the path in there.
+
+    Raises ``BadData`` where nothing is there, and ``StorageAway`` where the storage fails.
+    """
     import fsspec
 
     try:
         files, root = fsspec.core.url_to_fs(uri)
-        if files.exists(root):
-            return files, root
+        if not files.exists(root):
+            files.info(root)  # many a storage says no where it means that it does not answer
+        return files, root
+    except FileNotFoundError:
+        pass
     except (ImportError, ValueError) as error:
         raise bad("/data/uri", f"{uri}: this address cannot be opened: {error}") from error
     except Exception as error:  # each storage has exceptions of its own
-        raise bad("/data/uri", f"{uri}: the storage does not answer: {error}") from error
+        raise unreadable(error, f"{uri}: the storage does not answer: {error}") from error
     raise bad("/data/uri", f"{uri}: nothing is there", "the path must exist where the workers run")
 
 
@@ -75,8 +102,8 @@ def _content(uri: str, files: Any, path: str) -> bytes:
         with files.open(path, "rb") as file:
             content: bytes = file.read()
             return content
-    except OSError as error:
-        raise bad("/data/uri", f"{uri}: the file cannot be read: {error}") from error
+    except Exception as error:  # each storage has exceptions of its own
+        raise unreadable(error, f"{uri}: the file cannot be read: {error}") from error
 
 
 def _csv(uri: str, content: bytes, root: str) -> Any:
@@ -204,11 +231,11 @@ def _opened(files: Any, root: str, names: list[str]) -> Iterator[tuple[str, Any]
     from PIL import Image
 
     for name in names:
+        path = f"{root.rstrip('/')}/{name}"
         try:
-            with files.open(f"{root.rstrip('/')}/{name}", "rb") as file:
-                picture = Image.open(io.BytesIO(file.read()))
-                picture.load()
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            picture = Image.open(io.BytesIO(_content(path, files, path)))
+            picture.load()
+        except (BadData, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             yield name, f"the image cannot be read: {str(error).partition(' <')[0]}"
         else:
             yield name, picture

@@ -43,6 +43,8 @@ def count_predictions(
 ) -> Counted | None:
     """Count this rank's share of an evaluation; None where it was stopped. Collective.
 
+    Every rank reports: one that waits for the others says nothing, and they are all that goes on.
+
     Raises ``BadData`` for what cannot be counted, and ``BadSpec`` for gates that no number of such rows could decide.
     """
     stops = _Stops(should_stop, gather)
@@ -103,7 +105,7 @@ class _Stops:
 
 
 class _Told:
-    """Progress, now and then: a step is a batch of rows that this rank has read."""
+    """Progress, now and then: a step is a batch of rows that this rank has read, or a file that it has opened."""
 
     def __init__(self, stops: _Stops, report: Report) -> None:
         self._stops, self._report = stops, report

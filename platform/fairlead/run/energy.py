@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fairlead.evaluation.energy import NodeEnergy
+from fairlead.evaluation.measured import section_bytes
 from fairlead.run.storage import write_atomically
 from fairlead.spec import EnergySpec
 
@@ -60,7 +61,7 @@ class EnergyMeter(NoMeter):
             return
         try:
             self._path.parent.mkdir(exist_ok=True)
-            self._home = tempfile.TemporaryDirectory(prefix="fairlead-energy-")
+            self._home = tempfile.TemporaryDirectory(prefix="fairlead-energy-", ignore_cleanup_errors=True)
             self._process = self._started(Path(self._home.name))
         except OSError as error:
             self._give_up(f"it could not be started: {error}")
@@ -139,14 +140,20 @@ class EnergyMeter(NoMeter):
 def energy_entries(attempt: Path) -> list[Mapping[str, Any]]:
     """What all meters of this attempt and of those before it have written, in the order of attempts and groups.
 
-    ``attempt``: its directory ``a<number>`` beside those of the others.
+    ``attempt``: its directory ``a<number>`` beside those of the others. What cannot be read, or is too much for a
+    report, has an entry without figures in its place.
     """
     number = _number(attempt)
     directories = sorted((path for path in attempt.parent.glob("a*") if _number(path) <= number), key=_number)
     files = [(each, path) for each in directories for path in sorted((each / DIRECTORY).glob("g*.json"))]
     if len(files) > MOST_ENTRIES:
         return [_without_figures(attempt, f"there are {len(files)} files of it, more than {MOST_ENTRIES}")]
-    return [_entry_of(each, path) for each, path in files]
+    entries = [_entry_of(each, path) for each, path in files]
+    try:
+        section_bytes("energy", entries)
+    except ValueError as error:
+        return [_without_figures(attempt, str(error))]
+    return entries
 
 
 def _number(attempt: Path) -> float:
@@ -156,11 +163,12 @@ def _number(attempt: Path) -> float:
 
 
 def _entry_of(attempt: Path, path: Path) -> Mapping[str, Any]:
+    """As the file has it, once it is known to be what a report can show: a meter writes whatever codecarbon says."""
     try:
-        entry: Mapping[str, Any] = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        return _without_figures(attempt, f"{path.name} cannot be read: {error}")
-    return entry
+        entry = NodeEnergy.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:  # pydantic's among them
+        return _without_figures(attempt, f"{path.name} cannot be read: {' '.join(str(error).split())}")
+    return entry.model_dump(mode="json")
 
 
 def _without_figures(attempt: Path, why_not: str) -> Mapping[str, Any]:

@@ -79,6 +79,8 @@ class Failure:
     is_collective: bool
     """It looks like a collective whose other side went away, which a death of another rank explains."""
     is_memory: bool
+    is_storage: bool = False
+    """The storage of the data failed, which says nothing about the workload."""
     reason: str | None = None
     """A code that replaces the exception's name, for errors the platform found itself."""
 

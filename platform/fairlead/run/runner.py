@@ -186,12 +186,22 @@ class Runner:
         )
 
     @ray.method(concurrency_group="control")
-    def poll(self, rank: int, generation: int, sample: dict[str, float], load: Load | None = None) -> Orders:
+    def poll(
+        self,
+        rank: int,
+        generation: int,
+        sample: dict[str, float],
+        load: Load | None = None,
+        *,
+        has_progressed: bool = False,
+    ) -> Orders:
         """A worker shows that it lives, and learns what is asked of it."""
         is_current = self._progress.is_current(generation)
         if is_current and sample:
             seconds = int(self._clock.monotonic_s() - self._began_s)
             self._require_spool().metrics(sample, step=seconds, at_ms=_now_ms())
+        if is_current and has_progressed:
+            self._progress.touch()
         if load is not None:
             self._progress.note_load(rank, generation, load)
         return Orders(

@@ -103,11 +103,17 @@ def from_failure(failure: Failure) -> Verdict:
     first_line = failure.message.strip().splitlines()[0] if failure.message.strip() else ""
     words = f"{failure.type_name}: {first_line}" if first_line else failure.type_name
     return Verdict(
-        outcome=Outcome.OOM if failure.is_memory else Outcome.USER_ERROR,
+        outcome=_outcome_of(failure),
         reason=(failure.reason or words)[:MAX_REASON],
         detail=f"rank {failure.rank}: {failure.message[:2000]}\n{failure.traceback}"[:MAX_DETAIL],
         exit_code=_code_of(failure),
     )
+
+
+def _outcome_of(failure: Failure) -> Outcome:
+    if failure.is_memory:
+        return Outcome.OOM
+    return Outcome.INFRA_ERROR if failure.is_storage else Outcome.USER_ERROR
 
 
 def _code_of(failure: Failure) -> int | None:

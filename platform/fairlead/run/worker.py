@@ -29,9 +29,10 @@ from fairlead.data.context import LocalContext
 from fairlead.data.dataset import Dataset, open_dataset
 from fairlead.data.export import Origin
 from fairlead.data.torch import any_rank, share_cores
-from fairlead.errors import BadData, BadInput
+from fairlead.errors import BadData, BadInput, StorageAway
 from fairlead.evaluation.energy import NodeEnergy
 from fairlead.protocol import MODEL_DIRECTORY, LaunchDocument
+from fairlead.run.counting import Report as Tell
 from fairlead.run.counting import count_predictions
 from fairlead.run.energy import EnergyMeter, NoMeter
 from fairlead.run.idleness import Load
@@ -128,12 +129,19 @@ def _evaluate(document: LaunchDocument, assignment: Assignment, line: "RunnerLin
             rank=rank,
             world_size=here.get_world_size(),
             should_stop=lambda: line.should_stop,
-            report=lambda metrics, step: line.report(metrics, step=step) if rank == 0 else None,
+            report=_progress_of(line, rank),
         )
         if counted is None:
             line.finish({}, {}, has_exported=False, device="cpu")
         else:
             line.finish(counted.states, counted.dataset, has_exported=False, device="cpu")
+
+
+def _progress_of(line: "RunnerLine", rank: int) -> Tell:
+    """Rank 0's metrics are those of the attempt; of the others it counts that they go on."""
+    if rank == 0:
+        return lambda metrics, step: line.report(metrics, step=step)
+    return lambda metrics, step: line.touch()
 
 
 def _energy_meter(document: LaunchDocument, attempt: Path, line: "RunnerLine") -> NoMeter | EnergyMeter:
@@ -269,6 +277,7 @@ class RunnerLine:
         self._excuse_lock = threading.Lock()
         self._num_excused = 0
         self._num_excuses = 0
+        self._has_progressed = threading.Event()
 
     @classmethod
     def open(cls, runner_name: str) -> "RunnerLine":
@@ -332,8 +341,12 @@ class RunnerLine:
             time.sleep(HEARTBEAT_S)
 
     def _poll(self, sample: Mapping[str, float], load: Load | None) -> Orders | None:
+        has_progressed = self._has_progressed.is_set()
+        self._has_progressed.clear()
         try:
-            polled = self._runner.poll.remote(self._hello.rank, self.welcome.generation, dict(sample), load)
+            polled = self._runner.poll.remote(
+                self._hello.rank, self.welcome.generation, dict(sample), load, has_progressed=has_progressed
+            )
             orders: Orders = ray.get(polled, timeout=10)
             return orders
         except ray.exceptions.ActorDiedError:
@@ -342,6 +355,10 @@ class RunnerLine:
             return None
 
     # ---- work ----
+
+    def touch(self) -> None:
+        """Let the next heartbeat say that this rank goes on: it counts as a new step does."""
+        self._has_progressed.set()
 
     def report(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Send soon, without waiting, unless too much is on its way."""
@@ -443,8 +460,8 @@ def describe_failure(error: BaseException, *, generation: int, rank: int) -> Fai
     if isinstance(error, BadInput) and error.problems:
         message = "; ".join(f"{problem.pointer}: {problem.message}" for problem in error.problems)
     reason = None
-    if isinstance(error, BadData):
-        reason = f"bad_data: {message}"
+    if isinstance(error, BadData | StorageAway):
+        reason = f"{error.code}: {message}"
     elif isinstance(error, SystemExit) and not error.code:
         reason, message = "no_result", "the workload called sys.exit() before it had returned"
     return Failure(
@@ -455,6 +472,7 @@ def describe_failure(error: BaseException, *, generation: int, rank: int) -> Fai
         traceback=lines[-MAX_TRACEBACK:],
         is_collective=_is_collective(error),
         is_memory=isinstance(error, MemoryError | torch.OutOfMemoryError),
+        is_storage=isinstance(error, StorageAway),
         reason=reason,
     )
 

@@ -1,5 +1,6 @@
 """What is measured on the test split, for whom, and what the result must prove."""
 
+import hashlib
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,6 +14,8 @@ Evidence = Literal["point", "upper_bound", "lower_bound"]
 Correction = Literal["none", "holm", "benjamini_hochberg"]
 DEFAULT_CORRECTION: Correction = "benjamini_hochberg"
 """Of the list of gaps, which decides nothing."""
+_NAME_CHARS = 63
+_STRANGE = re.compile(r"[^a-z0-9_-]")
 _REQUIRE = re.compile(r"^\s*(<=|>=|<|>)\s*([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*$")
 
 
@@ -105,6 +108,16 @@ class GateSpec(Document):
 
     @property
     def name(self) -> str:
-        """``id``, or one made of the metric and the grouping."""
+        """``id``, or one made of the metric and the grouping, which an address and a file's name can hold."""
         parts = (self.metric, *self.by, *((self.condition.replace(".", "_"),) if self.condition else ()))
-        return self.id or "-".join(parts).replace(" ", "_").lower()[:63]
+        return self.id or _slug(parts)
+
+
+def _slug(parts: tuple[str, ...]) -> str:
+    """At most 63 characters; columns that differ in strange ones only are told apart by a hash."""
+    wanted = "-".join(parts).replace(" ", "_").lower()
+    plain = _STRANGE.sub("_", wanted)
+    if plain == wanted:
+        return wanted[:_NAME_CHARS]
+    digest = hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{plain[: _NAME_CHARS - 9]}-{digest}"

@@ -1,6 +1,6 @@
 """Questions about clusters and the epochs of their agents."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -78,7 +78,7 @@ def attach(session: Session, name: str, request: AttachRequest, *, now: datetime
 def sync(
     session: Session, name: str, *, agent_epoch: int, ray_session: str, nodes: tuple[NodeInfo, ...], now: datetime
 ) -> bool:
-    """Note an agent's sign of life; whether its nodes, or what is free there, are others than before.
+    """Note an agent's sign of life; whether its nodes are others than before, or more is free on one of them.
 
     Raises ``StaleAgent`` for any but the newest.
     """
@@ -98,7 +98,17 @@ def sync(
     if changed.rowcount == 0:  # type: ignore[attr-defined]  # an UPDATE's result has it
         raise StaleAgent(f"another agent has attached to cluster {name} since epoch {agent_epoch}")
     session.refresh(row)
-    return bool(row.nodes != before)
+    return _has_more_room(before, row.nodes)
+
+
+def _has_more_room(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether there is something that who waits may hope for. Less room is what those who got it know already."""
+    if before == after:
+        return False
+    known = {node["node_id"]: node for node in before}
+    if {(node["node_id"], node["is_alive"]) for node in before} != {(n["node_id"], n["is_alive"]) for n in after}:
+        return True
+    return any(node[what] > known[node["node_id"]][what] for node in after for what in ("free_cpus", "free_gpus"))
 
 
 def has_fresh_agent(row: ClusterRow, *, ttl_s: float, now: datetime) -> bool:

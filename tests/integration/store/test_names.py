@@ -47,17 +47,29 @@ def test_each_agent_that_attaches_fences_the_older_ones_out(store: Store, clock:
         assert (row.last_sync_at, len(row.nodes)) == (clock.now(), 1)
 
 
-def test_a_sync_says_whether_there_is_other_room_than_before(store: Store, clock: FakeClock) -> None:
+def test_a_sync_says_whether_there_is_more_room_than_before_or_another_node(store: Store, clock: FakeClock) -> None:
     full, free = (a_node().model_copy(update={"free_cpus": cpus}) for cpus in (0.0, 2.0))
+    dead, other = full.amended(is_alive=False), a_node("node-2").amended(free_cpus=0.0)
+    steps: list[tuple[tuple[Any, ...], bool]] = [
+        ((full,), False),
+        ((free,), True),
+        ((free.amended(free_gpus=1.0),), True),
+        ((free.amended(free_cpus=1.0, free_gpus=1.0),), False),  # who got it knows
+        ((), False),  # Ray does not answer, and nothing is known
+        ((full, other), True),
+        ((other, full), False),
+        ((full, dead.amended(node_id="node-2")), True),
+        ((full,), True),
+    ]
     with store.write() as session:
         clusters.attach(session, "local", an_attach_request(nodes=[full]), now=clock.now())
     told = []
-    for nodes in ((full,), (free,), (free,), ()):  # none: Ray does not answer, and nothing is known
+    for nodes, _ in steps:
         with store.write() as session:
             told.append(
                 clusters.sync(session, "local", agent_epoch=1, ray_session="s", nodes=nodes, now=clock.advance(1))
             )
-    assert told == [False, True, False, False]
+    assert told == [expected for _, expected in steps]
 
 
 def test_a_stale_agent_changes_nothing(store: Store, clock: FakeClock) -> None:

@@ -277,6 +277,18 @@ def test_a_result_counts_whatever_ray_says(scene: Scene) -> None:
     assert (scene.tending.is_done, scene.tending.is_leaving) == (True, False)
 
 
+def test_what_never_ends_hurries_others_for_ten_seconds_only(scene: Scene) -> None:
+    scene.cluster.has_leftovers = True
+    scene.tending.end()
+    hurries = []
+    for seconds in (1, 8, 2, 600):
+        scene.tick(seconds)
+        scene.tending.end()  # the server repeats it in every answer
+        hurries.append(scene.tending.is_leaving)
+    assert hurries == [True, True, False, False]
+    assert not scene.tending.is_done
+
+
 @pytest.mark.parametrize("comes", ["between looks", "during a look"])
 def test_a_result_is_claimed_long_before_the_next_look_is_due(scene: Scene, comes: str) -> None:
     scene.begin()

@@ -1,5 +1,6 @@
 """The meter of a node: its files, its end, and what stands there where nothing can be measured. The real codecarbon."""
 
+import errno
 import json
 import os
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from fairlead.evaluation.energy import NodeEnergy, energy_section
+from fairlead.evaluation.measured import MAX_SECTION_BYTES, measurements_bytes
 from fairlead.run.energy import MOST_ENTRIES, EnergyMeter, energy_entries
 from fairlead.spec import EnergySpec
 
@@ -114,3 +116,38 @@ def test_what_cannot_be_read_is_said_and_harms_no_result(attempt: Path) -> None:
     (only,) = energy_entries(attempt)
     assert "more than 4000" in only["why_not"]
     assert len(json.dumps(ENTRY.model_dump(mode="json"))) < 1000
+
+
+@pytest.mark.parametrize(
+    "changes", [{"duration_s": float("nan")}, {"parts": {"cpu": {"kwh": float("nan"), "is_measured": True, "how": ""}}}]
+)
+def test_figures_that_are_no_numbers_harm_no_result(attempt: Path, changes: dict[str, Any]) -> None:
+    (attempt / "energy").mkdir()
+    content = json.dumps({**ENTRY.model_dump(mode="json"), **changes})
+    (attempt / "energy" / "g1-r0.json").write_text(content)
+    (attempt / "energy" / "g2-r0.json").write_text(ENTRY.amended(group=2).model_dump_json())
+    entries = energy_entries(attempt)
+    assert json.loads(measurements_bytes({"energy": entries}))["sections"]["energy"] == entries
+    section = energy_section(EnergySpec(), entries)
+    assert "g1-r0.json cannot be read" in section["why_not_measured"]
+    assert "g2-r0.json" not in section["why_not_measured"]
+
+
+def test_files_that_are_too_large_for_a_report_harm_no_result(attempt: Path) -> None:
+    (attempt / "energy").mkdir()
+    (attempt / "energy" / "g1-r0.json").write_text(ENTRY.amended(library="x" * MAX_SECTION_BYTES).model_dump_json())
+    (only,) = energy_entries(attempt)
+    assert "more than" in only["why_not"]
+    measurements_bytes({"energy": [only]})
+
+
+def test_a_home_that_cannot_be_removed_ends_no_training(attempt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: Any, **named: Any) -> None:
+        raise OSError(errno.EBUSY, "busy")
+
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    meter = a_meter(attempt)
+    meter.start()
+    meter.wait()
+    monkeypatch.setattr(os, "rmdir", refuse)
+    meter.end()

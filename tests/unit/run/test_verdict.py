@@ -69,6 +69,11 @@ def test_nodes_are_named_only_where_a_death_is_what_ended_it(changes: dict[str, 
         ({"type_name": "KeyError", "message": ""}, "user_error", "KeyError"),
         ({"type_name": "OutOfMemoryError", "message": "CUDA", "is_memory": True}, "oom", "OutOfMemoryError: CUDA"),
         ({"type_name": "BadData", "message": "x", "reason": "bad_data: x"}, "user_error", "bad_data: x"),
+        (
+            {"type_name": "StorageAway", "message": "x", "reason": "data_storage: x", "is_storage": True},
+            "infra_error",
+            "data_storage: x",
+        ),
     ],
 )
 def test_an_exception_becomes_an_outcome_with_its_first_line(

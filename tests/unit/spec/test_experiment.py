@@ -1,3 +1,4 @@
+import re
 import time
 from fnmatch import fnmatchcase
 from fractions import Fraction
@@ -100,6 +101,33 @@ def test_a_gate_compares_exactly(require: str, value: Fraction, admitted: bool) 
 def test_other_requirements_are_refused(require: str) -> None:
     with pytest.raises(ValueError, match="require"):
         GateSpec(metric="accuracy", require=require)
+
+
+@pytest.mark.parametrize(
+    ("by", "name"),
+    [
+        ((), "accuracy"),
+        (("Age Band", "sex"), "accuracy-age_band-sex"),
+        (("x" * 100,), "accuracy-" + "x" * 54),
+        (("race/ethnicity",), "accuracy-race_ethnicity-cf8e0079"),
+        (("größe",), "accuracy-gr__e-8ff1577f"),
+    ],
+)
+def test_a_gate_without_an_id_is_named_after_its_columns(by: tuple[str, ...], name: str) -> None:
+    assert GateSpec(metric="accuracy", by=by, require="> 0.3").name == name
+    assert GateSpec(id="mine", metric="accuracy", by=by, require="> 0.3").name == "mine"
+
+
+@given(by=st.lists(st.text(min_size=1), min_size=1, max_size=3))
+def test_any_name_of_a_gate_is_one_that_an_id_could_be(by: list[str]) -> None:
+    name = GateSpec(metric="accuracy", by=tuple(by), require="> 0.3").name
+    assert re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", name)
+
+
+def test_columns_that_differ_in_strange_characters_name_two_gates() -> None:
+    columns = ["race #1", "race #2", "race /1", "x" * 80 + "/1", "x" * 80 + "/2"]
+    gates = [GateSpec(metric="accuracy", by=(name,), require="> 0.3") for name in columns]
+    assert len({gate.name for gate in gates}) == len(columns)
 
 
 @pytest.mark.parametrize(("require", "evidence"), [("<= 0.3", "upper_bound"), ("> 0.3", "lower_bound")])
