@@ -113,7 +113,7 @@ def drift_part(report: Report) -> DriftPart | None:
     if section["why_not_measured"]:
         return DriftPart(text="", why_not=section["why_not_measured"], rows=(), end="1", num_more=0)
     columns = largest(section)
-    end = round_end([one["psi_upper95"] for one in columns])
+    end = round_end([max(one["psi"], one["psi_upper95"] or 0.0) for one in columns])
     moved, tested = section["n_beyond_chance"], section["n_tested"]
     how = f"{CORRECTIONS[section['correction']]}, level {section['level']:g}"
     return DriftPart(
@@ -127,9 +127,12 @@ def drift_part(report: Report) -> DriftPart | None:
 
 def _drift_row(one: Mapping[str, Any], end: float, min_display: int) -> tuple[str, str, Mark, str, str, Bars]:
     low, high = one["psi_lower95"], one["psi_upper95"]
+    note = f"{number(low)} to {number(high)}; by chance {number(one['psi_by_chance'])}"
+    if one["psi_reason"]:
+        low, high, note = one["psi"], one["psi"], f"proves nothing: {one['psi_reason']}"
     mark = Mark(
         text=number(one["psi"]),
-        note=f"{number(low)} to {number(high)}; by chance {number(one['psi_by_chance'])}",
+        note=note,
         at=percent(one["psi"] / end),
         low=percent(low / end),
         high=percent(high / end),
