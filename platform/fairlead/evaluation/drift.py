@@ -34,6 +34,8 @@ from fairlead.spec import Document, DriftSpec
 
 Kind = Literal["number", "text", "sensitive", "target", "picture"]
 MOST_SHOWN = 10
+BELOW = "below "
+"""How the label of a first bin begins that lies below all train rows, and therefore has none."""
 PSI_BINS = 10
 _LEAST_EXPECTED = 5.0
 _LEAST_WITHIN = 1.0
@@ -47,7 +49,7 @@ class DriftColumn(Document):
     name: str
     kind: Kind
     labels: tuple[str, ...]
-    """Of levels; of columns of numbers, the upper edge of each bin but the last."""
+    """Of levels; of columns of numbers, the upper edge of each bin but the last. ``BELOW`` may stand before the first."""
     train: tuple[int, ...]
     test: tuple[int, ...]
 
@@ -183,7 +185,7 @@ def _binned(column: DriftColumn, level: float) -> _Binned:
     table = np.array([column.train, column.test], dtype=np.int64)
     fewest = int(table.sum(axis=1).min())
     least = table[0].sum() / min(PSI_BINS, max(1, fewest // int(_LEAST_EXPECTED)))
-    together = _neighbours(table[0], least) if column.is_number else _levels_together(table, least)
+    together = _neighbours(table, least) if column.is_number else _levels_together(table, least)
     reason = None
     if len(together) < 2 <= np.count_nonzero(table.sum(axis=0)):
         reason = f"{fewest} rows are too few to compare {column.name}: two bins of five rows each are needed"
@@ -198,12 +200,21 @@ def _binned(column: DriftColumn, level: float) -> _Binned:
     )
 
 
-def _neighbours(train: NDArray[np.int64], least: float) -> list[list[int]]:
-    """Bins of numbers, together until each has another ``least`` of the train rows."""
-    shares = np.floor(train.cumsum() / least + 1e-9)
-    starts = np.flatnonzero(np.diff(shares, prepend=0.0) > 0)  # bins that end a share
-    ends = np.unique([*starts.tolist(), len(train) - 1]).tolist()
-    return [list(range(first, end + 1)) for first, end in zip([0, *(end + 1 for end in ends[:-1])], ends, strict=True)]
+def _neighbours(table: NDArray[np.int64], least: float) -> list[list[int]]:
+    """Bins of numbers, together until each has another ``least`` of the train rows.
+
+    What test rows lie below or above all train rows are bins of their own.
+    """
+    inside = np.flatnonzero(table[0])
+    first, last = int(inside[0]), int(inside[-1])
+    shares = np.floor(table[0, first : last + 1].cumsum() / least + 1e-9)
+    ends = (np.flatnonzero(np.diff(shares, prepend=0.0) > 0) + first).tolist()  # bins that end a share
+    ends[-1] = last
+    firsts = [first, *(end + 1 for end in ends[:-1])]
+    found = [list(range(start, end + 1)) for start, end in zip(firsts, ends, strict=True)]
+    outside = [list(range(first)), list(range(last + 1, table.shape[1]))]
+    below, above = ([places] if table[1, places].any() else [] for places in outside)
+    return [*below, *found, *above]
 
 
 def _levels_together(table: NDArray[np.int64], least: float) -> list[list[int]]:
@@ -251,9 +262,13 @@ def _list(labels: Sequence[str], places: Sequence[int]) -> str:
 def _range(edges: Sequence[str], places: Sequence[int]) -> str:
     """Neighbouring bins in words; bin i reaches from above edge i - 1 up to edge i."""
     first, last = places[0], places[-1]
+    if first == last == 0 and edges and edges[0].startswith(BELOW):
+        return edges[0]
+    low = edges[first - 1].removeprefix(BELOW) if first else None
     if last >= len(edges):
-        return f"above {edges[first - 1]}" if first else "all"
-    return f"{edges[first - 1]} to {edges[last]}" if first else f"up to {edges[last]}"
+        return "all" if low is None else f"above {low}"
+    high = edges[last].removeprefix(BELOW)
+    return f"up to {high}" if low is None else high if low == high else f"{low} to {high}"
 
 
 def _of_numbers(column: DriftColumn) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fairlead.data import find_specs
 from fairlead.data.context import LocalContext
+from fairlead.data.drift import DriftCounter
 from fairlead.errors import BadData, BadInput
 from fairlead.evaluation import CountState, Measurements, build_report, grouping, report_schema
 from fairlead.evaluation.metrics import group_estimates
@@ -22,7 +23,7 @@ from fairlead.evaluation.page import render_page
 from fairlead.evaluation.robustness import rows_judged_otherwise
 from fairlead.mitigation import Mitigation
 from fairlead.probes import Judge, ball_of, fit_temperature, lowest_loss, perturbed, run_probes
-from fairlead.spec import ExperimentSpec, PerturbationSpec, from_yaml
+from fairlead.spec import DriftSpec, ExperimentSpec, PerturbationSpec, from_yaml
 from fairlead.testing.context import a_context, train_here, train_on_ranks
 from fairlead.testing.evaluation import a_provenance
 from fairlead.workload import Rows
@@ -254,10 +255,36 @@ def test_drift_counts_every_column_of_both_splits_in_the_bins_of_the_train_split
         assert sum(one["train"]) == found["n_train"] == info.num_by_split["train"]
         assert sum(one["test"]) == found["n_test"] == info.num_by_split["test"]
     income = next(one for one in found["columns"] if one["name"] == "income")
-    assert max(income["train"]) - min(income["train"]) <= 2  # quantiles
+    assert (income["train"][0], income["train"][-1]) == (0, 0)  # below and above all of them
+    assert max(income["train"]) - min(income["train"][1:-1]) <= 2  # quantiles
     section = Measurements(asked=spec.measured, found={"drift": found}).sections["drift"]
     assert section["why_not_measured"] is None
     assert section["n_beyond_chance"] == 0  # one generator made both splits
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "label"),
+    [([0], [5], "above 0"), ([0], [-5], "below 0"), ([0, 1], [0, 100], "above 1"), (range(40), [41], "above 39")],
+)
+def test_rows_outside_of_what_was_trained_on_do_not_pass(train: Any, test: Any, label: str) -> None:
+    context = a_context(lending([], rows=1500).amended(probes={"drift": {}}))
+    info, parts = context.dataset, {}
+    for split, values in {"train": train, "test": test}.items():
+        rows = context.all_rows(split)
+        features = np.zeros_like(rows.features)
+        features[:, 0] = np.resize(np.array(values), len(rows))
+        parts[split] = Rows(records=rows.records, features=features, labels=rows.labels)
+    counter = DriftCounter(info, parts["train"])
+    counts = [counter.count(rows, np.zeros((len(rows), 2), dtype=np.int64)) for rows in parts.values()]
+    found = counter.counts(*counts).model_dump(mode="json")
+    section = Measurements(asked={"drift": DriftSpec()}, found={"drift": found}).sections["drift"]
+    first, *_ = section["columns"]
+    assert first["name"] == info.features[0].name
+    moved = {one["label"]: (one["train"], one["test"]) for one in first["bins"]}
+    assert moved[label][0] == 0 < moved[label][1]
+    assert section["metrics"]["drift_psi_max"]["lower95"] > 0.25
+    others = [one for one in section["columns"] if one["kind"] == "number"][1:]
+    assert {one["psi"] for one in others} == {0.0}  # constant in both
 
 
 def test_ranks_count_the_same_drift_together_as_one_alone() -> None:
