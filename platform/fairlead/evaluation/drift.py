@@ -21,7 +21,7 @@ P-values are adjusted for the number of columns. That a difference is more than 
 size: PSI does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -81,17 +81,17 @@ class _Binned:
 _COUNTS: TypeAdapter[DriftCounts] = TypeAdapter(DriftCounts)
 
 
-def drift_section(asked: DriftSpec, found: Any) -> dict[str, Any]:
-    """The report's ``drift`` from ``DriftCounts``. Raises ``ValueError`` for what is none, or lacks rows of a split."""
-    counts = _COUNTS.validate_python(found)
-    for column in counts.columns:
-        if (sum(column.train), sum(column.test)) != (counts.n_train, counts.n_test):
-            raise ValueError(f"{column.name} does not count every row of both splits once")
+def drift_section(asked: DriftSpec, found: Any, alpha: float = 0.05) -> dict[str, Any]:
+    """The report's ``drift`` from ``DriftCounts``, with one-sided bounds at ``alpha``.
+
+    Raises ``ValueError`` for what is none, or lacks rows of a split.
+    """
+    counts = _read(found)
     if not counts.columns or not counts.n_train or not counts.n_test:
         reason = "there are no rows to compare"
         return {"why_not_measured": reason, "metrics": {"drift_psi_max": _metric(None, None, None, reason)}}
     binned = [_binned(column, asked.level / len(counts.columns)) for column in counts.columns]
-    found = [_column(*pair, asked.level) for pair in zip(counts.columns, binned, strict=True)]
+    found = [_column(*pair, alpha) for pair in zip(counts.columns, binned, strict=True)]
     entries = sorted(found, key=lambda one: -one["psi"])
     tested = [entry for entry in entries if entry["p_value"] is not None]
     for entry, p_adjusted in zip(
@@ -102,7 +102,7 @@ def drift_section(asked: DriftSpec, found: Any) -> dict[str, Any]:
         entry["bins"] = []
     return {
         "why_not_measured": None,
-        "metrics": {"drift_psi_max": _largest(binned, asked.level)},
+        "metrics": {"drift_psi_max": _largest(binned, alpha)},
         "n_train": counts.n_train,
         "n_test": counts.n_test,
         "level": asked.level,
@@ -111,6 +111,21 @@ def drift_section(asked: DriftSpec, found: Any) -> dict[str, Any]:
         "n_beyond_chance": sum(bool(entry["beyond_chance"]) for entry in entries),
         "columns": entries,
     }
+
+
+def largest_limits(asked: DriftSpec, found: Any) -> Callable[[float], tuple[float, float]]:
+    """One-sided limits of ``drift_psi_max`` as a function of alpha. Raises ``ValueError`` as ``drift_section`` does."""
+    columns = _read(found).columns
+    binned = [_binned(column, asked.level / len(columns)) for column in columns]
+    return lambda alpha: _limits(binned, alpha)
+
+
+def _read(found: Any) -> DriftCounts:
+    counts = _COUNTS.validate_python(found)
+    for column in counts.columns:
+        if (sum(column.train), sum(column.test)) != (counts.n_train, counts.n_test):
+            raise ValueError(f"{column.name} does not count every row of both splits once")
+    return counts
 
 
 def psi(train: NDArray[np.int64], test: NDArray[np.int64]) -> float:
@@ -154,9 +169,12 @@ def _largest(binned: Sequence[_Binned], alpha: float) -> dict[str, Any]:
     """The largest index of any column, which none may have kept to itself."""
     if reason := next((one.reason for one in binned if one.reason), None):
         return _metric(None, None, None, reason)
+    return _metric(max(psi(one.train, one.test) for one in binned), *_limits(binned, alpha), None)
+
+
+def _limits(binned: Sequence[_Binned], alpha: float) -> tuple[float, float]:
     lower = max(psi_limits(one.train, one.test, tail=alpha / len(binned))[0] for one in binned)
-    upper = max(psi_limits(one.train, one.test, tail=alpha)[1] for one in binned)
-    return _metric(max(psi(one.train, one.test) for one in binned), lower, upper, None)
+    return lower, max(psi_limits(one.train, one.test, tail=alpha)[1] for one in binned)
 
 
 def _column(column: DriftColumn, binned: _Binned, alpha: float) -> dict[str, Any]:

@@ -221,6 +221,29 @@ def test_a_gate_is_undecided_where_too_few_rows_were_tested_and_refused_where_no
     assert "add probes.drift" in unasked.why
 
 
+def test_bounds_and_p_values_belong_to_the_confidence_of_the_evaluation() -> None:
+    counted = [numbers("income", *(np.random.default_rng(seed).normal(size=2000) for seed in (1, 2)))]
+    found = DriftCounts(n_train=2000, n_test=2000, columns=tuple(counted)).model_dump(mode="json")
+    known = Measurements(asked={"drift": ASKED}, found={"drift": found})
+    state, uppers = example_state(), []
+    for confidence in (0.9, 0.95, 0.999):
+        evaluation = EvaluationSpec(confidence=confidence, correction="holm")
+        gate = GateSpec(metric="drift_psi_max", require="<= 0.1")
+        provenance = a_provenance(n_expected=state.n)
+        report = build_report(state, provenance=provenance, evaluation=evaluation, gates=(gate,), measurements=known)
+        (decided,), entry = report["gates"], report["drift"]["metrics"]["drift_psi_max"]
+        assert decided["bound"] == decided["upper95"] == entry["upper95"]
+        assert entry["upper95"] == report["drift"]["columns"][0]["psi_upper95"]
+        assert decided["p_value"] < 1e-6
+        uppers.append(entry["upper95"])
+    assert uppers == sorted(set(uppers))
+    limits = known.limits("drift_psi_max")
+    tight = GateSpec(metric="drift_psi_max", require=f"<= {limits(0.02)[1]:.6f}")
+    evaluation = EvaluationSpec(correction="holm")
+    (outcome,) = evaluate_gates(state, [tight], evaluation, known)
+    assert outcome.p_value == pytest.approx(0.02, rel=0.01)
+
+
 def test_counts_that_lack_a_row_are_refused() -> None:
     short = DriftCounts(n_train=10, n_test=4, columns=(levels("a", [5, 4], [2, 2]),)).model_dump(mode="json")
     section = Measurements(asked={"drift": ASKED}, found={"drift": short}).sections["drift"]
