@@ -33,7 +33,7 @@ block: so the counts do not either. A rank whose share ends inside a block works
 rows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +44,7 @@ from torch.nn import functional
 
 from fairlead.data.context import keep_measurement, level_codes
 from fairlead.data.drift import DriftCounter
+from fairlead.data.probes import explained_levels
 from fairlead.data.torch import sum_over_ranks, sum_tensor
 from fairlead.errors import BadData, BadInput
 from fairlead.evaluation.cells import UNKNOWN
@@ -378,12 +379,14 @@ def _measure_importance(judge: Judge, context: Context) -> None:
     info = context.dataset
     if len(info.feature_shape) > 1:
         raise BadData("permutation importance is about columns, and these data are pictures: take explanations out")
-    groups = [ExplainedGroup(by=(), key={})]
-    for attribute in info.attributes:
-        levels = (*attribute.levels, UNKNOWN)
-        groups += [ExplainedGroup(by=(attribute.name,), key={attribute.name: level}) for level in levels]
-    counts = np.zeros((len(info.features), len(groups), 4), dtype=np.int64)
     whole = context.all_rows("test")
+    codes = level_codes(context, whole.records)
+    explained = explained_levels(info, codes)
+    groups = [ExplainedGroup(by=(), key={})]
+    for attribute, chosen in zip(info.attributes, explained, strict=True):
+        levels = (*attribute.levels, UNKNOWN)
+        groups += [ExplainedGroup(by=(attribute.name,), key={attribute.name: levels[code]}) for code in chosen]
+    counts = np.zeros((len(info.features), len(groups), 4), dtype=np.int64)
     places = np.cumsum([0, *(max(1, len(feature.levels)) for feature in info.features)])
     for number in range(len(info.features)):
         dealt = np.random.default_rng((context.seed, number, len(whole))).permutation(len(whole))
@@ -398,24 +401,31 @@ def _measure_importance(judge: Judge, context: Context) -> None:
                 for given in (block.rows.features, features)
             ]
             kinds = (2 * ~is_right[0] + ~is_right[1])[block.is_mine]
-            counts[number] += _by_level(context, block.rows.records[block.is_mine], kinds)
+            counts[number] += _by_level(context, block.rows.records[block.is_mine], kinds, explained)
     total = sum_tensor(torch.from_numpy(counts).to(context.device)).cpu().numpy()
     columns = [
         ShuffledColumn(name=feature.name, counts=tuple(tuple(row) for row in table.tolist()))
         for feature, table in zip(info.features, total, strict=True)
     ]
-    found = ExplanationCounts(n=len(whole), groups=tuple(groups), columns=tuple(columns))
+    left_out = {
+        attribute.name: num
+        for attribute, each, chosen in zip(info.attributes, codes.T, explained, strict=True)
+        if (num := len(np.unique(each)) - len(chosen))
+    }
+    found = ExplanationCounts(n=len(whole), groups=tuple(groups), columns=tuple(columns), left_out=left_out)
     keep_measurement(context, "explanations", found.model_dump(mode="json"))
 
 
-def _by_level(context: Context, records: NDArray[np.int64], kinds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows of each kind, over all rows and then for every level of every attribute, shape (groups, 4)."""
+def _by_level(
+    context: Context, records: NDArray[np.int64], kinds: NDArray[np.int64], explained: Sequence[NDArray[np.int64]]
+) -> NDArray[np.int64]:
+    """Rows of each kind, over all rows and then for the ``explained`` levels of every attribute, shape (groups, 4)."""
     codes = level_codes(context, records)
     tables = [np.bincount(kinds, minlength=4)[None]]
     for place, attribute in enumerate(context.dataset.attributes):
         num_levels = len(attribute.levels) + 1
         table = np.bincount(codes[:, place].astype(np.int64) * 4 + kinds, minlength=4 * num_levels)
-        tables.append(table.reshape(num_levels, 4))
+        tables.append(table.reshape(num_levels, 4)[explained[place]])
     return np.concatenate(tables)
 
 

@@ -19,7 +19,8 @@ MOST_BINS = 100
 """Of numbers, beside one below and one above all values of the train split."""
 LEAST_BINS = 10
 MOST_COUNTS = 16_000
-"""Of all columns together, a split: the report takes in so much."""
+"""Of all columns of numbers together, a split: the report takes in so much."""
+MOST_NUMBERS = MOST_COUNTS // LEAST_BINS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,10 +46,9 @@ class DriftCounter:
         self._info = info
         self._is_pictures = len(info.feature_shape) > 1
         values = self._numbers(train)
+        if len(values) > MOST_NUMBERS:
+            raise BadData(f"drift looks at {MOST_NUMBERS} columns of numbers at most, and there are {len(values)}")
         room = MOST_COUNTS // max(1, len(values))
-        if room < LEAST_BINS:
-            most = MOST_COUNTS // LEAST_BINS
-            raise BadData(f"drift looks at {most} columns of numbers at most, and there are {len(values)}")
         kind: Kind = "picture" if self._is_pictures else "number"
         numbers = [_of_numbers(name, kind, column, min(MOST_BINS, room)) for name, column in values.items()]
         features = {one.name: one for one in numbers}

@@ -1,6 +1,7 @@
 """Looks at a trained model: attacks against closed forms, counts against other numbers of ranks."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 from torch import Tensor, nn
 
-from fairlead.data import find_specs
-from fairlead.data.context import LocalContext
+from fairlead.data import find_specs, open_dataset
+from fairlead.data.context import KeepingOutlet, LocalContext
+from fairlead.data.dataset import Dataset
 from fairlead.data.drift import DriftCounter
+from fairlead.data.export import Origin
+from fairlead.data.probes import MOST_LEVELS
 from fairlead.errors import BadData, BadInput
 from fairlead.evaluation import CountState, Measurements, build_report, grouping, report_schema
 from fairlead.evaluation.metrics import group_estimates
@@ -23,10 +27,10 @@ from fairlead.evaluation.page import render_page
 from fairlead.evaluation.robustness import rows_judged_otherwise
 from fairlead.mitigation import Mitigation
 from fairlead.probes import Judge, ball_of, fit_temperature, lowest_loss, perturbed, run_probes
-from fairlead.spec import DriftSpec, ExperimentSpec, PerturbationSpec, from_yaml
+from fairlead.spec import DriftSpec, ExperimentSpec, PerturbationSpec, ProbesSpec, from_yaml
 from fairlead.testing.context import a_context, train_here, train_on_ranks
 from fairlead.testing.evaluation import a_provenance
-from fairlead.workload import Rows
+from fairlead.workload import Attribute, FeatureColumn, Rows
 from fairlead_workloads import image_cnn, tabular_mlp
 
 Ways = list[dict[str, Any]]
@@ -474,6 +478,48 @@ def test_explanations_stand_in_the_report_and_on_the_page_and_ranks_count_them_t
 
 def test_pictures_have_no_columns_to_shuffle() -> None:
     spec = from_yaml(ExperimentSpec, find_specs()["digits"].read_text()).amended(probes={"explanations": {}}, gates=())
-    context = a_context(spec)
     with pytest.raises(BadData, match="these data are pictures"):
-        run_probes(nn.Flatten(), context)
+        a_context(spec)
+
+
+@pytest.mark.parametrize(
+    ("probes", "features", "levels", "message"),
+    [
+        ({"drift": {}}, [("", 1601)], 3, "1600 columns of numbers at most, and there are 1601"),
+        ({"drift": {}}, [("", 3)], 300_000, "more levels than drift can hold"),
+        ({"robustness": EVERY}, [("text", 3)], 3, "all are texts"),
+        ({"explanations": {}}, [("", 2000)], 10_000, "more columns and levels than explanations can hold"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused_before_anything_is_trained(
+    probes: dict[str, Any], features: list[tuple[str, int]], levels: int, message: str
+) -> None:
+    ((kind, num),) = features
+    columns = tuple(FeatureColumn(name=f"c{at}", dtype="float32", levels=("a", "b") if kind else ()) for at in range(num))
+    wide = widened(columns, levels)
+    origin = Origin(workload="w", module="m", params={})
+    with pytest.raises(BadData, match=message):
+        LocalContext(dataset=wide, origin=origin, outlet=KeepingOutlet(), probes=ProbesSpec.model_validate(probes))
+    LocalContext(dataset=wide, origin=origin, outlet=KeepingOutlet())
+
+
+def widened(columns: tuple[FeatureColumn, ...], num_levels: int) -> Dataset:
+    dataset = open_dataset(lending([]).data)
+    attributes = (Attribute(name="town", levels=tuple(f"town {at}" for at in range(num_levels))),)
+    codes = (np.arange(len(dataset.codes)) % num_levels)[:, None]
+    return replace(dataset, info=replace(dataset.info, features=columns, attributes=attributes), codes=codes)
+
+
+def test_an_attribute_of_many_levels_is_explained_by_those_with_most_rows() -> None:
+    dataset = widened(open_dataset(lending([]).data).info.features, 10_000)
+    probes = ProbesSpec.model_validate({"explanations": {}, "drift": {}})
+    origin = Origin(workload="w", module="m", params={})
+    context = LocalContext(dataset=dataset, origin=origin, outlet=KeepingOutlet(), probes=probes)
+    run_probes(linear_for(context), context)
+    found = context.measurements["explanations"]
+    assert len(found["groups"]) == 1 + MOST_LEVELS
+    assert found["left_out"] == {"town": context.dataset.num_by_split["test"] - MOST_LEVELS}
+    sections = Measurements(asked={"explanations": probes.explanations}, found={"explanations": found}).sections
+    section = sections["explanations"]
+    assert all(group["n"] for group in section["columns"][0]["groups"])
+    assert section["left_out"] == found["left_out"]
