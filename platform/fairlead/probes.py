@@ -101,7 +101,8 @@ def fit_temperature(model: Model, context: Context) -> Temperature:
 def lowest_loss(logits: Tensor, labels: Tensor) -> FittedTemperature:
     """The temperature from 0.01 to 100 of the lowest log loss of all ranks' rows together. Collective.
 
-    ``logits``: shape (n, classes), float64; ``labels``: shape (n,). n may be 0 here, but not everywhere.
+    Where the loss falls without end it is 1, and ``reason`` says so. ``logits``: shape (n, classes), float64;
+    ``labels``: shape (n,). n may be 0 here, but not everywhere. Raises ``BadData`` if it is.
     """
 
     def look(sharpness: float) -> tuple[float, float, float, float]:
@@ -117,6 +118,11 @@ def lowest_loss(logits: Tensor, labels: Tensor) -> FittedTemperature:
     before, slope, bend, num_rows = look(1.0)
     if num_rows == 0:
         raise BadData("a temperature is fitted on the validation split, and it has no rows")
+    if reason := _no_lowest(logits, labels):
+        loss = max(0.0, before / num_rows)
+        return FittedTemperature(
+            temperature=1.0, n_validation=int(num_rows), log_loss_before=loss, log_loss_after=loss, reason=reason
+        )
     low, high, sharpness = 0.01, 100.0, 1.0
     for _ in range(100):
         low, high = (low, sharpness) if slope > 0 else (sharpness, high)
@@ -133,6 +139,19 @@ def lowest_loss(logits: Tensor, labels: Tensor) -> FittedTemperature:
         log_loss_before=max(0.0, before / num_rows),
         log_loss_after=max(0.0, after / num_rows),
     )
+
+
+def _no_lowest(logits: Tensor, labels: Tensor) -> str | None:
+    """Why the loss has no lowest point at any temperature; None if it has one. Collective."""
+    own = logits.gather(1, labels[:, None])[:, 0]
+    to_largest, to_mean = sum_over_ranks(
+        float((logits.amax(dim=1) - own).sum()), float((logits.mean(dim=1) - own).sum())
+    )
+    if to_largest == 0:
+        return "every validation row is predicted right, and the surer the model were, the lower its loss"
+    if to_mean >= 0:
+        return "on the validation rows the model is no better than chance, and the less sure it were, the lower its loss"
+    return None
 
 
 def run_probes(

@@ -191,10 +191,15 @@ def temperature_part(report: Report) -> TemperaturePart | None:
     before = "too sure of itself" if found > 1 else "not sure enough" if found < 1 else "as sure as it was right"
     use = "The model that was counted and exported uses it." if section["applied"] else "The model does not use it."
     names = list(section["comparison"][0]["metrics"]) if section["comparison"] else []
-    return TemperaturePart(
-        text=f"Temperature {found:.3f}, fitted on {count(section['n_validation'])} validation rows, on which the model "
+    text = (
+        f"Temperature {found:.3f}, fitted on {count(section['n_validation'])} validation rows, on which the model "
         f"was {before}: log loss {number(section['log_loss_before'])} before, {number(section['log_loss_after'])} "
-        f"after. {use}",
+        f"after. {use}"
+    )
+    if section["reason"]:
+        text = f"No temperature could be fitted, and it stays 1: {section['reason']}."
+    return TemperaturePart(
+        text=text,
         why_not="",
         columns=tuple(_CALIBRATION[name] for name in names),
         rows=tuple(

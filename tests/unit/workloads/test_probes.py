@@ -329,12 +329,34 @@ def test_the_temperature_that_made_the_labels_is_found_and_is_scipys(classes: in
     assert found.log_loss_before == pytest.approx(loss(1.0), abs=1e-10)
 
 
-def test_a_model_that_is_always_right_becomes_as_sure_as_may_be() -> None:
-    logits = torch.tensor([[1.0, -1.0], [-2.0, 1.0]], dtype=torch.float64)
-    right, wrong = (lowest_loss(logits, torch.tensor(labels)) for labels in ([0, 1], [1, 0]))
-    assert 0.01 <= right.temperature < 0.06
-    assert right.log_loss_after < 1e-12
-    assert wrong.temperature == pytest.approx(100, rel=1e-6)
+def test_where_the_loss_falls_without_end_the_temperature_stays_one_with_a_reason() -> None:
+    """All right: it falls with T to 0. All wrong: it falls with T to infinity. One of each: there is a lowest point."""
+    logits = torch.tensor([[1.0, -1.0], [-2.0, 1.0]] * 15, dtype=torch.float64)
+    right, wrong, mixed = (lowest_loss(logits, torch.tensor(labels * 15)) for labels in ([0, 1], [1, 0], [1, 1]))
+    for found in (right, wrong):
+        assert (found.temperature, found.log_loss_after) == (1.0, found.log_loss_before)
+    assert "every validation row is predicted right" in str(right.reason)
+    assert "no better than chance" in str(wrong.reason)
+    assert mixed.reason is None
+    assert mixed.temperature != 1
+
+
+def test_a_temperature_that_could_not_be_fitted_is_explained_in_the_report_and_on_the_page() -> None:
+    spec = tempered(apply=True)
+    trained = train_here(tabular_mlp.train, spec)
+    logits = torch.tensor([[1.0, -1.0]] * 30, dtype=torch.float64)
+    fitted = lowest_loss(logits, torch.zeros(30, dtype=torch.int64)).model_dump(mode="json")
+    report = build_report(
+        trained.states["test"],
+        provenance=a_provenance(n_expected=trained.states["test"].n),
+        evaluation=spec.evaluation,
+        probes=spec.probes,
+        conditions={"uncalibrated": trained.states["test@uncalibrated"]},
+        measurements=Measurements(asked=spec.measured, found={"temperature": fitted}),
+    )
+    jsonschema.validate(report, report_schema())
+    assert "every validation row is predicted right" in report["temperature"]["reason"]
+    assert "No temperature could be fitted, and it stays 1: every validation row" in render_page(report)
 
 
 def tempered(apply: bool) -> ExperimentSpec:
