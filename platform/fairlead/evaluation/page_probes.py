@@ -119,13 +119,13 @@ def drift_part(report: Report) -> DriftPart | None:
     return DriftPart(
         text=f"Of {tested} columns, {moved} differ by more than chance explains ({how}).",
         why_not="",
-        rows=tuple(_drift_row(one, end, report["settings"]["min_display"]) for one in columns),
+        rows=tuple(_drift_row(report, one, end) for one in columns),
         end=f"{end:g}",
         num_more=len(section["columns"]) - len(columns),
     )
 
 
-def _drift_row(one: Mapping[str, Any], end: float, min_display: int) -> tuple[str, str, Mark, str, str, Bars]:
+def _drift_row(report: Report, one: Mapping[str, Any], end: float) -> tuple[str, str, Mark, str, str, Bars]:
     low, high = one["psi_lower95"], one["psi_upper95"]
     note = f"{number(low)} to {number(high)}; by chance {number(one['psi_by_chance'])}"
     if one["psi_reason"]:
@@ -140,9 +140,16 @@ def _drift_row(one: Mapping[str, Any], end: float, min_display: int) -> tuple[st
     verdict = {True: "more than chance explains", False: "chance explains it", None: "not tested"}[one["beyond_chance"]]
     if one["p_adjusted"] is not None:
         verdict += f" (p {one['p_adjusted']:.3g})"
-    is_small = any(0 < level[side] < min_display for level in one["bins"] for side in ("train", "test"))
-    bins = [] if one["kind"] == "sensitive" and is_small else one["bins"]  # to protect the few people in it
+    bins = [] if _is_hidden(report, one) else one["bins"]
     return short(one["name"]), _KINDS[one["kind"]], mark, number(one["distance"]), verdict, _bars(bins)
+
+
+def _is_hidden(report: Report, one: Mapping[str, Any]) -> bool:
+    """Whether bins would show a few people: of levels, whatever they are of, and of numbers that are sensitive."""
+    if one["kind"] in ("number", "picture") and one["name"] not in {each["name"] for each in report["attributes"]}:
+        return False
+    fewest = report["settings"]["min_display"]
+    return any(0 < level[side] < fewest for level in one["bins"] for side in ("train", "test"))
 
 
 def _bars(bins: Sequence[Mapping[str, Any]]) -> Bars:

@@ -221,6 +221,31 @@ def test_a_gate_is_undecided_where_too_few_rows_were_tested_and_refused_where_no
     assert "add probes.drift" in unasked.why
 
 
+@pytest.mark.parametrize(("kind", "is_shown"), [("text", False), ("target", False), ("sensitive", False), ("number", True)])
+def test_bins_of_few_people_are_not_on_the_page_whatever_they_are_of(kind: Any, is_shown: bool) -> None:
+    labels = ("hamlet", "many") if kind != "number" else ("hamlet",)
+    column = DriftColumn(name="town", kind=kind, labels=labels, train=(400, 1600), test=(3, 1997))
+    assert (is_on_page(column, "hamlet"), is_on_page(column, "town")) == (is_shown, True)
+
+
+def test_bins_of_a_number_that_is_a_sensitive_attribute_too_are_not_on_the_page() -> None:
+    name = example_state().attributes[0].name
+    column = DriftColumn(name=name, kind="number", labels=("hamlet",), train=(400, 1600), test=(3, 1997))
+    assert not is_on_page(column, "hamlet")
+
+
+def is_on_page(column: DriftColumn, word: str) -> bool:
+    found = DriftCounts(n_train=2000, n_test=2000, columns=(column,)).model_dump(mode="json")
+    state = example_state()
+    known = Measurements(asked={"drift": ASKED}, found={"drift": found})
+    report = build_report(
+        state, provenance=a_provenance(n_expected=state.n), evaluation=EvaluationSpec(), measurements=known
+    )
+    page = render_page(report)
+    drift = page[page.index("look like the training rows") :]
+    return word in drift[: drift.index("</section>")]
+
+
 def test_bounds_and_p_values_belong_to_the_confidence_of_the_evaluation() -> None:
     counted = [numbers("income", *(np.random.default_rng(seed).normal(size=2000) for seed in (1, 2)))]
     found = DriftCounts(n_train=2000, n_test=2000, columns=tuple(counted)).model_dump(mode="json")
