@@ -150,7 +150,9 @@ def _no_lowest(logits: Tensor, labels: Tensor) -> str | None:
     if to_largest == 0:
         return "every validation row is predicted right, and the surer the model were, the lower its loss"
     if to_mean >= 0:
-        return "on the validation rows the model is no better than chance, and the less sure it were, the lower its loss"
+        return (
+            "on the validation rows the model is no better than chance, and the less sure it were, the lower its loss"
+        )
     return None
 
 
@@ -202,6 +204,11 @@ class Judge:
     def __init__(self, model: Model, context: Context, mitigation: Mitigation, *, temperature: float = 1.0) -> None:
         self._model, self._mitigation, self._temperature = model, mitigation, temperature
         self.num_classes = len(context.dataset.classes)
+
+    @property
+    def has_group_thresholds(self) -> bool:
+        """Whether thresholds were chosen for the scores that are used, and for no others."""
+        return self._mitigation.is_in_decisions
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Shape (n, classes)."""
@@ -376,17 +383,21 @@ def _count_perturbed(perturbation: PerturbationSpec, judge: Judge, context: Cont
 
 
 def _count_tempered(judge: Judge, temperature: float, condition: str, context: Context) -> None:
-    """Count the test split with another temperature than the model is exported with."""
+    """Count the test split with another temperature than the model is exported with.
+
+    Thresholds of groups belong to the scores they were chosen for: where there are any, decisions stay what they are.
+    """
     for block in blocks_of(context, "test"):
         records = block.rows.records
         groups = judge.groups(records)
         with torch.no_grad():
             logits = judge.logits(torch.from_numpy(block.rows.features).to(context.device))
         clean, answers = judge.decide(logits, groups), judge.decide(logits, groups, temperature=temperature)
+        decided = clean if judge.has_group_thresholds else answers
         context.evaluate(
             "test",
             records=records[block.is_mine],
-            predictions=answers.predictions[block.is_mine],
+            predictions=decided.predictions[block.is_mine],
             scores=answers.scores[block.is_mine],
             condition=condition,
             clean=clean.predictions[block.is_mine],

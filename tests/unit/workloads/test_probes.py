@@ -405,6 +405,16 @@ def test_a_temperature_that_is_not_applied_changes_nothing_but_the_report() -> N
     assert "Reliability on the test rows" in page
 
 
+@pytest.mark.parametrize("apply", [True, False])
+def test_thresholds_of_groups_decide_on_the_scores_they_were_chosen_for(apply: bool) -> None:
+    spec = tempered(apply).amended(mitigation={"method": "thresholds", "by": ["sex"]})
+    trained = train_here(tabular_mlp.train, spec)
+    other = trained.states["test@uncalibrated" if apply else "test@calibrated"]
+    assert trained.measurements["temperature"]["temperature"] != 1
+    assert np.array_equal(other.counts, trained.states["test"].counts)
+    assert not np.array_equal(other.calibration, trained.states["test"].calibration)
+
+
 def test_an_export_without_the_temperature_it_was_counted_with_is_refused() -> None:
     context = a_context(tempered(apply=True))
     with pytest.raises(BadInput, match="the temperature is missing"):
@@ -517,7 +527,9 @@ def test_data_that_do_not_fit_are_refused_before_anything_is_trained(
     probes: dict[str, Any], features: list[tuple[str, int]], levels: int, message: str
 ) -> None:
     ((kind, num),) = features
-    columns = tuple(FeatureColumn(name=f"c{at}", dtype="float32", levels=("a", "b") if kind else ()) for at in range(num))
+    columns = tuple(
+        FeatureColumn(name=f"c{at}", dtype="float32", levels=("a", "b") if kind else ()) for at in range(num)
+    )
     wide = widened(columns, levels)
     origin = Origin(workload="w", module="m", params={})
     with pytest.raises(BadData, match=message):
