@@ -74,7 +74,8 @@ def _bytes_of_drift(info: DatasetInfo, numbers: int) -> int:
     """As JSON, or more."""
     a_bin = _digits(info, "train") + _digits(info, "test") + 4
     bins = min(MOST_BINS, MOST_COUNTS // max(1, numbers)) + 2
-    columns = [(one.name, one.levels) for one in (*info.features, *info.attributes) if one.levels]
+    columns = [(one.name, one.levels) for one in info.features if one.levels]
+    columns += [(one.name, one.levels) for one in info.attributes]
     levels = [(name, (*labels, "__unknown__")) for name, labels in (*columns, (info.target, info.classes))]
     total = sum(_length(name) + _KEYS + sum(_length(label) + 2 + a_bin for label in labels) for name, labels in levels)
     wide = max((_length(one.name) for one in info.features), default=0)

@@ -49,7 +49,7 @@ class DriftColumn(Document):
     name: str
     kind: Kind
     labels: tuple[str, ...]
-    """Of levels; of columns of numbers, the upper edge of each bin but the last. ``BELOW`` may stand before the first."""
+    """Of levels; of columns of numbers, upper edges of all bins but the last, the first maybe after ``BELOW``."""
     train: tuple[int, ...]
     test: tuple[int, ...]
 
@@ -157,7 +157,9 @@ def _psi_error(train: NDArray[np.int64], test: NDArray[np.int64]) -> float:
     """The standard error of the index by the delta method: near enough where the index is far from 0."""
     p, q = ((counts + 0.5) / (counts.sum() + 0.5 * len(counts)) for counts in (train, test))
     slopes = (1 - q / p - np.log(q / p), 1 - p / q + np.log(q / p))
-    parts = ((shares * slope**2).sum() - (shares * slope).sum() ** 2 for shares, slope in zip((p, q), slopes, strict=True))
+    parts = (
+        (shares * slope**2).sum() - (shares * slope).sum() ** 2 for shares, slope in zip((p, q), slopes, strict=True)
+    )
     return float(sum(part / counts.sum() for part, counts in zip(parts, (train, test), strict=True)) ** 0.5)
 
 

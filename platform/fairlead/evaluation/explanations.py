@@ -39,7 +39,7 @@ class ExplanationCounts(Document):
     n: int = Field(ge=0)
     groups: tuple[ExplainedGroup, ...]
     columns: tuple[ShuffledColumn, ...]
-    left_out: dict[str, int] = {}
+    left_out: dict[str, int] = Field(default_factory=dict)
     """Levels by attribute that have rows, and yet are not among the groups: those with fewest."""
 
 

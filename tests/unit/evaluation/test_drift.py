@@ -97,7 +97,8 @@ def tilted(train: np.ndarray, by: np.ndarray, index: float) -> np.ndarray:
 
 @pytest.mark.parametrize("index", [0.0, 0.1, 0.3, 1.0])
 @pytest.mark.parametrize(
-    ("num_levels", "n_train", "n_test"), [(200, 700, 200), (500, 1000, 300), (50, 300, 150), (20, 400, 100), (10, 1000, 200)]
+    ("num_levels", "n_train", "n_test"),
+    [(200, 700, 200), (500, 1000, 300), (50, 300, 150), (20, 400, 100), (10, 1000, 200)],
 )
 def test_bounds_cover_however_many_levels_there_are(num_levels: int, n_train: int, n_test: int, index: float) -> None:
     """600 draws, half of them of levels alike in size; the truth is that of the same bins."""
@@ -221,7 +222,9 @@ def test_a_gate_is_undecided_where_too_few_rows_were_tested_and_refused_where_no
     assert "add probes.drift" in unasked.why
 
 
-@pytest.mark.parametrize(("kind", "is_shown"), [("text", False), ("target", False), ("sensitive", False), ("number", True)])
+@pytest.mark.parametrize(
+    ("kind", "is_shown"), [("text", False), ("target", False), ("sensitive", False), ("number", True)]
+)
 def test_bins_of_few_people_are_not_on_the_page_whatever_they_are_of(kind: Any, is_shown: bool) -> None:
     labels = ("hamlet", "many") if kind != "number" else ("hamlet",)
     column = DriftColumn(name="town", kind=kind, labels=labels, train=(400, 1600), test=(3, 1997))

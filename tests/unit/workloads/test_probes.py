@@ -540,7 +540,7 @@ def test_data_that_do_not_fit_are_refused_before_anything_is_trained(
 def widened(columns: tuple[FeatureColumn, ...], num_levels: int) -> Dataset:
     dataset = open_dataset(lending([]).data)
     attributes = (Attribute(name="town", levels=tuple(f"town {at}" for at in range(num_levels))),)
-    codes = (np.arange(len(dataset.codes)) % num_levels)[:, None]
+    codes = (np.arange(len(dataset.codes)) % num_levels).astype(np.int16)[:, None]
     return replace(dataset, info=replace(dataset.info, features=columns, attributes=attributes), codes=codes)
 
 
@@ -553,7 +553,7 @@ def test_an_attribute_of_many_levels_is_explained_by_those_with_most_rows() -> N
     found = context.measurements["explanations"]
     assert len(found["groups"]) == 1 + MOST_LEVELS
     assert found["left_out"] == {"town": context.dataset.num_by_split["test"] - MOST_LEVELS}
-    sections = Measurements(asked={"explanations": probes.explanations}, found={"explanations": found}).sections
+    sections = Measurements(asked=probes.measured, found={"explanations": found}).sections
     section = sections["explanations"]
     assert all(group["n"] for group in section["columns"][0]["groups"])
     assert section["left_out"] == found["left_out"]
