@@ -33,7 +33,7 @@ block: so the counts do not either. A rank whose share ends inside a block works
 rows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +44,7 @@ from torch.nn import functional
 
 from fairlead.data.context import keep_measurement, level_codes
 from fairlead.data.drift import DriftCounter
+from fairlead.data.probes import explained_levels
 from fairlead.data.torch import sum_over_ranks, sum_tensor
 from fairlead.errors import BadData, BadInput
 from fairlead.evaluation.cells import UNKNOWN
@@ -100,7 +101,8 @@ def fit_temperature(model: Model, context: Context) -> Temperature:
 def lowest_loss(logits: Tensor, labels: Tensor) -> FittedTemperature:
     """The temperature from 0.01 to 100 of the lowest log loss of all ranks' rows together. Collective.
 
-    ``logits``: shape (n, classes), float64; ``labels``: shape (n,). n may be 0 here, but not everywhere.
+    Where the loss falls without end it is 1, and ``reason`` says so. ``logits``: shape (n, classes), float64;
+    ``labels``: shape (n,). n may be 0 here, but not everywhere. Raises ``BadData`` if it is.
     """
 
     def look(sharpness: float) -> tuple[float, float, float, float]:
@@ -116,6 +118,11 @@ def lowest_loss(logits: Tensor, labels: Tensor) -> FittedTemperature:
     before, slope, bend, num_rows = look(1.0)
     if num_rows == 0:
         raise BadData("a temperature is fitted on the validation split, and it has no rows")
+    if reason := _no_lowest(logits, labels):
+        loss = max(0.0, before / num_rows)
+        return FittedTemperature(
+            temperature=1.0, n_validation=int(num_rows), log_loss_before=loss, log_loss_after=loss, reason=reason
+        )
     low, high, sharpness = 0.01, 100.0, 1.0
     for _ in range(100):
         low, high = (low, sharpness) if slope > 0 else (sharpness, high)
@@ -132,6 +139,21 @@ def lowest_loss(logits: Tensor, labels: Tensor) -> FittedTemperature:
         log_loss_before=max(0.0, before / num_rows),
         log_loss_after=max(0.0, after / num_rows),
     )
+
+
+def _no_lowest(logits: Tensor, labels: Tensor) -> str | None:
+    """Why the loss has no lowest point at any temperature; None if it has one. Collective."""
+    own = logits.gather(1, labels[:, None])[:, 0]
+    to_largest, to_mean = sum_over_ranks(
+        float((logits.amax(dim=1) - own).sum()), float((logits.mean(dim=1) - own).sum())
+    )
+    if to_largest == 0:
+        return "every validation row is predicted right, and the surer the model were, the lower its loss"
+    if to_mean >= 0:
+        return (
+            "on the validation rows the model is no better than chance, and the less sure it were, the lower its loss"
+        )
+    return None
 
 
 def run_probes(
@@ -182,6 +204,11 @@ class Judge:
     def __init__(self, model: Model, context: Context, mitigation: Mitigation, *, temperature: float = 1.0) -> None:
         self._model, self._mitigation, self._temperature = model, mitigation, temperature
         self.num_classes = len(context.dataset.classes)
+
+    @property
+    def has_group_thresholds(self) -> bool:
+        """Whether thresholds were chosen for the scores that are used, and for no others."""
+        return self._mitigation.is_in_decisions
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Shape (n, classes)."""
@@ -356,17 +383,21 @@ def _count_perturbed(perturbation: PerturbationSpec, judge: Judge, context: Cont
 
 
 def _count_tempered(judge: Judge, temperature: float, condition: str, context: Context) -> None:
-    """Count the test split with another temperature than the model is exported with."""
+    """Count the test split with another temperature than the model is exported with.
+
+    Thresholds of groups belong to the scores they were chosen for: where there are any, decisions stay what they are.
+    """
     for block in blocks_of(context, "test"):
         records = block.rows.records
         groups = judge.groups(records)
         with torch.no_grad():
             logits = judge.logits(torch.from_numpy(block.rows.features).to(context.device))
         clean, answers = judge.decide(logits, groups), judge.decide(logits, groups, temperature=temperature)
+        decided = clean if judge.has_group_thresholds else answers
         context.evaluate(
             "test",
             records=records[block.is_mine],
-            predictions=answers.predictions[block.is_mine],
+            predictions=decided.predictions[block.is_mine],
             scores=answers.scores[block.is_mine],
             condition=condition,
             clean=clean.predictions[block.is_mine],
@@ -378,12 +409,14 @@ def _measure_importance(judge: Judge, context: Context) -> None:
     info = context.dataset
     if len(info.feature_shape) > 1:
         raise BadData("permutation importance is about columns, and these data are pictures: take explanations out")
-    groups = [ExplainedGroup(by=(), key={})]
-    for attribute in info.attributes:
-        levels = (*attribute.levels, UNKNOWN)
-        groups += [ExplainedGroup(by=(attribute.name,), key={attribute.name: level}) for level in levels]
-    counts = np.zeros((len(info.features), len(groups), 4), dtype=np.int64)
     whole = context.all_rows("test")
+    codes = level_codes(context, whole.records)
+    explained = explained_levels(info, codes)
+    groups = [ExplainedGroup(by=(), key={})]
+    for attribute, chosen in zip(info.attributes, explained, strict=True):
+        levels = (*attribute.levels, UNKNOWN)
+        groups += [ExplainedGroup(by=(attribute.name,), key={attribute.name: levels[code]}) for code in chosen]
+    counts = np.zeros((len(info.features), len(groups), 4), dtype=np.int64)
     places = np.cumsum([0, *(max(1, len(feature.levels)) for feature in info.features)])
     for number in range(len(info.features)):
         dealt = np.random.default_rng((context.seed, number, len(whole))).permutation(len(whole))
@@ -398,24 +431,31 @@ def _measure_importance(judge: Judge, context: Context) -> None:
                 for given in (block.rows.features, features)
             ]
             kinds = (2 * ~is_right[0] + ~is_right[1])[block.is_mine]
-            counts[number] += _by_level(context, block.rows.records[block.is_mine], kinds)
+            counts[number] += _by_level(context, block.rows.records[block.is_mine], kinds, explained)
     total = sum_tensor(torch.from_numpy(counts).to(context.device)).cpu().numpy()
     columns = [
         ShuffledColumn(name=feature.name, counts=tuple(tuple(row) for row in table.tolist()))
         for feature, table in zip(info.features, total, strict=True)
     ]
-    found = ExplanationCounts(n=len(whole), groups=tuple(groups), columns=tuple(columns))
+    left_out = {
+        attribute.name: num
+        for attribute, each, chosen in zip(info.attributes, codes.T, explained, strict=True)
+        if (num := len(np.unique(each)) - len(chosen))
+    }
+    found = ExplanationCounts(n=len(whole), groups=tuple(groups), columns=tuple(columns), left_out=left_out)
     keep_measurement(context, "explanations", found.model_dump(mode="json"))
 
 
-def _by_level(context: Context, records: NDArray[np.int64], kinds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows of each kind, over all rows and then for every level of every attribute, shape (groups, 4)."""
+def _by_level(
+    context: Context, records: NDArray[np.int64], kinds: NDArray[np.int64], explained: Sequence[NDArray[np.int64]]
+) -> NDArray[np.int64]:
+    """Rows of each kind, over all rows and then for the ``explained`` levels of every attribute, shape (groups, 4)."""
     codes = level_codes(context, records)
     tables = [np.bincount(kinds, minlength=4)[None]]
     for place, attribute in enumerate(context.dataset.attributes):
         num_levels = len(attribute.levels) + 1
         table = np.bincount(codes[:, place].astype(np.int64) * 4 + kinds, minlength=4 * num_levels)
-        tables.append(table.reshape(num_levels, 4))
+        tables.append(table.reshape(num_levels, 4)[explained[place]])
     return np.concatenate(tables)
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fairlead.data.dataset import Dataset
 from fairlead.data.export import Origin, write_model
 from fairlead.data.mitigation import group_numbers, refuse_unusable
+from fairlead.data.probes import refuse_unfit
 from fairlead.errors import BadInput
 from fairlead.evaluation.cells import Incomplete
 from fairlead.evaluation.measured import section_bytes
@@ -84,7 +85,7 @@ class LocalContext:
 
     ``agree`` turns this rank's wish to stop into that of all (``fairlead.data.torch.any_rank`` on several ranks).
     ``export_to``: where rank 0 writes the model; None: nowhere. ``resume_from``: a checkpoint directory. Raises
-    ``BadData`` for a ``mitigation`` that cannot work on these data.
+    ``BadData`` for a ``mitigation`` that cannot work on these data, and ``probes`` that cannot look at them.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class LocalContext:
         agree: Callable[[bool], bool] = alone,
     ) -> None:
         refuse_unusable(mitigation, dataset)
+        refuse_unfit(probes, dataset)
         self.rank = rank
         self.world_size = world_size
         self.device = device

@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from fairlead.errors import BadData
 from fairlead.evaluation.cells import UNKNOWN
-from fairlead.evaluation.drift import DriftColumn, DriftCounts, Kind
+from fairlead.evaluation.drift import BELOW, DriftColumn, DriftCounts, Kind
 from fairlead.workload import DatasetInfo, Rows
 
 MOST_BINS = 100
+"""Of numbers, beside one below and one above all values of the train split."""
 LEAST_BINS = 10
 MOST_COUNTS = 16_000
-"""Of all columns together, a split: the report takes in so much."""
+"""Of all columns of numbers together, a split: the report takes in so much."""
+MOST_NUMBERS = MOST_COUNTS // LEAST_BINS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,10 +46,9 @@ class DriftCounter:
         self._info = info
         self._is_pictures = len(info.feature_shape) > 1
         values = self._numbers(train)
+        if len(values) > MOST_NUMBERS:
+            raise BadData(f"drift looks at {MOST_NUMBERS} columns of numbers at most, and there are {len(values)}")
         room = MOST_COUNTS // max(1, len(values))
-        if room < LEAST_BINS:
-            most = MOST_COUNTS // LEAST_BINS
-            raise BadData(f"drift looks at {most} columns of numbers at most, and there are {len(values)}")
         kind: Kind = "picture" if self._is_pictures else "number"
         numbers = [_of_numbers(name, kind, column, min(MOST_BINS, room)) for name, column in values.items()]
         features = {one.name: one for one in numbers}
@@ -119,8 +120,14 @@ class DriftCounter:
 
 
 def _of_numbers(name: str, kind: Kind, values: NDArray[np.float64], bins: int) -> Column:
-    """Quantiles of the train split, each once; a value belongs to the bin whose upper edge it does not exceed."""
-    shares = np.linspace(0, 1, bins + 1)[1:-1]
-    edges = np.unique(np.quantile(values, shares, method="inverted_cdf")) if len(values) else np.zeros(0)
-    edges = edges[edges < values.max()] if len(values) else edges  # else the last bin would be empty
-    return Column(name=name, kind=kind, labels=tuple(f"{edge:.6g}" for edge in edges), edges=edges)
+    """Quantiles of the train split, each once; a value belongs to the bin whose upper edge it does not exceed.
+
+    Below the first and above the last there is a bin more, for what lies outside of the train split.
+    """
+    if not len(values):
+        return Column(name=name, kind=kind, labels=())
+    shares = np.linspace(0, 1, bins + 1)[1:]
+    inside = np.unique(np.quantile(values, shares, method="inverted_cdf"))  # the last is the largest value
+    least = float(values.min())
+    labels = (f"{BELOW}{least:.6g}", *(f"{edge:.6g}" for edge in inside))
+    return Column(name=name, kind=kind, labels=labels, edges=np.array([np.nextafter(least, -np.inf), *inside]))

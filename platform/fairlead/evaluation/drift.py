@@ -1,13 +1,18 @@
 """Whether the rows a model is tested on look like those it was trained on: the report's ``drift``, from counts in bins.
 
 Bins are fixed by the train split: quantiles of a column of numbers, the levels of all others. With p and q the shares
-of a bin in the train and the test split:
+of a bin in the train and the test split, of n and m rows:
 
 - **PSI**, the population stability index, is the sum of (q - p) ln(q / p), over about ten bins, half a row added to
-  each count. It is never negative, and rows drawn from one and the same distribution have about
-  (bins - 1)(1/n + 1/m) on average: divided by 1/n + 1/m it is chi-squared with bins - 1 degrees of freedom then, and
-  noncentral otherwise, from which its bounds come. Yurdakul, Naranjo 2020, Statistical properties of the population
-  stability index, Journal of Risk Model Validation 14(4).
+  each count. Each bin has a tenth of the train rows or more, and more where five rows of both splits are not to be
+  expected of a tenth: neighbouring numbers are taken together, and levels that are rarer, in their order. It is never
+  negative, and rows drawn from one and the same distribution have about (bins - 1)(1/n + 1/m) on average: divided by
+  1/n + 1/m it is chi-squared with bins - 1 degrees of freedom then, and noncentral where little moved. Where much did
+  it is about normal, with the variance of the delta method. Its bounds are the wider ones of both. Yurdakul, Naranjo
+  2020, Statistical properties of the population stability index, Journal of Risk Model Validation 14(4).
+- What moves among levels that are taken together does not show in the index. Where the levels of a bin differ by more
+  than chance explains (chi-squared, ``level`` over the columns), or there are too few rows for two bins, the index
+  proves nothing, and no gate on it passes.
 - **Distance**: Kolmogorov and Smirnov's for numbers, over up to a hundred bins, which is at most that of the values
   themselves, so that its p-value is at least theirs; the total variation of levels, with a chi-squared test for which
   levels of fewer than five rows to be expected are taken together.
@@ -16,7 +21,8 @@ P-values are adjusted for the number of columns. That a difference is more than 
 size: PSI does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -28,8 +34,12 @@ from fairlead.spec import Document, DriftSpec
 
 Kind = Literal["number", "text", "sensitive", "target", "picture"]
 MOST_SHOWN = 10
+BELOW = "below "
+"""How the label of a first bin begins that lies below all train rows, and therefore has none."""
 PSI_BINS = 10
 _LEAST_EXPECTED = 5.0
+_LEAST_WITHIN = 1.0
+"""Rows to be expected of a class, where many classes are tested together: enough then (Cochran 1954)."""
 _FloatArray = NDArray[np.float64]
 
 
@@ -39,7 +49,7 @@ class DriftColumn(Document):
     name: str
     kind: Kind
     labels: tuple[str, ...]
-    """Of levels; of columns of numbers, the upper edge of each bin but the last."""
+    """Of levels; of columns of numbers, upper edges of all bins but the last, the first maybe after ``BELOW``."""
     train: tuple[int, ...]
     test: tuple[int, ...]
 
@@ -57,19 +67,32 @@ class DriftCounts(Document):
     columns: tuple[DriftColumn, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Binned:
+    """Rows of one column in about ten bins."""
+
+    labels: list[str]
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
+    reason: str | None
+    """Why the index over these bins proves nothing; None if it may."""
+
+
 _COUNTS: TypeAdapter[DriftCounts] = TypeAdapter(DriftCounts)
 
 
-def drift_section(asked: DriftSpec, found: Any) -> dict[str, Any]:
-    """The report's ``drift`` from ``DriftCounts``. Raises ``ValueError`` for what is none, or lacks rows of a split."""
-    counts = _COUNTS.validate_python(found)
-    for column in counts.columns:
-        if (sum(column.train), sum(column.test)) != (counts.n_train, counts.n_test):
-            raise ValueError(f"{column.name} does not count every row of both splits once")
+def drift_section(asked: DriftSpec, found: Any, alpha: float = 0.05) -> dict[str, Any]:
+    """The report's ``drift`` from ``DriftCounts``, with one-sided bounds at ``alpha``.
+
+    Raises ``ValueError`` for what is none, or lacks rows of a split.
+    """
+    counts = _read(found)
     if not counts.columns or not counts.n_train or not counts.n_test:
         reason = "there are no rows to compare"
         return {"why_not_measured": reason, "metrics": {"drift_psi_max": _metric(None, None, None, reason)}}
-    entries = sorted((_column(column, asked.level) for column in counts.columns), key=lambda one: -one["psi"])
+    binned = [_binned(column, asked.level / len(counts.columns)) for column in counts.columns]
+    found = [_column(*pair, alpha) for pair in zip(counts.columns, binned, strict=True)]
+    entries = sorted(found, key=lambda one: -one["psi"])
     tested = [entry for entry in entries if entry["p_value"] is not None]
     for entry, p_adjusted in zip(
         tested, adjusted([one["p_value"] for one in tested], asked.correction).tolist(), strict=True
@@ -77,12 +100,9 @@ def drift_section(asked: DriftSpec, found: Any) -> dict[str, Any]:
         entry |= {"p_adjusted": p_adjusted, "beyond_chance": p_adjusted <= asked.level}
     for entry in entries[MOST_SHOWN:]:
         entry["bins"] = []
-    lower = max(_lower_psi(column, asked.level / len(entries)) for column in counts.columns)
     return {
         "why_not_measured": None,
-        "metrics": {
-            "drift_psi_max": _metric(entries[0]["psi"], lower, max(one["psi_upper95"] for one in entries), None)
-        },
+        "metrics": {"drift_psi_max": _largest(binned, alpha)},
         "n_train": counts.n_train,
         "n_test": counts.n_test,
         "level": asked.level,
@@ -93,19 +113,34 @@ def drift_section(asked: DriftSpec, found: Any) -> dict[str, Any]:
     }
 
 
+def largest_limits(asked: DriftSpec, found: Any) -> Callable[[float], tuple[float, float]]:
+    """One-sided limits of ``drift_psi_max`` as a function of alpha. Raises ``ValueError`` as ``drift_section`` does."""
+    columns = _read(found).columns
+    binned = [_binned(column, asked.level / len(columns)) for column in columns]
+    return lambda alpha: _limits(binned, alpha)
+
+
+def _read(found: Any) -> DriftCounts:
+    counts = _COUNTS.validate_python(found)
+    for column in counts.columns:
+        if (sum(column.train), sum(column.test)) != (counts.n_train, counts.n_test):
+            raise ValueError(f"{column.name} does not count every row of both splits once")
+    return counts
+
+
 def psi(train: NDArray[np.int64], test: NDArray[np.int64]) -> float:
     """The population stability index of counts in the same bins, shape (bins,), half a row added to each."""
     p, q = ((counts + 0.5) / (counts.sum() + 0.5 * len(counts)) for counts in (train, test))
     return float(((q - p) * np.log(q / p)).sum())
 
 
-def psi_limits(value: float, *, bins: int, n_train: int, n_test: int, tail: float) -> tuple[float, float]:
+def psi_limits(train: NDArray[np.int64], test: NDArray[np.int64], *, tail: float) -> tuple[float, float]:
     """One-sided limits of the index, each missed with probability ``tail``; see the module."""
     from scipy import special  # large; see intervals.normal_quantile
 
-    if bins < 2:
+    if len(train) < 2:
         return 0.0, 0.0
-    unit, freedom = 1 / n_train + 1 / n_test, bins - 1
+    value, unit, freedom = psi(train, test), 1 / int(train.sum()) + 1 / int(test.sum()), len(train) - 1
 
     def noncentrality(seen: float, share: float) -> float:
         is_possible = float(special.chdtr(freedom, seen)) > share  # else even rows that are alike give more
@@ -113,60 +148,147 @@ def psi_limits(value: float, *, bins: int, n_train: int, n_test: int, tail: floa
 
     # A value that is small by luck must not prove more than rows that are alike do on average.
     seen = value / unit
-    return unit * noncentrality(seen, 1 - tail), unit * noncentrality(max(seen, freedom), tail)
+    lower, upper = unit * noncentrality(seen, 1 - tail), unit * noncentrality(max(seen, freedom), tail)
+    margin = -float(special.ndtri(tail)) * _psi_error(train, test)
+    return max(0.0, min(lower, value - freedom * unit - margin)), max(upper, value + margin)
+
+
+def _psi_error(train: NDArray[np.int64], test: NDArray[np.int64]) -> float:
+    """The standard error of the index by the delta method: near enough where the index is far from 0."""
+    p, q = ((counts + 0.5) / (counts.sum() + 0.5 * len(counts)) for counts in (train, test))
+    slopes = (1 - q / p - np.log(q / p), 1 - p / q + np.log(q / p))
+    parts = (
+        (shares * slope**2).sum() - (shares * slope).sum() ** 2 for shares, slope in zip((p, q), slopes, strict=True)
+    )
+    return float(sum(part / counts.sum() for part, counts in zip(parts, (train, test), strict=True)) ** 0.5)
 
 
 def _metric(value: float | None, lower: float | None, upper: float | None, reason: str | None) -> dict[str, Any]:
     return {"value": value, "lower95": lower, "upper95": upper, "reason": reason}
 
 
-def _column(column: DriftColumn, level: float) -> dict[str, Any]:
-    labels, train, test = _coarse(column)
-    value = psi(train, test)
-    n_train, n_test = int(train.sum()), int(test.sum())
-    lower, upper = psi_limits(value, bins=len(train), n_train=n_train, n_test=n_test, tail=level)
+def _largest(binned: Sequence[_Binned], alpha: float) -> dict[str, Any]:
+    """The largest index of any column, which none may have kept to itself."""
+    if reason := next((one.reason for one in binned if one.reason), None):
+        return _metric(None, None, None, reason)
+    return _metric(max(psi(one.train, one.test) for one in binned), *_limits(binned, alpha), None)
+
+
+def _limits(binned: Sequence[_Binned], alpha: float) -> tuple[float, float]:
+    lower = max(psi_limits(one.train, one.test, tail=alpha / len(binned))[0] for one in binned)
+    return lower, max(psi_limits(one.train, one.test, tail=alpha)[1] for one in binned)
+
+
+def _column(column: DriftColumn, binned: _Binned, alpha: float) -> dict[str, Any]:
+    train, test = binned.train, binned.test
+    lower, upper = psi_limits(train, test, tail=alpha)
     return {
         "name": column.name,
         "kind": column.kind,
-        "psi": value,
+        "psi": psi(train, test),
         "psi_lower95": lower,
-        "psi_upper95": upper,
-        "psi_by_chance": (len(train) - 1) * (1 / n_train + 1 / n_test),
+        "psi_upper95": None if binned.reason else upper,
+        "psi_reason": binned.reason,
+        "psi_by_chance": (len(train) - 1) * (1 / int(train.sum()) + 1 / int(test.sum())),
         **(_of_numbers(column) if column.is_number else _of_levels(column)),
         "p_adjusted": None,
         "beyond_chance": None,
         "bins": [
             {"label": label, "train": int(old), "test": int(new)}
-            for label, old, new in zip(labels, train, test, strict=True)
+            for label, old, new in zip(binned.labels, train, test, strict=True)
         ],
     }
 
 
-def _lower_psi(column: DriftColumn, tail: float) -> float:
-    _, train, test = _coarse(column)
-    sizes = int(train.sum()), int(test.sum())
-    return psi_limits(psi(train, test), bins=len(train), n_train=sizes[0], n_test=sizes[1], tail=tail)[0]
+def _binned(column: DriftColumn, level: float) -> _Binned:
+    """About ten bins, and whether they tell enough; ``level``: of the test for what they hide."""
+    table = np.array([column.train, column.test], dtype=np.int64)
+    fewest = int(table.sum(axis=1).min())
+    least = table[0].sum() / min(PSI_BINS, max(1, fewest // int(_LEAST_EXPECTED)))
+    together = _neighbours(table, least) if column.is_number else _levels_together(table, least)
+    reason = None
+    if len(together) < 2 <= np.count_nonzero(table.sum(axis=0)):
+        reason = f"{fewest} rows are too few to compare {column.name}: two bins of five rows each are needed"
+    elif not column.is_number and _p_within(table, together) <= level:
+        reason = f"levels of {column.name} moved that are too rare to be bins of their own"
+    name = _range if column.is_number else _list
+    return _Binned(
+        labels=[name(column.labels, places) for places in together],
+        train=np.array([table[0, places].sum() for places in together], dtype=np.int64),
+        test=np.array([table[1, places].sum() for places in together], dtype=np.int64),
+        reason=reason,
+    )
 
 
-def _coarse(column: DriftColumn) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
-    """About ten bins: of numbers, neighbours together until each has a tenth of the train rows."""
-    train, test = np.array(column.train, dtype=np.int64), np.array(column.test, dtype=np.int64)
-    if not column.is_number:
-        there = np.flatnonzero(train + test)
-        return [column.labels[level] for level in there], train[there], test[there]
-    tenths = np.floor(train.cumsum() * PSI_BINS / train.sum() + 1e-9)
-    starts = np.flatnonzero(np.diff(tenths, prepend=0.0, append=tenths[-1])[:-1] > 0)  # bins that end a tenth
-    ends = np.unique([*starts.tolist(), len(train) - 1])
-    firsts = [0, *(ends[:-1] + 1).tolist()]
-    labels = [_range(column.labels, first, int(end)) for first, end in zip(firsts, ends, strict=True)]
-    return labels, np.add.reduceat(train, firsts), np.add.reduceat(test, firsts)
+def _neighbours(table: NDArray[np.int64], least: float) -> list[list[int]]:
+    """Bins of numbers, together until each has another ``least`` of the train rows.
+
+    What test rows lie below or above all train rows are bins of their own.
+    """
+    inside = np.flatnonzero(table[0])
+    first, last = int(inside[0]), int(inside[-1])
+    shares = np.floor(table[0, first : last + 1].cumsum() / least + 1e-9)
+    ends = (np.flatnonzero(np.diff(shares, prepend=0.0) > 0) + first).tolist()  # bins that end a share
+    ends[-1] = last
+    firsts = [first, *(end + 1 for end in ends[:-1])]
+    found = [list(range(start, end + 1)) for start, end in zip(firsts, ends, strict=True)]
+    outside = [list(range(first)), list(range(last + 1, table.shape[1]))]
+    below, above = ([places] if table[1, places].any() else [] for places in outside)
+    return [*below, *found, *above]
 
 
-def _range(edges: Sequence[str], first: int, last: int) -> str:
-    """Bins from ``first`` to ``last`` in words; bin i reaches from above edge i - 1 up to edge i."""
+def _levels_together(table: NDArray[np.int64], least: float) -> list[list[int]]:
+    """Levels of ``least`` train rows are alone, rarer ones together in their order, not by size: that is chance."""
+    there = np.flatnonzero(table.sum(axis=0)).tolist()
+    rare = _classes([place for place in there if table[0, place] < least], table[0], least)
+    return sorted([*([place] for place in there if table[0, place] >= least), *rare])
+
+
+def _classes(places: Sequence[int], sizes: NDArray[Any], least: float) -> list[list[int]]:
+    """``places`` in their order, a class closed as soon as it reaches ``least``; what is left belongs to the last."""
+    found: list[list[int]] = []
+    current: list[int] = []
+    for place in places:
+        current.append(place)
+        if sizes[current].sum() >= least:
+            found, current = [*found, current], []
+    if current and found:
+        found[-1] += current
+    elif current:
+        found.append(current)
+    return found
+
+
+def _p_within(table: NDArray[np.int64], together: Sequence[Sequence[int]]) -> float:
+    """Whether levels that are taken together moved against each other: one chi-squared test within all bins."""
+    from scipy import stats
+
+    expected = _expected(table)
+    total, freedom = 0.0, 0
+    for places in together:
+        classes = _classes(places, expected, _LEAST_WITHIN)
+        if len(classes) > 1:
+            inside = np.stack([table[:, each].sum(axis=1) for each in classes], axis=1)
+            if inside.sum(axis=1).all():
+                found = stats.chi2_contingency(inside, correction=False)
+                total, freedom = total + float(found.statistic), freedom + int(found.dof)
+    return float(stats.chi2.sf(total, freedom)) if freedom else 1.0
+
+
+def _list(labels: Sequence[str], places: Sequence[int]) -> str:
+    return labels[places[0]] if len(places) == 1 else f"{labels[places[0]]} and {len(places) - 1} more"
+
+
+def _range(edges: Sequence[str], places: Sequence[int]) -> str:
+    """Neighbouring bins in words; bin i reaches from above edge i - 1 up to edge i."""
+    first, last = places[0], places[-1]
+    if first == last == 0 and edges and edges[0].startswith(BELOW):
+        return edges[0]
+    low = edges[first - 1].removeprefix(BELOW) if first else None
     if last >= len(edges):
-        return f"above {edges[first - 1]}" if first else "all"
-    return f"{edges[first - 1]} to {edges[last]}" if first else f"up to {edges[last]}"
+        return "all" if low is None else f"above {low}"
+    high = edges[last].removeprefix(BELOW)
+    return f"up to {high}" if low is None else high if low == high else f"{low} to {high}"
 
 
 def _of_numbers(column: DriftColumn) -> dict[str, Any]:
@@ -194,18 +316,22 @@ def _of_levels(column: DriftColumn) -> dict[str, Any]:
     return {"distance": float(np.abs(shares[0] - shares[1]).sum() / 2), "test": "chi_square", "p_value": p_value}
 
 
+def _expected(table: NDArray[Any]) -> _FloatArray:
+    """Rows of each level to be expected in the smaller split, if nothing moved."""
+    return np.asarray(table.sum(axis=0) * (table.sum(axis=1).min() / table.sum()), dtype=np.float64)
+
+
 def _without_rare(table: _FloatArray) -> _FloatArray:
     """The levels there are, the rarest taken together until five rows of each are to be expected in both splits."""
-    expected = table.sum(axis=0) * (table.sum(axis=1).min() / table.sum())
+    expected = _expected(table)
     order = np.argsort(expected, kind="stable")
-    order = order[expected[order] > 0]
-    columns, rest, missing = [], np.zeros(2), 0.0
-    for level in order:
-        if expected[level] < _LEAST_EXPECTED or 0 < missing < _LEAST_EXPECTED:
-            rest, missing = rest + table[:, level], missing + expected[level]
-        else:
-            columns.append(table[:, level])
-    return np.stack([*columns, *([rest] if missing else [])], axis=1) if columns or missing else np.zeros((2, 0))
+    there = [place for place in order.tolist() if expected[place] > 0]
+    classes = _classes([place for place in there if expected[place] < _LEAST_EXPECTED], expected, _LEAST_EXPECTED)
+    common = [[place] for place in there if expected[place] >= _LEAST_EXPECTED]
+    if classes and common and expected[classes[0]].sum() < _LEAST_EXPECTED:
+        classes, common = [[*classes[0], *common[0]]], common[1:]
+    classes = [*classes, *common]
+    return np.stack([table[:, each].sum(axis=1) for each in classes], axis=1) if classes else np.zeros((2, 0))
 
 
 def largest(section: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -39,6 +39,8 @@ class ExplanationCounts(Document):
     n: int = Field(ge=0)
     groups: tuple[ExplainedGroup, ...]
     columns: tuple[ShuffledColumn, ...]
+    left_out: dict[str, int] = Field(default_factory=dict)
+    """Levels by attribute that have rows, and yet are not among the groups: those with fewest."""
 
 
 _COUNTS: TypeAdapter[ExplanationCounts] = TypeAdapter(ExplanationCounts)
@@ -56,6 +58,7 @@ def explanations_section(asked: ExplanationsSpec, found: Any) -> dict[str, Any]:
         "metrics": {},
         "method": "permutation",
         "n": counts.n,
+        "left_out": counts.left_out,
         "columns": sorted(entries, key=lambda one: -(one["groups"][0]["lost"] or 0.0)) if counts.n else [],
     }
 

@@ -6,7 +6,7 @@ not exist never passes. With many gates some pass by chance: ``evaluation.correc
 not stand among the others.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
@@ -149,16 +149,17 @@ def evaluate_gates(
     states: dict[str | None, CountState] = {None: state}
     states.update((conditions or {}).items())
     overall = {condition: grouping(counted) for condition, counted in states.items()}
+    alpha = 1 - evaluation.confidence
+    measurements = replace(measurements, alpha=alpha)
     sections = measurements.sections
     cases = [
-        _measured_case(gate, measurements.asked, sections)
+        _measured_case(gate, measurements, sections)
         if gate.metric in METRICS
         else _case(states[gate.condition], gate, evaluation, overall[gate.condition])
         if gate.condition in states
         else _uncounted(gate)
         for gate in gates
     ]
-    alpha = 1 - evaluation.confidence
     outcomes = [_judged(case, alpha) for case in cases]
     if evaluation.correction == "none":
         return tuple(outcomes)
@@ -216,9 +217,9 @@ def _case(state: CountState, gate: GateSpec, evaluation: EvaluationSpec, overall
     return _OverAllRows(gate, evaluation, overall)
 
 
-def _measured_case(gate: GateSpec, asked: Mapping[str, Document], sections: Mapping[str, Mapping[str, Any]]) -> _Case:
+def _measured_case(gate: GateSpec, measurements: Measurements, sections: Mapping[str, Mapping[str, Any]]) -> _Case:
     """A gate on a number that was measured beside the counts."""
-    problem = problem_with_gate(gate, task="binary", attributes=(), asked=asked)
+    problem = problem_with_gate(gate, task="binary", attributes=(), asked=measurements.asked)
     section = {} if problem else sections[METRICS[gate.metric].section]
     entry = section.get("metrics", {}).get(gate.metric)
     if problem is None and (entry is None or entry["value"] is None):
@@ -228,7 +229,7 @@ def _measured_case(gate: GateSpec, asked: Mapping[str, Document], sections: Mapp
     assert entry is not None, "else there is a problem"
     if METRICS[gate.metric].is_exact:
         return _Settled(gate, _decide_exactly(gate, entry["value"]))
-    return _Measured(gate, entry)
+    return _Measured(gate, entry["value"], measurements.limits(gate.metric))
 
 
 def _decide_exactly(gate: GateSpec, value: float) -> GateOutcome:
@@ -320,24 +321,22 @@ class _Settled:
 
 
 class _Measured:
-    """A gate on a measured number with bounds, which are known at one level only."""
+    """A gate on a measured number with bounds."""
 
-    def __init__(self, gate: GateSpec, entry: Mapping[str, Any]) -> None:
-        self.gate = gate
-        lower, upper = entry["lower95"], entry["upper95"]
-        bounds = None if lower is None else Bounds(lower=lower, upper=upper, interval=(lower, upper))
-        evidence = _Evidence(value=entry["value"], exact=None, bounds=bounds, missing=None)
-        self._known = _decide(gate, evidence)
+    def __init__(self, gate: GateSpec, value: float, limits: Callable[[float], tuple[float, float]]) -> None:
+        self.gate, self._value, self._limits = gate, value, limits
 
     def outcome(self, alpha: float) -> GateOutcome:
-        return self._known
+        lower, upper = self._limits(alpha)
+        bounds = Bounds(lower=lower, upper=upper, interval=(lower, upper))
+        return _decide(self.gate, _Evidence(value=self._value, exact=None, bounds=bounds, missing=None))
 
     def rows_needed(self, alpha: float) -> int | None:
         return None
 
     @property
     def smallest_p(self) -> float:
-        return 1.0  # of which ``_p_value`` makes the level of the bounds: less cannot be known
+        return SMALLEST_P
 
 
 class _OverAllRows:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fairlead.evaluation.drift import drift_section
+from fairlead.evaluation.drift import drift_section, largest_limits
 from fairlead.evaluation.energy import energy_section
 from fairlead.evaluation.explanations import explanations_section
 from fairlead.evaluation.privacy import privacy_section
@@ -39,6 +39,8 @@ class MeasuredMetric:
     is_lower_better: bool = True
     is_exact: bool = True
     """Whether chance has no part in it: no bounds, and no correction among gates."""
+    limits: Callable[[Any, Any], Callable[[float], tuple[float, float]]] | None = None
+    """From the spec's field and what was found to one-sided limits as a function of alpha; None where it is exact."""
     problem: Callable[[Any], str | None] = lambda asked: None
     """What the section's field of the spec lacks for it; None if nothing."""
 
@@ -53,19 +55,31 @@ METRICS: dict[str, MeasuredMetric] = {
     "epsilon": MeasuredMetric(title="privacy loss ε", section="privacy"),
     "energy_kwh": MeasuredMetric(title="energy used, in kWh", section="energy"),
     "drift_psi_max": MeasuredMetric(
-        title="largest population stability index of any column", section="drift", is_exact=False, where="probes.drift"
+        title="largest population stability index of any column",
+        section="drift",
+        is_exact=False,
+        where="probes.drift",
+        limits=largest_limits,
     ),
     "co2e_kg": MeasuredMetric(title="emissions, in kg of CO2e", section="energy", problem=_lacks_intensity),
 }
 
-SECTIONS: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
+Section = Callable[[Any, Any, float], dict[str, Any]]
+
+
+def _at_any(make: Callable[[Any, Any], dict[str, Any]]) -> Section:
+    """A section whose metrics have no bounds."""
+    return lambda asked, found, alpha: make(asked, found)
+
+
+SECTIONS: dict[str, Section] = {
     "drift": drift_section,
-    "energy": energy_section,
-    "privacy": privacy_section,
-    "explanations": explanations_section,
-    "temperature": temperature_section,
+    "energy": _at_any(energy_section),
+    "privacy": _at_any(privacy_section),
+    "explanations": _at_any(explanations_section),
+    "temperature": _at_any(temperature_section),
 }
-"""From the spec's field and what was found to the section. They raise ``ValueError`` for what cannot be read."""
+"""From the spec's field, what was found and alpha to the section. They raise ``ValueError`` for what cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +91,14 @@ class Measurements:
     found: Mapping[str, Any] = field(default_factory=dict)
     why_not: str = "the workers gave nothing"
     """Why a section is not among ``found``."""
+    alpha: float = 0.05
+    """Of the one-sided bounds of ``sections``; the report puts that of ``evaluation.confidence`` here."""
+
+    def limits(self, metric: str) -> Callable[[float], tuple[float, float]]:
+        """One-sided limits of a metric that has a value and is not exact, as a function of alpha."""
+        known = METRICS[metric]
+        assert known.limits is not None, "what is not exact has limits"
+        return known.limits(self.asked[known.section], self.found[known.section])
 
     @property
     def sections(self) -> dict[str, dict[str, Any]]:
@@ -87,7 +109,7 @@ class Measurements:
         if name not in self.found:
             return {"why_not_measured": self.why_not, "metrics": {}}
         try:
-            return SECTIONS[name](asked, self.found[name])
+            return SECTIONS[name](asked, self.found[name], self.alpha)
         except ValueError as error:  # pydantic's among them
             why = f"what the workers gave cannot be read: {str(error).splitlines()[0]}"
             return {"why_not_measured": why, "metrics": {}}

@@ -113,23 +113,26 @@ def drift_part(report: Report) -> DriftPart | None:
     if section["why_not_measured"]:
         return DriftPart(text="", why_not=section["why_not_measured"], rows=(), end="1", num_more=0)
     columns = largest(section)
-    end = round_end([one["psi_upper95"] for one in columns])
+    end = round_end([max(one["psi"], one["psi_upper95"] or 0.0) for one in columns])
     moved, tested = section["n_beyond_chance"], section["n_tested"]
     how = f"{CORRECTIONS[section['correction']]}, level {section['level']:g}"
     return DriftPart(
         text=f"Of {tested} columns, {moved} differ by more than chance explains ({how}).",
         why_not="",
-        rows=tuple(_drift_row(one, end, report["settings"]["min_display"]) for one in columns),
+        rows=tuple(_drift_row(report, one, end) for one in columns),
         end=f"{end:g}",
         num_more=len(section["columns"]) - len(columns),
     )
 
 
-def _drift_row(one: Mapping[str, Any], end: float, min_display: int) -> tuple[str, str, Mark, str, str, Bars]:
+def _drift_row(report: Report, one: Mapping[str, Any], end: float) -> tuple[str, str, Mark, str, str, Bars]:
     low, high = one["psi_lower95"], one["psi_upper95"]
+    note = f"{number(low)} to {number(high)}; by chance {number(one['psi_by_chance'])}"
+    if one["psi_reason"]:
+        low, high, note = one["psi"], one["psi"], f"proves nothing: {one['psi_reason']}"
     mark = Mark(
         text=number(one["psi"]),
-        note=f"{number(low)} to {number(high)}; by chance {number(one['psi_by_chance'])}",
+        note=note,
         at=percent(one["psi"] / end),
         low=percent(low / end),
         high=percent(high / end),
@@ -137,9 +140,16 @@ def _drift_row(one: Mapping[str, Any], end: float, min_display: int) -> tuple[st
     verdict = {True: "more than chance explains", False: "chance explains it", None: "not tested"}[one["beyond_chance"]]
     if one["p_adjusted"] is not None:
         verdict += f" (p {one['p_adjusted']:.3g})"
-    is_small = any(0 < level[side] < min_display for level in one["bins"] for side in ("train", "test"))
-    bins = [] if one["kind"] == "sensitive" and is_small else one["bins"]  # to protect the few people in it
+    bins = [] if _is_hidden(report, one) else one["bins"]
     return short(one["name"]), _KINDS[one["kind"]], mark, number(one["distance"]), verdict, _bars(bins)
+
+
+def _is_hidden(report: Report, one: Mapping[str, Any]) -> bool:
+    """Whether bins would show a few people: of levels, whatever they are of, and of numbers that are sensitive."""
+    if one["kind"] in ("number", "picture") and one["name"] not in {each["name"] for each in report["attributes"]}:
+        return False
+    fewest = report["settings"]["min_display"]
+    return any(0 < level[side] < fewest for level in one["bins"] for side in ("train", "test"))
 
 
 def _bars(bins: Sequence[Mapping[str, Any]]) -> Bars:
@@ -188,10 +198,15 @@ def temperature_part(report: Report) -> TemperaturePart | None:
     before = "too sure of itself" if found > 1 else "not sure enough" if found < 1 else "as sure as it was right"
     use = "The model that was counted and exported uses it." if section["applied"] else "The model does not use it."
     names = list(section["comparison"][0]["metrics"]) if section["comparison"] else []
-    return TemperaturePart(
-        text=f"Temperature {found:.3f}, fitted on {count(section['n_validation'])} validation rows, on which the model "
+    text = (
+        f"Temperature {found:.3f}, fitted on {count(section['n_validation'])} validation rows, on which the model "
         f"was {before}: log loss {number(section['log_loss_before'])} before, {number(section['log_loss_after'])} "
-        f"after. {use}",
+        f"after. {use}"
+    )
+    if section["reason"]:
+        text = f"No temperature could be fitted, and it stays 1: {section['reason']}."
+    return TemperaturePart(
+        text=text,
         why_not="",
         columns=tuple(_CALIBRATION[name] for name in names),
         rows=tuple(

@@ -119,7 +119,7 @@ class Looks:
         self, state: CountState, groupings: Sequence[tuple[str, ...]], evaluation: EvaluationSpec
     ) -> dict[str, Any]:
         """The report's sections of what the spec asks for; absent where it asks for nothing."""
-        found: dict[str, Any] = dict(self.measurements.sections)
+        found: dict[str, Any] = dict(replace(self.measurements, alpha=1 - evaluation.confidence).sections)
         if self.probes is not None and self.probes.robustness:
             found["robustness"] = robustness_section(state, self.conditions, self.probes, groupings, evaluation)
         asked = self.probes.temperature if self.probes else None

@@ -20,6 +20,8 @@ class FittedTemperature(Document):
     log_loss_before: float = Field(ge=0)
     """Of the validation rows."""
     log_loss_after: float = Field(ge=0)
+    reason: str | None = None
+    """Why no temperature has the lowest loss, so that it stays 1; None where one has."""
 
 
 def temperature_section(asked: TemperatureSpec, found: Any) -> dict[str, Any]:

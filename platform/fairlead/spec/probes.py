@@ -66,7 +66,7 @@ class DriftSpec(Document):
     correction: Correction = "holm"
     """How the columns' tests are judged together; see ``evaluation.correction``."""
     level: float = Field(default=0.05, gt=0, lt=0.5)
-    """Of the tests, and of the one-sided bounds of the index."""
+    """Of the tests. Bounds of the index belong to ``evaluation.confidence``, like all others."""
 
 
 class TemperatureSpec(Document):

@@ -8,7 +8,15 @@ import pytest
 from scipy import stats
 
 from fairlead.evaluation import Measurements, Outcome, build_report, evaluate_gates, flat_metrics, report_schema
-from fairlead.evaluation.drift import DriftColumn, DriftCounts, drift_section, psi, psi_limits
+from fairlead.evaluation.drift import (
+    DriftColumn,
+    DriftCounts,
+    _levels_together,
+    _without_rare,
+    drift_section,
+    psi,
+    psi_limits,
+)
 from fairlead.evaluation.page import render_page
 from fairlead.spec import DriftSpec, EvaluationSpec, GateSpec
 from fairlead.testing.evaluation import a_provenance, example_state
@@ -24,7 +32,7 @@ def numbers(name: str, train: np.ndarray, test: np.ndarray, *, bins: int = 100) 
 
 
 def levels(name: str, train: list[int], test: list[int]) -> DriftColumn:
-    labels = tuple("abcdefghij"[: len(train)])
+    labels = tuple(f"{at:03}" for at in range(len(train))) if len(train) > 10 else tuple("abcdefghij"[: len(train)])
     return DriftColumn(name=name, kind="text", labels=labels, train=tuple(train), test=tuple(test))
 
 
@@ -71,12 +79,80 @@ def test_bounds_of_the_index_cover_the_truth_as_often_as_they_say(shares: tuple[
     train = generator.multinomial(1000, (0.1,) * 10, size=2000)
     test = generator.multinomial(500, shares, size=2000)
     truth = float(((np.array(shares) - 0.1) * np.log(np.array(shares) / 0.1)).sum())
-    found = [
-        psi_limits(psi(old, new), bins=10, n_train=1000, n_test=500, tail=0.05)
-        for old, new in zip(train, test, strict=True)
-    ]
+    found = [psi_limits(old, new, tail=0.05) for old, new in zip(train, test, strict=True)]
     assert np.mean([low <= truth for low, _ in found]) >= 0.935
     assert np.mean([truth <= high for _, high in found]) >= 0.935
+
+
+def tilted(train: np.ndarray, by: np.ndarray, index: float) -> np.ndarray:
+    """Shares that ``by`` moves from ``train`` until their index is ``index``."""
+    low, high = 0.0, 10.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        shares = train * np.exp(middle * by)
+        shares = shares / shares.sum()
+        low, high = (middle, high) if ((shares - train) * np.log(shares / train)).sum() < index else (low, middle)
+    return shares
+
+
+@pytest.mark.parametrize("index", [0.0, 0.1, 0.3, 1.0])
+@pytest.mark.parametrize(
+    ("num_levels", "n_train", "n_test"),
+    [(200, 700, 200), (500, 1000, 300), (50, 300, 150), (20, 400, 100), (10, 1000, 200)],
+)
+def test_bounds_cover_however_many_levels_there_are(num_levels: int, n_train: int, n_test: int, index: float) -> None:
+    """600 draws, half of them of levels alike in size; the truth is that of the same bins."""
+    generator = np.random.default_rng(num_levels)
+    found = []
+    for sizes in (np.ones(num_levels), 1 / np.arange(1, num_levels + 1)):
+        p = sizes / sizes.sum()
+        q = tilted(p, generator.normal(size=num_levels), index)
+        for old, new in zip(generator.multinomial(n_train, p, 300), generator.multinomial(n_test, q, 300), strict=True):
+            together = _levels_together(np.stack([old, new]), n_train / min(10, n_test // 5))
+            a, b, true_a, true_b = (np.array([each[part].sum() for part in together]) for each in (old, new, p, q))
+            low, high = psi_limits(a, b, tail=0.05)
+            truth = ((true_b - true_a) * np.log(true_b / true_a)).sum() if index else 0.0
+            found.append((low <= truth + 1e-12, truth <= high, psi(a, b) <= high))
+    assert np.mean(found, axis=0)[:2].min() >= 0.935
+    assert np.mean(found, axis=0)[2] == 1.0
+
+
+def test_a_gate_does_not_pass_where_levels_moved_that_are_too_rare_to_be_bins() -> None:
+    """Of 200 levels, index 1.0: over ten bins hardly anything is left of it, so the index must prove nothing."""
+    generator = np.random.default_rng(5)
+    p = np.full(200, 1 / 200)
+    gate = GateSpec(metric="drift_psi_max", require="<= 0.25")
+    outcomes = []
+    for _ in range(40):
+        q = tilted(p, generator.normal(size=200), 1.0)
+        column = levels("job", generator.multinomial(700, p).tolist(), generator.multinomial(200, q).tolist())
+        counts = DriftCounts(n_train=700, n_test=200, columns=(column,)).model_dump(mode="json")
+        known = Measurements(asked={"drift": ASKED}, found={"drift": counts})
+        (outcome,) = evaluate_gates(example_state(), [gate], EvaluationSpec(), known)
+        outcomes.append(outcome.outcome)
+    assert outcomes.count(Outcome.PASS) <= 2
+    (entry,) = known.sections["drift"]["columns"]
+    assert (entry["psi_upper95"], entry["beyond_chance"]) == (None, True)
+    assert "too rare to be bins of their own" in entry["psi_reason"]
+
+
+def test_levels_that_stay_pass_though_they_are_many_and_a_handful_of_rows_proves_nothing() -> None:
+    generator = np.random.default_rng(6)
+    p = np.full(200, 1 / 200)
+    found = [
+        section(levels("job", generator.multinomial(700, p).tolist(), generator.multinomial(200, p).tolist()))
+        for _ in range(100)
+    ]
+    assert sum(one["metrics"]["drift_psi_max"]["value"] is None for one in found) <= 10
+    few = section(levels("job", [30, 30], [3, 4]))["metrics"]["drift_psi_max"]
+    assert (few["value"], few["upper95"]) == (None, None)
+    assert "7 rows are too few" in few["reason"]
+
+
+def test_rare_levels_are_more_than_one_class_where_they_have_the_rows() -> None:
+    pooled = _without_rare(np.array([[400.0] * 2 + [7.0] * 20, [100.0] * 2 + [2.0] * 20]))
+    assert pooled.shape[1] > 3
+    assert (pooled.sum(axis=0) * 240 / 1180 >= 5).all()
 
 
 def test_where_nothing_moved_almost_no_report_finds_anything() -> None:
@@ -144,6 +220,56 @@ def test_a_gate_is_undecided_where_too_few_rows_were_tested_and_refused_where_no
     assert outcome.outcome is Outcome.INCONCLUSIVE
     (unasked,) = evaluate_gates(example_state(), [gate], EvaluationSpec())
     assert "add probes.drift" in unasked.why
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_shown"), [("text", False), ("target", False), ("sensitive", False), ("number", True)]
+)
+def test_bins_of_few_people_are_not_on_the_page_whatever_they_are_of(kind: Any, is_shown: bool) -> None:
+    labels = ("hamlet", "many") if kind != "number" else ("hamlet",)
+    column = DriftColumn(name="town", kind=kind, labels=labels, train=(400, 1600), test=(3, 1997))
+    assert (is_on_page(column, "hamlet"), is_on_page(column, "town")) == (is_shown, True)
+
+
+def test_bins_of_a_number_that_is_a_sensitive_attribute_too_are_not_on_the_page() -> None:
+    name = example_state().attributes[0].name
+    column = DriftColumn(name=name, kind="number", labels=("hamlet",), train=(400, 1600), test=(3, 1997))
+    assert not is_on_page(column, "hamlet")
+
+
+def is_on_page(column: DriftColumn, word: str) -> bool:
+    found = DriftCounts(n_train=2000, n_test=2000, columns=(column,)).model_dump(mode="json")
+    state = example_state()
+    known = Measurements(asked={"drift": ASKED}, found={"drift": found})
+    report = build_report(
+        state, provenance=a_provenance(n_expected=state.n), evaluation=EvaluationSpec(), measurements=known
+    )
+    page = render_page(report)
+    drift = page[page.index("look like the training rows") :]
+    return word in drift[: drift.index("</section>")]
+
+
+def test_bounds_and_p_values_belong_to_the_confidence_of_the_evaluation() -> None:
+    counted = [numbers("income", *(np.random.default_rng(seed).normal(size=2000) for seed in (1, 2)))]
+    found = DriftCounts(n_train=2000, n_test=2000, columns=tuple(counted)).model_dump(mode="json")
+    known = Measurements(asked={"drift": ASKED}, found={"drift": found})
+    state, uppers = example_state(), []
+    for confidence in (0.9, 0.95, 0.999):
+        evaluation = EvaluationSpec(confidence=confidence, correction="holm")
+        gate = GateSpec(metric="drift_psi_max", require="<= 0.1")
+        provenance = a_provenance(n_expected=state.n)
+        report = build_report(state, provenance=provenance, evaluation=evaluation, gates=(gate,), measurements=known)
+        (decided,), entry = report["gates"], report["drift"]["metrics"]["drift_psi_max"]
+        assert decided["bound"] == decided["upper95"] == entry["upper95"]
+        assert entry["upper95"] == report["drift"]["columns"][0]["psi_upper95"]
+        assert decided["p_value"] < 1e-6
+        uppers.append(entry["upper95"])
+    assert uppers == sorted(set(uppers))
+    limits = known.limits("drift_psi_max")
+    tight = GateSpec(metric="drift_psi_max", require=f"<= {limits(0.02)[1]:.6f}")
+    evaluation = EvaluationSpec(correction="holm")
+    (outcome,) = evaluate_gates(state, [tight], evaluation, known)
+    assert outcome.p_value == pytest.approx(0.02, rel=0.01)
 
 
 def test_counts_that_lack_a_row_are_refused() -> None:

@@ -1,6 +1,7 @@
 """Looks at a trained model: attacks against closed forms, counts against other numbers of ranks."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 from torch import Tensor, nn
 
-from fairlead.data import find_specs
-from fairlead.data.context import LocalContext
+from fairlead.data import find_specs, open_dataset
+from fairlead.data.context import KeepingOutlet, LocalContext
+from fairlead.data.dataset import Dataset
+from fairlead.data.drift import DriftCounter
+from fairlead.data.export import Origin
+from fairlead.data.probes import MOST_LEVELS
 from fairlead.errors import BadData, BadInput
 from fairlead.evaluation import CountState, Measurements, build_report, grouping, report_schema
 from fairlead.evaluation.metrics import group_estimates
@@ -22,10 +27,10 @@ from fairlead.evaluation.page import render_page
 from fairlead.evaluation.robustness import rows_judged_otherwise
 from fairlead.mitigation import Mitigation
 from fairlead.probes import Judge, ball_of, fit_temperature, lowest_loss, perturbed, run_probes
-from fairlead.spec import ExperimentSpec, PerturbationSpec, from_yaml
+from fairlead.spec import DriftSpec, ExperimentSpec, PerturbationSpec, ProbesSpec, from_yaml
 from fairlead.testing.context import a_context, train_here, train_on_ranks
 from fairlead.testing.evaluation import a_provenance
-from fairlead.workload import Rows
+from fairlead.workload import Attribute, FeatureColumn, Rows
 from fairlead_workloads import image_cnn, tabular_mlp
 
 Ways = list[dict[str, Any]]
@@ -254,10 +259,36 @@ def test_drift_counts_every_column_of_both_splits_in_the_bins_of_the_train_split
         assert sum(one["train"]) == found["n_train"] == info.num_by_split["train"]
         assert sum(one["test"]) == found["n_test"] == info.num_by_split["test"]
     income = next(one for one in found["columns"] if one["name"] == "income")
-    assert max(income["train"]) - min(income["train"]) <= 2  # quantiles
+    assert (income["train"][0], income["train"][-1]) == (0, 0)  # below and above all of them
+    assert max(income["train"]) - min(income["train"][1:-1]) <= 2  # quantiles
     section = Measurements(asked=spec.measured, found={"drift": found}).sections["drift"]
     assert section["why_not_measured"] is None
     assert section["n_beyond_chance"] == 0  # one generator made both splits
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "label"),
+    [([0], [5], "above 0"), ([0], [-5], "below 0"), ([0, 1], [0, 100], "above 1"), (range(40), [41], "above 39")],
+)
+def test_rows_outside_of_what_was_trained_on_do_not_pass(train: Any, test: Any, label: str) -> None:
+    context = a_context(lending([], rows=1500).amended(probes={"drift": {}}))
+    info, parts = context.dataset, {}
+    for split, values in {"train": train, "test": test}.items():
+        rows = context.all_rows(split)
+        features = np.zeros_like(rows.features)
+        features[:, 0] = np.resize(np.array(values), len(rows))
+        parts[split] = Rows(records=rows.records, features=features, labels=rows.labels)
+    counter = DriftCounter(info, parts["train"])
+    counts = [counter.count(rows, np.zeros((len(rows), 2), dtype=np.int64)) for rows in parts.values()]
+    found = counter.counts(*counts).model_dump(mode="json")
+    section = Measurements(asked={"drift": DriftSpec()}, found={"drift": found}).sections["drift"]
+    first, *_ = section["columns"]
+    assert first["name"] == info.features[0].name
+    moved = {one["label"]: (one["train"], one["test"]) for one in first["bins"]}
+    assert moved[label][0] == 0 < moved[label][1]
+    assert section["metrics"]["drift_psi_max"]["lower95"] > 0.25
+    others = [one for one in section["columns"] if one["kind"] == "number"][1:]
+    assert {one["psi"] for one in others} == {0.0}  # constant in both
 
 
 def test_ranks_count_the_same_drift_together_as_one_alone() -> None:
@@ -298,12 +329,34 @@ def test_the_temperature_that_made_the_labels_is_found_and_is_scipys(classes: in
     assert found.log_loss_before == pytest.approx(loss(1.0), abs=1e-10)
 
 
-def test_a_model_that_is_always_right_becomes_as_sure_as_may_be() -> None:
-    logits = torch.tensor([[1.0, -1.0], [-2.0, 1.0]], dtype=torch.float64)
-    right, wrong = (lowest_loss(logits, torch.tensor(labels)) for labels in ([0, 1], [1, 0]))
-    assert 0.01 <= right.temperature < 0.06
-    assert right.log_loss_after < 1e-12
-    assert wrong.temperature == pytest.approx(100, rel=1e-6)
+def test_where_the_loss_falls_without_end_the_temperature_stays_one_with_a_reason() -> None:
+    """All right: it falls with T to 0. All wrong: it falls with T to infinity. One of each: there is a lowest point."""
+    logits = torch.tensor([[1.0, -1.0], [-2.0, 1.0]] * 15, dtype=torch.float64)
+    right, wrong, mixed = (lowest_loss(logits, torch.tensor(labels * 15)) for labels in ([0, 1], [1, 0], [1, 1]))
+    for found in (right, wrong):
+        assert (found.temperature, found.log_loss_after) == (1.0, found.log_loss_before)
+    assert "every validation row is predicted right" in str(right.reason)
+    assert "no better than chance" in str(wrong.reason)
+    assert mixed.reason is None
+    assert mixed.temperature != 1
+
+
+def test_a_temperature_that_could_not_be_fitted_is_explained_in_the_report_and_on_the_page() -> None:
+    spec = tempered(apply=True)
+    trained = train_here(tabular_mlp.train, spec)
+    logits = torch.tensor([[1.0, -1.0]] * 30, dtype=torch.float64)
+    fitted = lowest_loss(logits, torch.zeros(30, dtype=torch.int64)).model_dump(mode="json")
+    report = build_report(
+        trained.states["test"],
+        provenance=a_provenance(n_expected=trained.states["test"].n),
+        evaluation=spec.evaluation,
+        probes=spec.probes,
+        conditions={"uncalibrated": trained.states["test@uncalibrated"]},
+        measurements=Measurements(asked=spec.measured, found={"temperature": fitted}),
+    )
+    jsonschema.validate(report, report_schema())
+    assert "every validation row is predicted right" in report["temperature"]["reason"]
+    assert "No temperature could be fitted, and it stays 1: every validation row" in render_page(report)
 
 
 def tempered(apply: bool) -> ExperimentSpec:
@@ -350,6 +403,16 @@ def test_a_temperature_that_is_not_applied_changes_nothing_but_the_report() -> N
     page = render_page(report)
     assert "The model does not use it." in page
     assert "Reliability on the test rows" in page
+
+
+@pytest.mark.parametrize("apply", [True, False])
+def test_thresholds_of_groups_decide_on_the_scores_they_were_chosen_for(apply: bool) -> None:
+    spec = tempered(apply).amended(mitigation={"method": "thresholds", "by": ["sex"]})
+    trained = train_here(tabular_mlp.train, spec)
+    other = trained.states["test@uncalibrated" if apply else "test@calibrated"]
+    assert trained.measurements["temperature"]["temperature"] != 1
+    assert np.array_equal(other.counts, trained.states["test"].counts)
+    assert not np.array_equal(other.calibration, trained.states["test"].calibration)
 
 
 def test_an_export_without_the_temperature_it_was_counted_with_is_refused() -> None:
@@ -447,6 +510,50 @@ def test_explanations_stand_in_the_report_and_on_the_page_and_ranks_count_them_t
 
 def test_pictures_have_no_columns_to_shuffle() -> None:
     spec = from_yaml(ExperimentSpec, find_specs()["digits"].read_text()).amended(probes={"explanations": {}}, gates=())
-    context = a_context(spec)
     with pytest.raises(BadData, match="these data are pictures"):
-        run_probes(nn.Flatten(), context)
+        a_context(spec)
+
+
+@pytest.mark.parametrize(
+    ("probes", "features", "levels", "message"),
+    [
+        ({"drift": {}}, [("", 1601)], 3, "1600 columns of numbers at most, and there are 1601"),
+        ({"drift": {}}, [("", 3)], 300_000, "more levels than drift can hold"),
+        ({"robustness": EVERY}, [("text", 3)], 3, "all are texts"),
+        ({"explanations": {}}, [("", 2000)], 10_000, "more columns and levels than explanations can hold"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused_before_anything_is_trained(
+    probes: dict[str, Any], features: list[tuple[str, int]], levels: int, message: str
+) -> None:
+    ((kind, num),) = features
+    columns = tuple(
+        FeatureColumn(name=f"c{at}", dtype="float32", levels=("a", "b") if kind else ()) for at in range(num)
+    )
+    wide = widened(columns, levels)
+    origin = Origin(workload="w", module="m", params={})
+    with pytest.raises(BadData, match=message):
+        LocalContext(dataset=wide, origin=origin, outlet=KeepingOutlet(), probes=ProbesSpec.model_validate(probes))
+    LocalContext(dataset=wide, origin=origin, outlet=KeepingOutlet())
+
+
+def widened(columns: tuple[FeatureColumn, ...], num_levels: int) -> Dataset:
+    dataset = open_dataset(lending([]).data)
+    attributes = (Attribute(name="town", levels=tuple(f"town {at}" for at in range(num_levels))),)
+    codes = (np.arange(len(dataset.codes)) % num_levels).astype(np.int16)[:, None]
+    return replace(dataset, info=replace(dataset.info, features=columns, attributes=attributes), codes=codes)
+
+
+def test_an_attribute_of_many_levels_is_explained_by_those_with_most_rows() -> None:
+    dataset = widened(open_dataset(lending([]).data).info.features, 10_000)
+    probes = ProbesSpec.model_validate({"explanations": {}, "drift": {}})
+    origin = Origin(workload="w", module="m", params={})
+    context = LocalContext(dataset=dataset, origin=origin, outlet=KeepingOutlet(), probes=probes)
+    run_probes(linear_for(context), context)
+    found = context.measurements["explanations"]
+    assert len(found["groups"]) == 1 + MOST_LEVELS
+    assert found["left_out"] == {"town": context.dataset.num_by_split["test"] - MOST_LEVELS}
+    sections = Measurements(asked=probes.measured, found={"explanations": found}).sections
+    section = sections["explanations"]
+    assert all(group["n"] for group in section["columns"][0]["groups"])
+    assert section["left_out"] == found["left_out"]
