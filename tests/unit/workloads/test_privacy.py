@@ -165,7 +165,7 @@ def test_an_epoch_that_is_broken_off_has_cost_its_steps() -> None:
     ("spec", "words"),
     [
         (one_step(use="ignores"), "the workload does not carry it out"),
-        (one_step(use="steps_past_it"), "1 batches were drawn and 0 private steps made"),
+        (one_step(use="steps_past_it"), "0 private steps were made with a batch"),
         (one_step(use="batch_norm", outputs=2), "BatchNorm cannot support training with differential privacy"),
     ],
 )
