@@ -418,19 +418,17 @@ def _measure_importance(judge: Judge, context: Context) -> None:
         groups += [ExplainedGroup(by=(attribute.name,), key={attribute.name: levels[code]}) for code in chosen]
     counts = np.zeros((len(info.features), len(groups), 4), dtype=np.int64)
     places = np.cumsum([0, *(max(1, len(feature.levels)) for feature in info.features)])
+    blocks = list(blocks_of(context, "test"))
+    clean = [_is_right(judge, block, block.rows.features, context.device) for block in blocks]
     for number in range(len(info.features)):
         dealt = np.random.default_rng((context.seed, number, len(whole))).permutation(len(whole))
         inputs = slice(int(places[number]), int(places[number + 1]))
-        for block in blocks_of(context, "test"):
+        for block, was_right in zip(blocks, clean, strict=True):
             start = block.number * BLOCK_ROWS
             features = block.rows.features.copy()
             features[:, inputs] = whole.features[dealt[start : start + len(features)], inputs]
-            is_right = [
-                judge.answers(torch.from_numpy(given).to(context.device), block.rows.records).predictions
-                == block.rows.labels
-                for given in (block.rows.features, features)
-            ]
-            kinds = (2 * ~is_right[0] + ~is_right[1])[block.is_mine]
+            is_right = _is_right(judge, block, features, context.device)
+            kinds = (2 * ~was_right + ~is_right)[block.is_mine]
             counts[number] += _by_level(context, block.rows.records[block.is_mine], kinds, explained)
     total = sum_tensor(torch.from_numpy(counts).to(context.device)).cpu().numpy()
     columns = [
@@ -444,6 +442,12 @@ def _measure_importance(judge: Judge, context: Context) -> None:
     }
     found = ExplanationCounts(n=len(whole), groups=tuple(groups), columns=tuple(columns), left_out=left_out)
     keep_measurement(context, "explanations", found.model_dump(mode="json"))
+
+
+def _is_right(judge: Judge, block: Block, features: NDArray[np.float32], device: str) -> NDArray[np.bool_]:
+    """Whether the model is right about each row of a block with these features."""
+    answers = judge.answers(torch.from_numpy(features).to(device), block.rows.records)
+    return np.asarray(answers.predictions == block.rows.labels, dtype=np.bool_)
 
 
 def _by_level(

@@ -233,6 +233,7 @@ def print_gates(console: Console, gates: tuple[GateView, ...]) -> None:
     rows = table("gate", "requires", "#value", "#bound", "outcome", "why", title="\nGates")
     for gate in gates:
         place = f" by {' x '.join(gate.by)}" if gate.by else ""
+        place += f" under {gate.condition}" if gate.condition else ""
         asked = escape(f"{gate.metric}{place} {gate.require} ({gate.evidence})")
         outcome = styled(gate.outcome, OUTCOME_STYLES)
         rows.add_row(escape(gate.id), asked, number(gate.value), number(gate.bound), outcome, escape(gate.why))

@@ -168,7 +168,7 @@ class Record:
             # Whatever was written in between, such as an override, has not been recorded: look once more.
             seen = written if written == row.version + 1 else row.version
         elif registration.get("is_registered"):
-            self.recorder.tag_version(registration["name"], registration["version"], _tags_of_version(row))
+            self.recorder.tag_version(registration["name"], registration["version"], _tags_of_report(row))
         ended = (attempt.ended_at if attempt else None) or row.updated_at  # no override days later
         self.recorder.finish(run_id, STATUS[State(row.state)], ended_at_ms=int(ended.timestamp() * 1000))
         failpoint("record.finished")
@@ -192,8 +192,7 @@ class Record:
 
         files["responsible_ai/model_card.md"] = render_profile(report, "model_card")[0]
         files["responsible_ai/model_card.cdx.json"] = render_profile(report, "cyclonedx")[0]
-        overrides = [gate["override"] for gate in row.gates or () if gate.get("override")]
-        for one in overrides:
+        for one in _overrides(row):
             files[f"responsible_ai/overrides/{one['gate']}.json"] = report_bytes(one)
         self.recorder.log_files(run_id, files)
         flat = flat_metrics(report)
@@ -201,10 +200,7 @@ class Record:
         at_ms, step = int(ended.timestamp() * 1000), row.last_step or 0
         points = [MetricPoint(key=key, value=value, step=step, at_ms=at_ms) for key, value in flat.values.items()]
         self.recorder.log_points(run_id, points)
-        tags = {"rai.outcome": report["outcome"], "rai.report_sha256": row.report_sha256 or ""}
-        tags["rai.state_sha256"] = str(report["state"]["digest"])
-        if overrides:
-            tags["rai.overridden"] = ", ".join(f"{one['gate']} by {one['by']}" for one in overrides)
+        tags = {**_tags_of_report(row), "rai.state_sha256": str(report["state"]["digest"])}
         return tags | ({"rai.undefined": ", ".join(flat.undefined)} if flat.undefined else {})
 
     def _register(self, row: ExperimentRow, run_id: str, attempt: AttemptRow, result: ResultDocument) -> int:
@@ -220,7 +216,7 @@ class Record:
             name=name,
             alias=alias,
             code_bundle=self.settings.storage / "bundles" / f"{sha256}.zip" if sha256 else None,
-            tags=_tags_of_version(row),
+            tags=_tags_of_report(row),
         )
         registration = {
             "is_registered": True,
@@ -304,8 +300,13 @@ def _portions(rows: Iterable[BatchRow]) -> Iterable[list[BatchRow]]:
         yield portion
 
 
-def _tags_of_version(row: ExperimentRow) -> dict[str, str]:
-    """What a model version says of its report. An override never changes the outcome: it stands beside it."""
+def _tags_of_report(row: ExperimentRow) -> dict[str, str]:
+    """What a run and a model version say of the report. An override never changes the outcome: it stands beside it."""
     tags = {"rai.outcome": row.report_outcome or "", "rai.report_sha256": row.report_sha256 or ""}
-    overridden = [f"{gate['id']} by {gate['override']['by']}" for gate in row.gates or () if gate.get("override")]
-    return tags | ({"rai.overridden": ", ".join(overridden)} if overridden else {})
+    told = ", ".join(f"{one['gate']} by {one['by']}" for one in _overrides(row))
+    return tags | ({"rai.overridden": told} if told else {})
+
+
+def _overrides(row: ExperimentRow) -> list[dict[str, Any]]:
+    """The signed records of all gates that somebody has overridden."""
+    return [gate["override"] for gate in row.gates or () if gate.get("override")]

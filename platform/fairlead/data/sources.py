@@ -88,13 +88,13 @@ def locate(uri: str) -> tuple[Any, str]:
         if not files.exists(root):
             files.info(root)  # many a storage says no where it means that it does not answer
         return files, root
-    except FileNotFoundError:
-        pass
+    except FileNotFoundError as error:
+        hint = "the path must exist where the workers run"
+        raise bad("/data/uri", f"{uri}: nothing is there", hint) from error
     except (ImportError, ValueError) as error:
         raise bad("/data/uri", f"{uri}: this address cannot be opened: {error}") from error
     except Exception as error:  # each storage has exceptions of its own
         raise unreadable(error, f"{uri}: the storage does not answer: {error}") from error
-    raise bad("/data/uri", f"{uri}: nothing is there", "the path must exist where the workers run")
 
 
 def _content(uri: str, files: Any, path: str) -> bytes:

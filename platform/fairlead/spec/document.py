@@ -125,7 +125,7 @@ def _problem(model: type[BaseModel], detail: Any) -> Problem:
     given = detail.get("input")
     if isinstance(given, (str, int, float, bool)) and detail["type"] != "value_error":
         message = f"{message} (given: {str(given)[:80]!r})"
-    return Problem(pointer=_pointer(parts), message=message)
+    return Problem(pointer=pointer_to(parts), message=message)
 
 
 def _in_our_words(message: str) -> str:
@@ -137,10 +137,11 @@ def _unknown_key(parts: Path, key: str, keys: list[str]) -> Problem:
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
     valid = f"known here: {', '.join(keys)}" if keys else None
     hint = f"did you mean {near[0]!r}?" if near else valid
-    return Problem(pointer=_pointer((*parts, key)), message=f"unknown key {key[:80]!r}", suggestion=hint)
+    return Problem(pointer=pointer_to((*parts, key)), message=f"unknown key {key[:80]!r}", suggestion=hint)
 
 
-def _pointer(parts: Path) -> str:
+def pointer_to(parts: Path) -> str:
+    """The JSON pointer (RFC 6901) of a value."""
     return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)
 
 
@@ -219,7 +220,7 @@ def unfit(content: Any) -> Problem | None:
         if nodes > MAX_NODES:
             return Problem(pointer="", message=f"the document has more than {MAX_NODES} values")
         if message := _why_unfit(value):
-            return Problem(pointer=_pointer(parts), message=message)
+            return Problem(pointer=pointer_to(parts), message=message)
         stack.extend((((*parts, key), inner) for key, inner in _inside(value)))
     return None
 

@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from fairlead.clock import Clock, SystemClock
 from fairlead.errors import BadInput, Conflict, Unavailable
+from fairlead.store.fair_lock import FairLock
 from fairlead.store.told import written_in
-from fairlead.store.turns import Turns
 
 UNWRITABLE_S = 10.0
 """How long a database that could not keep a write counts as one that takes none."""
@@ -75,10 +75,10 @@ class Store:
         witness: Witness | None = None,
         refusals: Refusals | None = None,
         tell: Tell | None = None,
-        turns: Turns | None = None,
+        lock: FairLock | None = None,
     ) -> None:
         self.engine = writer
-        self._turns = turns
+        self._lock = lock
         self.refusals = refusals or Refusals(SystemClock())
         self._reader = reader
         self._fence = fence
@@ -105,7 +105,7 @@ class Store:
         Raises ``Unavailable`` when the database does not answer, ``Conflict`` when another transaction was first to
         insert the same row.
         """
-        with answering(), self._turn(), self._noting_refusals(), self._write.begin() as session:
+        with answering(), self._locked(), self._noting_refusals(), self._write.begin() as session:
             if self._fence is not None:
                 self._fence(session)
             with self._witness(session) if self._witness is not None else nullcontext():
@@ -114,8 +114,8 @@ class Store:
             for one in written_in(session):
                 self._tell(one)
 
-    def _turn(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._turns is None else self._turns.take()
+    def _locked(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._lock is None else self._lock.hold()
 
     @contextmanager
     def _noting_refusals(self) -> Iterator[None]:
@@ -141,7 +141,7 @@ class Store:
             witness=witness,
             refusals=self.refusals,
             tell=self._tell,
-            turns=self._turns,
+            lock=self._lock,
         )
 
     def close(self) -> None:
@@ -191,7 +191,7 @@ def _open_sqlite(url: str, tell: Tell | None) -> Store:
     path = make_url(url).database
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # One writer at a time is SQLite's rule: waiting for our turn is fair, waiting in its busy loop is not.
+    # One writer at a time is SQLite's rule: waiting for our lock is fair, waiting in its busy loop is not.
     writer = create_engine(
         url,
         pool_size=1,
@@ -204,7 +204,7 @@ def _open_sqlite(url: str, tell: Tell | None) -> Store:
     for engine, begin in ((writer, "BEGIN IMMEDIATE"), (reader, "BEGIN")):
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", lambda connection, begin=begin: connection.exec_driver_sql(begin))
-    return Store(reader, writer, tell=tell, turns=Turns(patience_s=10))
+    return Store(reader, writer, tell=tell, lock=FairLock(timeout_s=10))
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

@@ -151,3 +151,5 @@ def test_a_home_that_cannot_be_removed_ends_no_training(attempt: Path, monkeypat
     meter.wait()
     monkeypatch.setattr(os, "rmdir", refuse)
     meter.end()
+    (only,) = energy_entries(attempt)
+    assert only["why_not"], "it is said why nothing was measured"

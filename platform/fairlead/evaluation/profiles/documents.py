@@ -84,11 +84,16 @@ def plain(text: str) -> str:
 
 def value_at(report: Mapping[str, Any], path: str, *, digits: int = 3) -> Cell:
     """What stands at a path, as text. Raises ``KeyError`` where nothing does."""
+    return Cell(text=text_of(_found(report, path), digits=digits), path=path)
+
+
+def _found(report: Mapping[str, Any], path: str) -> Any:
+    """What a JSON pointer (RFC 6901) leads to."""
     found: Any = report
     for step in path.split("/")[1:]:
-        step = step.replace("~1", "/").replace("~0", "~")
-        found = found[int(step)] if isinstance(found, list) else found[step]
-    return Cell(text=text_of(found, digits=digits), path=path)
+        name = step.replace("~1", "/").replace("~0", "~")
+        found = found[int(name)] if isinstance(found, list) else found[name]
+    return found
 
 
 def text_of(value: Any, *, digits: int = 3) -> str:
@@ -106,10 +111,7 @@ def text_of(value: Any, *, digits: int = 3) -> str:
 
 def with_interval(report: Mapping[str, Any], path: str) -> Cell:
     """A value of a group with its two-sided interval, or why it has none."""
-    cell = value_at(report, f"{path}/value")
-    found: Any = report
-    for step in path.split("/")[1:]:
-        found = found[int(step)] if isinstance(found, list) else found[step]
+    cell, found = value_at(report, f"{path}/value"), _found(report, path)
     if found["value"] is None:
         return Cell(text=f"none: {str(found.get('reason', '')).replace('_', ' ')}", path=f"{path}/value")
     if found["interval"] is None:

@@ -20,6 +20,7 @@ from fairlead.evaluation.profiles.documents import (
     value_at,
     with_interval,
 )
+from fairlead.spec.document import pointer_to
 
 Report = Mapping[str, Any]
 FOUR_FIFTHS = Fraction(4, 5)
@@ -131,7 +132,7 @@ def _unknown(report: Report, name: str) -> Cell:
     least = report["settings"]["min_display"]
     if 0 < report["data"]["n_unknown"][name] < least:
         return Cell(text=f"under {least}")
-    return value_at(report, f"/data/n_unknown/{_escaped(name)}")
+    return value_at(report, pointer_to(("data", "n_unknown", name)))
 
 
 def _compared(report: Report) -> list[tuple[str, ...]]:
@@ -270,7 +271,3 @@ _SHOWN = (
     "accuracy_score_difference",
     "mean_absolute_error_difference",
 )
-
-
-def _escaped(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from fairlead.errors import Unavailable
-from fairlead.store.turns import Turns
+from fairlead.store.fair_lock import FairLock
 
 
 def until(is_so: Callable[[], bool]) -> None:
@@ -18,58 +18,58 @@ def until(is_so: Callable[[], bool]) -> None:
 
 
 def test_turns_come_in_the_order_of_asking_and_nobody_slips_in() -> None:
-    turns, told = Turns(patience_s=10), []
+    lock, told = FairLock(timeout_s=10), []
 
     def writer(number: int) -> None:
-        with turns.take():
+        with lock.hold():
             told.append(number)
 
     threads = [threading.Thread(target=writer, args=(number,)) for number in range(20)]
-    with turns.take():
+    with lock.hold():
         for number, thread in enumerate(threads):
             thread.start()
-            until(lambda number=number: turns.num_waiting == number + 1)
-    with turns.take():
+            until(lambda number=number: lock.num_waiting == number + 1)
+    with lock.hold():
         assert told == list(range(20)), "asked last, served last"
     for thread in threads:
         thread.join()
 
 
 def test_whoever_loses_patience_leaves_the_others_their_turns() -> None:
-    turns, told = Turns(patience_s=0.05), []
+    lock, told = FairLock(timeout_s=0.05), []
 
     def writer() -> None:
-        with turns.take():
+        with lock.hold():
             told.append("wrote")
 
-    with turns.take():
-        with pytest.raises(Unavailable, match=r"others have been writing for 0\.05 seconds"), turns.take():
+    with lock.hold():
+        with pytest.raises(Unavailable, match=r"others have been writing for 0\.05 seconds"), lock.hold():
             pass
-        assert turns.num_waiting == 0
+        assert lock.num_waiting == 0
         thread = threading.Thread(target=writer)
         thread.start()
-        until(lambda: turns.num_waiting == 1)
+        until(lambda: lock.num_waiting == 1)
     thread.join()
     assert told == ["wrote"]
-    with turns.take():
+    with lock.hold():
         pass
 
 
 def test_a_turn_ends_with_whatever_was_raised_in_it() -> None:
-    turns = Turns(patience_s=0.05)
-    with pytest.raises(ValueError, match="spoiled"), turns.take():
+    lock = FairLock(timeout_s=0.05)
+    with pytest.raises(ValueError, match="spoiled"), lock.hold():
         raise ValueError("spoiled")
-    with turns.take():
-        assert turns.num_waiting == 0
+    with lock.hold():
+        assert lock.num_waiting == 0
 
 
 def test_many_writers_are_never_two_at_once() -> None:
-    turns, inside, most = Turns(patience_s=30), 0, 0
+    lock, inside, most = FairLock(timeout_s=30), 0, 0
 
     def writer() -> None:
         nonlocal inside, most
         for _ in range(300):
-            with turns.take():
+            with lock.hold():
                 inside += 1
                 most = max(most, inside)
                 inside -= 1
@@ -79,4 +79,4 @@ def test_many_writers_are_never_two_at_once() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (most, inside, turns.num_waiting) == (1, 0, 0)
+    assert (most, inside, lock.num_waiting) == (1, 0, 0)

@@ -1,4 +1,4 @@
-"""One writer at a time, in the order they came.
+"""A fair lock: one writer at a time, in the order they came.
 
 A pool of one connection is no queue: whoever asks at the moment it comes back gets it, and who was woken for it waits
 again, behind all others. With sixteen clients some waited three times as long as most.
@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from fairlead.errors import Unavailable
 
 
-class Turns:
+class FairLock:
     """A lock that goes to whoever has waited longest."""
 
-    def __init__(self, *, patience_s: float) -> None:
-        self._patience_s = patience_s
+    def __init__(self, *, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._waiting: deque[threading.Lock] = deque()
         self._is_taken = False
@@ -27,8 +27,8 @@ class Turns:
         return len(self._waiting)
 
     @contextmanager
-    def take(self) -> Iterator[None]:
-        """Wait for a turn and have it. Raises ``Unavailable`` after ``patience_s`` seconds."""
+    def hold(self) -> Iterator[None]:
+        """Wait for it and have it. Raises ``Unavailable`` after ``timeout_s`` seconds."""
         self._wait()
         try:
             yield
@@ -43,13 +43,13 @@ class Turns:
             call = threading.Lock()
             call.acquire()
             self._waiting.append(call)
-        if call.acquire(timeout=self._patience_s):
+        if call.acquire(timeout=self._timeout_s):
             return
         with self._lock:
             if call in self._waiting:
                 self._waiting.remove(call)
-                raise Unavailable(f"the database is busy: others have been writing for {self._patience_s:g} seconds")
-        # Called in the very moment of giving up: the turn is ours.
+                raise Unavailable(f"the database is busy: others have been writing for {self._timeout_s:g} seconds")
+        # Called in the very moment of giving up: it is ours.
 
     def _pass_on(self) -> None:
         with self._lock:
