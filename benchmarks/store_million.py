@@ -130,7 +130,7 @@ def table(document: Mapping[str, Any]) -> str:
         for point in points:
             cells = " | ".join(f"{point[title]:.3g}" for title in titles)
             lines.append(f"| {name} | {point['stored']:,} | {cells} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, ""])
 
 
 # ---- one database ---------------------------------------------------------------------------------------------------

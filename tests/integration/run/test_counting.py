@@ -4,6 +4,8 @@ import os
 import re
 import signal
 import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -155,13 +157,26 @@ def surveying(attempts: Attempts, document: LaunchDocument, runner: Any) -> dict
     return dict(ray.get(runner.status.remote(), timeout=30).worker_pids)
 
 
+@contextmanager
+def held(pids: Collection[int]) -> Iterator[None]:
+    """Processes that do nothing meanwhile."""
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
 def test_a_pause_ends_all_ranks_long_before_their_grace(attempts: Attempts, tmp_path: Path) -> None:
     path = written(tmp_path / "p.csv", a_table(3_000_000))
     document = a_document("paused", path, workers=2)
     runner = attempts.start(document)
-    wait_for(lambda: surveying(attempts, document, runner), within_s=120, what="a first report")
+    pids = wait_for(lambda: surveying(attempts, document, runner), within_s=120, what="a first report")
     began = time.monotonic()
-    assert ray.get(runner.stop.remote("pause", grace_s=300, agent_epoch=1), timeout=30)
+    with held(pids.values()):  # a quick machine has counted everything before it hears of the pause
+        assert ray.get(runner.stop.remote("pause", grace_s=300, agent_epoch=1), timeout=30)
     result = attempts.result(document, within_s=200)
     assert (result.outcome, result.reason, result.evaluation) == (Outcome.PREEMPTED, "pause_requested", None)
     assert time.monotonic() - began < 100
