@@ -4,13 +4,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 OURS, THEIRS = "#3b82c4", "#8a8f98"
-_COLOURS = ("#3b82c4", "#d97706", "#16a34a", "#c026d3", "#0d9488", "#dc2626")
+_COLOURS = ("#3b82c4", "#d97706", "#16a34a", "#c026d3", "#0d9488", "#dc2626", "#7c3aed", "#a16207")
 _SPREAD, _GRID = "#c2410c", 'stroke="#767676" stroke-opacity=".25"'
 _WIDTH, _LABELS, _ROW = 760, 250, 26
 _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 74, 190, 48, 52
-_LABEL_GAP = 15.0
+_LABEL_GAP, _DIGIT = 15.0, 7.5
+"""How far apart labels lie below each other, and how wide a digit is."""
 _MANY = 60
 """Points of a curve that are drawn small."""
 
@@ -76,7 +78,10 @@ def curves(title: str, lines: Sequence[Line], *, x: str, y: str, is_log: bool = 
     points = [point for line in usable for point in line.points] or [(1.0, 1.0)]
     across = _axis([at for at, _ in points], _LEFT, _WIDTH - _RIGHT, is_log=is_log)
     up = _axis([at for _, at in points], _HEIGHT - _BOTTOM, _TOP, is_log=is_log)
-    drawn = [_tick_across(at, across) for at in across.ticks] + [_tick_up(at, up) for at in up.ticks]
+    named = _with_room(across.ticks, across)
+    drawn = [_tick_across(at, across, is_named=at in named) for at in across.ticks] + [
+        _tick_up(at, up) for at in up.ticks
+    ]
     drawn += [_named(x, _LEFT, _HEIGHT - 12), _named(y, 8, _TOP - 10)]
     ends = _apart([up.place(line.points[-1][1]) if line.points else math.inf for line in usable])
     for number, line in enumerate(usable):
@@ -124,11 +129,21 @@ def _apart(places: Sequence[float]) -> list[float]:
     return moved
 
 
-def _tick_across(value: float, across: _Axis) -> str:
+def _with_room(ticks: Sequence[float], across: _Axis) -> list[float]:
+    """Ticks whose numbers do not touch each other: all, or the powers of ten, or every second or third."""
+    tens = [at for at in ticks if at > 0 and math.log10(at).is_integer()]
+    for chosen in (ticks, *([tens] if len(tens) > 1 else []), ticks[::2], ticks[::3]):
+        places = [(across.place(at), len(shown(at)) * _DIGIT / 2) for at in chosen]
+        if all(left + half + _DIGIT < right - other for (left, half), (right, other) in pairwise(places)):
+            break
+    return list(chosen)
+
+
+def _tick_across(value: float, across: _Axis, *, is_named: bool) -> str:
     at = across.place(value)
+    number = f'<text x="{at:.1f}" y="{_HEIGHT - _BOTTOM + 17}" text-anchor="middle">{shown(value)}</text>'
     return (
-        f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" {_GRID}/>'
-        f'<text x="{at:.1f}" y="{_HEIGHT - _BOTTOM + 17}" text-anchor="middle">{shown(value)}</text>'
+        f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" {_GRID}/>{number if is_named else ""}'
     )
 
 

@@ -161,6 +161,12 @@ def test_curves_lie_inside_their_picture() -> None:
     assert float(places[0][1]) > float(places[1][1])  # more is higher
 
 
+def test_long_numbers_under_a_curve_do_not_touch() -> None:
+    drawn = curves("Seconds", [Line(label="a", points=[(1_000, 1), (1_000_000, 2)])], x="n", y="s")
+    named = re.findall(r'<text x="[\d.]+" y="325" text-anchor="middle">([\d,]+)</text>', drawn)
+    assert named == ["1,000", "10,000", "100,000", "1,000,000"]
+
+
 @pytest.mark.parametrize("lines", [[], [Line(label="a", points=[])], [Line(label="a", points=[(5, 5)])]])
 def test_few_points_are_no_trouble(lines: list[Line]) -> None:
     for is_log in (True, False):
