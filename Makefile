@@ -8,7 +8,11 @@ demo: .venv/.runtime ; .venv/bin/fairlead demo
 
 up: .venv/.runtime ; .venv/bin/fairlead up
 
-test: .venv/.development ; .venv/bin/pytest -m "not nightly and not gpu"
+# Unit tests share all cores; the others start whole stacks, and one at a time is enough for a machine. Both are run.
+DEFAULT = .venv/bin/pytest -m "not nightly and not gpu"
+test: .venv/.development
+	OMP_NUM_THREADS=1 $(DEFAULT) -n auto --dist worksteal tests/unit; unit=$$?; \
+	$(DEFAULT) --ignore tests/unit && exit $$unit
 
 test-nightly: .venv/.development ; .venv/bin/pytest -m nightly
 
