@@ -46,13 +46,16 @@ class ExplanationCounts(Document):
 _COUNTS: TypeAdapter[ExplanationCounts] = TypeAdapter(ExplanationCounts)
 
 
-def explanations_section(asked: ExplanationsSpec, found: Any) -> dict[str, Any]:
-    """The report's ``explanations`` from ``ExplanationCounts``. Raises ``ValueError`` for what is none."""
+def explanations_section(asked: ExplanationsSpec, found: Any, alpha: float = 0.05) -> dict[str, Any]:
+    """The report's ``explanations`` from ``ExplanationCounts``, with one-sided bounds at ``alpha``.
+
+    Raises ``ValueError`` for what is none.
+    """
     counts = _COUNTS.validate_python(found)
     for column in counts.columns:
         if len(column.counts) != len(counts.groups) or sum(column.counts[0]) != counts.n:
             raise ValueError(f"{column.name} does not count every row of the test split once")
-    entries = [_column(column, counts.groups) for column in counts.columns]
+    entries = [_column(column, counts.groups, alpha) for column in counts.columns]
     return {
         "why_not_measured": None if counts.n else "there are no rows to look at",
         "metrics": {},
@@ -63,12 +66,12 @@ def explanations_section(asked: ExplanationsSpec, found: Any) -> dict[str, Any]:
     }
 
 
-def _column(column: ShuffledColumn, groups: Sequence[ExplainedGroup]) -> dict[str, Any]:
+def _column(column: ShuffledColumn, groups: Sequence[ExplainedGroup], alpha: float) -> dict[str, Any]:
     table = np.array(column.counts, dtype=np.int64)
     rows = table.sum(axis=1)
     there = np.where(rows[:, None] > 0, table, 1)
     # Of right as it is less right when shuffled: the second cell is what is lost.
-    two_sided, one_sided = (paired_newcombe_limits(*there.T, tail=tail) for tail in (0.025, 0.05))
+    two_sided, one_sided = (paired_newcombe_limits(*there.T, tail=tail) for tail in (alpha / 2, alpha))
     return {
         "name": column.name,
         "groups": [

@@ -76,7 +76,7 @@ SECTIONS: dict[str, Section] = {
     "drift": drift_section,
     "energy": _at_any(energy_section),
     "privacy": _at_any(privacy_section),
-    "explanations": _at_any(explanations_section),
+    "explanations": explanations_section,
     "temperature": _at_any(temperature_section),
 }
 """From the spec's field, what was found and alpha to the section. They raise ``ValueError`` for what cannot be read."""

@@ -54,3 +54,20 @@ def test_a_small_group_is_hidden_though_no_grouping_compares_it() -> None:
     assert "What the model goes by" in page
     assert "small +" not in page
     assert "large +" not in page  # else the small one could be had by subtraction
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.99])
+def test_intervals_and_bounds_are_at_the_confidence_of_the_spec_and_the_page_says_so(confidence: float) -> None:
+    report = build_report(
+        example_state(),
+        provenance=a_provenance(),
+        evaluation=EvaluationSpec(confidence=confidence),
+        measurements=Measurements(asked={"explanations": ExplanationsSpec()}, found={"explanations": FOUND}),
+    )
+    overall = report["explanations"]["columns"][0]["groups"][0]
+    two_sided = paired_newcombe_interval(55, 25, 5, 15, confidence=confidence)
+    assert overall["interval"] == pytest.approx([float(two_sided.lower), float(two_sided.upper)])
+    one_sided = paired_newcombe_interval(55, 25, 5, 15, confidence=2 * confidence - 1)
+    assert (overall["lower95"], overall["upper95"]) == pytest.approx((float(one_sided.lower), float(one_sided.upper)))
+    assert f"two-sided {100 * confidence:g} % interval, paired" in render_page(report)
+    assert any(f"at confidence {confidence:g}" in text for text in report["limitations"])
