@@ -29,5 +29,5 @@ bench: .venv/.development ; .venv/bin/python -m benchmarks $(NAME)
 	touch $@
 
 .venv/.development: .venv/.runtime
-	$(PIP) -e '.[api,agent,workloads,energy,privacy,dev]'
+	$(PIP) -e '.[api,agent,workloads,energy,explain,privacy,dev]'
 	touch $@

@@ -22,6 +22,7 @@ SOURCE_ROOTS = ("platform", "api", "workloads")
 
 DOORS = {
     "alembic": ("platform/fairlead/store/",),
+    "captum": ("platform/fairlead/attributions.py",),
     "codecarbon": ("platform/fairlead/run/energy_meter.py",),
     "fastapi": ("api/fairlead_api/",),
     "httpcore": ("platform/fairlead/webhooks/",),
@@ -41,6 +42,7 @@ DOORS = {
     "starlette": ("api/fairlead_api/",),
     "torch": (
         "platform/fairlead/run/",
+        "platform/fairlead/attributions.py",
         "platform/fairlead/data/torch.py",
         "platform/fairlead/mitigation.py",
         "platform/fairlead/privacy.py",

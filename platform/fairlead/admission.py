@@ -8,7 +8,7 @@ from typing import Any
 from fairlead.data.builtin import BUILTIN_PREFIX, builtin_problem
 from fairlead.errors import Problem
 from fairlead.evaluation import problem_with_gate
-from fairlead.spec import CheckpointsSpec, DataSpec, ExperimentSpec, Manifest
+from fairlead.spec import CheckpointsSpec, DataSpec, ExperimentSpec, GateSpec, Manifest
 from fairlead.spec.manifest import Task
 
 CODE_PREFIX = "sha256:"
@@ -247,7 +247,22 @@ def _gate_problems(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[Pro
         ]
         if all(messages):
             found.append(Problem(pointer=f"/gates/{index}", message=str(messages[0])))
+        elif message := _share_problem(gate, spec):
+            found.append(Problem(pointer=f"/gates/{index}", message=message))
     return tuple(found)
+
+
+def _share_problem(gate: GateSpec, spec: ExperimentSpec) -> str | None:
+    """A limit of the share of columns that are known not to be inputs."""
+    asked = spec.probes.attributions if spec.probes else None
+    if gate.metric != "attribution_share" or asked is None or asked.share_of:
+        return None
+    if set(spec.data.features or ()) & set(spec.data.sensitive):
+        return None
+    return (
+        f"{gate.metric!r} is about sensitive attributes among the inputs, and data.features lists none: name columns "
+        "under probes.attributions.share_of"
+    )
 
 
 def _warnings(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[str, ...]:

@@ -26,6 +26,8 @@ other temperature too, so that the report has calibration before and after.
 
 **Explanations**: the values of one column after the other are dealt out anew among the rows of the test split.
 
+**Attributions**: integrated gradients of rows drawn from it, see ``fairlead.attributions``.
+
 **Drift** needs no model: rows of both splits are counted in bins, see ``fairlead.data.drift``.
 
 Rows are worked on in blocks of the split that do not depend on the number of ranks, and random numbers belong to the
@@ -42,13 +44,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fairlead.attributions import measure_attributions
 from fairlead.data.context import keep_measurement, level_codes
 from fairlead.data.drift import DriftCounter
-from fairlead.data.probes import explained_levels
+from fairlead.data.probes import explained_groups, explained_levels, left_out_levels
 from fairlead.data.torch import sum_over_ranks, sum_tensor
 from fairlead.errors import BadData, BadInput
-from fairlead.evaluation.cells import UNKNOWN
-from fairlead.evaluation.explanations import ExplainedGroup, ExplanationCounts, ShuffledColumn
+from fairlead.evaluation.explanations import ExplanationCounts, ShuffledColumn
 from fairlead.evaluation.temperature import FittedTemperature
 from fairlead.mitigation import Mitigation, begin_mitigation
 from fairlead.spec import PerturbationSpec
@@ -184,6 +186,13 @@ def run_probes(
         _count_perturbed(perturbation, judge, context)
     if context.probes.explanations is not None:
         _measure_importance(judge, context)
+    if context.probes.attributions is not None:
+        measure_attributions(
+            context,
+            context.probes.attributions,
+            logits=judge.logits,
+            predict=lambda inputs, records: judge.answers(inputs, records).predictions,
+        )
     if context.probes.drift is not None:
         _measure_drift(context)
 
@@ -412,10 +421,7 @@ def _measure_importance(judge: Judge, context: Context) -> None:
     whole = context.all_rows("test")
     codes = level_codes(context, whole.records)
     explained = explained_levels(info, codes)
-    groups = [ExplainedGroup(by=(), key={})]
-    for attribute, chosen in zip(info.attributes, explained, strict=True):
-        levels = (*attribute.levels, UNKNOWN)
-        groups += [ExplainedGroup(by=(attribute.name,), key={attribute.name: levels[code]}) for code in chosen]
+    groups = explained_groups(info, explained)
     counts = np.zeros((len(info.features), len(groups), 4), dtype=np.int64)
     places = np.cumsum([0, *(max(1, len(feature.levels)) for feature in info.features)])
     blocks = list(blocks_of(context, "test"))
@@ -435,12 +441,8 @@ def _measure_importance(judge: Judge, context: Context) -> None:
         ShuffledColumn(name=feature.name, counts=tuple(tuple(row) for row in table.tolist()))
         for feature, table in zip(info.features, total, strict=True)
     ]
-    left_out = {
-        attribute.name: num
-        for attribute, each, chosen in zip(info.attributes, codes.T, explained, strict=True)
-        if (num := len(np.unique(each)) - len(chosen))
-    }
-    found = ExplanationCounts(n=len(whole), groups=tuple(groups), columns=tuple(columns), left_out=left_out)
+    left_out = left_out_levels(info, codes, explained)
+    found = ExplanationCounts(n=len(whole), groups=groups, columns=tuple(columns), left_out=left_out)
     keep_measurement(context, "explanations", found.model_dump(mode="json"))
 
 

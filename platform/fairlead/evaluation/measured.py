@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fairlead.evaluation.attributions import attributions_section, share_limits
 from fairlead.evaluation.drift import drift_section, largest_limits
 from fairlead.evaluation.energy import energy_section
 from fairlead.evaluation.explanations import explanations_section
@@ -61,6 +62,18 @@ METRICS: dict[str, MeasuredMetric] = {
         where="probes.drift",
         limits=largest_limits,
     ),
+    "completeness_error": MeasuredMetric(
+        title="largest completeness error of the attributions, in logits",
+        section="attributions",
+        where="probes.attributions",
+    ),
+    "attribution_share": MeasuredMetric(
+        title="share of all attribution that falls on sensitive or named columns",
+        section="attributions",
+        is_exact=False,
+        where="probes.attributions",
+        limits=share_limits,
+    ),
     "co2e_kg": MeasuredMetric(title="emissions, in kg of CO2e", section="energy", problem=_lacks_intensity),
 }
 
@@ -73,6 +86,7 @@ def _at_any(make: Callable[[Any, Any], dict[str, Any]]) -> Section:
 
 
 SECTIONS: dict[str, Section] = {
+    "attributions": attributions_section,
     "drift": drift_section,
     "energy": _at_any(energy_section),
     "privacy": _at_any(privacy_section),

@@ -39,6 +39,7 @@ from fairlead.evaluation.drawing import (
 from fairlead.evaluation.gates import CORRECTIONS
 from fairlead.evaluation.measured import METRICS
 from fairlead.evaluation.metrics import canonical, needs_losses, split_aggregate
+from fairlead.evaluation.page_attributions import attributions_part
 from fairlead.evaluation.page_measured import energy_part, privacy_part
 from fairlead.evaluation.page_probes import changed_inputs, drift_part, importance_part, temperature_part, way_name
 from fairlead.evaluation.report import report_sha256
@@ -288,6 +289,7 @@ def render_page(report: Report, *, sha256: str | None = None) -> str:
         mitigation=_mitigation_part(report) if "mitigation" in report else None,
         measured=[part(report[name]) for name, part in _MEASURED.items() if name in report],
         accuracy=_accuracy_by_group(report),
+        attributions=attributions_part(report),
         changed_inputs=changed_inputs(report),
         drift=drift_part(report),
         importance=importance_part(report),

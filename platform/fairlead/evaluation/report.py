@@ -84,7 +84,7 @@ _PER_CLASS = ("selection_rate", "base_rate", "true_positive_rate", "false_positi
 _SETTINGS = {"min_support", "min_display", "low_support", "on_inconclusive"}
 _MOST_CLASSES_SHOWN = 50
 _KEY_LIMIT = 250
-_BESIDE_COUNTS = ("drift", "energy", "explanations", "privacy", "robustness")
+_BESIDE_COUNTS = ("attributions", "drift", "energy", "explanations", "privacy", "robustness")
 """What is only measured where the spec asks for it."""
 
 

@@ -27,12 +27,20 @@ from fairlead.spec.manifest import Manifest, Parameter
 from fairlead.spec.mitigation import MitigationSpec
 from fairlead.spec.predictions import ColumnsSpec, PredictionsSpec
 from fairlead.spec.privacy import PrivacySpec
-from fairlead.spec.probes import DriftSpec, ExplanationsSpec, PerturbationSpec, ProbesSpec, TemperatureSpec
+from fairlead.spec.probes import (
+    AttributionsSpec,
+    DriftSpec,
+    ExplanationsSpec,
+    PerturbationSpec,
+    ProbesSpec,
+    TemperatureSpec,
+)
 from fairlead.spec.request import EvaluationRequest, evaluation_request, read_predictions_spec, request_for
 
 __all__ = [
     "EVALUATION",
     "AlternativeSpec",
+    "AttributionsSpec",
     "BinSpec",
     "BudgetSpec",
     "CheckpointsSpec",

@@ -309,6 +309,23 @@ class ExperimentSpec(Document):
             raise ValueError(
                 "privacy protects the train split, and probes.drift shows how its values are spread: leave one out"
             )
+        attributions = self.probes.attributions if self.probes else None
+        if self.privacy is not None and attributions is not None and attributions.baseline == "mean":
+            raise ValueError(
+                "privacy protects the train split, and attributions from the mean of its rows tell what that is: "
+                "take probes.attributions.baseline zero"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _attributions_are_of_inputs(self) -> Self:
+        asked = self.probes.attributions if self.probes else None
+        named, told = set(asked.share_of) if asked else set(), self.data.features
+        strangers = named & set(self.data.sensitive) if told is None else named - set(told)
+        if strangers:
+            raise ValueError(
+                f"probes.attributions.share_of names {sorted(strangers)}, which is no input: list it in data.features"
+            )
         return self
 
     @model_validator(mode="after")

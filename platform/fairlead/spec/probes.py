@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from fairlead.spec.data import Column
 from fairlead.spec.document import Document
 from fairlead.spec.evaluation import Correction
 
@@ -11,6 +12,7 @@ Method = Literal["fgsm", "pgd", "noise"]
 Norm = Literal["linf", "l2"]
 DEFAULT_STEPS = 20
 DEFAULT_RESTARTS = 2
+MOST_EXPLAINED = 100_000
 
 
 class PerturbationSpec(Document):
@@ -88,6 +90,32 @@ class ExplanationsSpec(Document):
     """``permutation``: the accuracy that is lost when a column's values are dealt out anew among the test rows."""
 
 
+class AttributionsSpec(Document):
+    """What each answer is made of: how far each input moves it. Tables and pictures; needs ``fairlead[explain]``."""
+
+    method: Literal["integrated_gradients"] = "integrated_gradients"
+    """``integrated_gradients``: the gradients of the answer, added up on the way from a baseline to the row."""
+    steps: int = Field(default=50, ge=1, le=1000)
+    """Points on the way. More of them make smaller errors, which the report gives."""
+    baseline: Literal["zero", "mean"] = "zero"
+    """Where the way begins: ``zero``: all inputs 0, as raw as they are in the data; ``mean``: their means over the
+    train split."""
+    rows: int = Field(default=1000, ge=1, le=MOST_EXPLAINED)
+    """Of the test split, at most: drawn by the seed, the same for any number of workers."""
+    target: Literal["predicted", "positive"] = "predicted"
+    """The answer that is explained: the logit of the predicted class, or of the positive one (two classes only). Of
+    two classes it is the log-odds."""
+    share_of: tuple[Column, ...] = Field(default=(), max_length=100)
+    """Columns whose share of all attribution is measured, for the gate ``attribution_share``; absent: those sensitive
+    attributes that are among the inputs."""
+
+    @model_validator(mode="after")
+    def _names_columns_once(self) -> Self:
+        if len(set(self.share_of)) != len(self.share_of):
+            raise ValueError("share_of lists a column twice")
+        return self
+
+
 class ProbesSpec(Document):
     """Each probe is left out unless it is asked for; its results stand in the report, and gates may require them."""
 
@@ -101,6 +129,9 @@ class ProbesSpec(Document):
 
     explanations: ExplanationsSpec | None = None
     """What accuracy each column is worth to the model, over all rows and by sensitive attribute."""
+    # Left out where it is absent: specs with other probes keep their hashes, and older agents can read them.
+    attributions: AttributionsSpec | None = Field(default=None, exclude_if=lambda value: value is None)
+    """How much of each answer each input is responsible for, over all rows and by sensitive attribute."""
 
     @model_validator(mode="after")
     def _asks_for_something_once(self) -> Self:
@@ -126,6 +157,7 @@ class ProbesSpec(Document):
     def measured(self) -> dict[str, Document]:
         """Those whose results are no counts of predictions, by section of the report."""
         sections: dict[str, Document | None] = {
+            "attributions": self.attributions,
             "drift": self.drift,
             "explanations": self.explanations,
             "temperature": self.temperature,

@@ -119,7 +119,7 @@ def test_small_groups_are_flagged_and_gaps_given_without_them() -> None:
 def test_what_was_not_measured_is_said() -> None:
     assert "calibration" in report_of(example_state(has_scores=False))["not_measured"]
     measured = report_of(example_state())
-    assert measured["not_measured"] == ["drift", "energy", "explanations", "privacy", "robustness"]
+    assert measured["not_measured"] == ["attributions", "drift", "energy", "explanations", "privacy", "robustness"]
     assert measured["calibration"]
     assert measured["curves"]
     assert [point["threshold"] for point in measured["thresholds"][0]["points"]][:2] == [0, 1 / 32]

@@ -47,6 +47,21 @@ def asked(**more: Any) -> dict[str, Any]:
             },
             "probes look at the test split",
         ),
+        ({"probes": {"attributions": {"steps": 0}}}, "greater than or equal to 1"),
+        ({"probes": {"attributions": {"baseline": "black"}}}, "Input should be 'zero' or 'mean'"),
+        ({"probes": {"attributions": {"share_of": ["age", "age"]}}}, "share_of lists a column twice"),
+        (
+            {"probes": {"attributions": {"share_of": ["sex"]}}},
+            "share_of names ['sex'], which is no input: list it in data.features",
+        ),
+        (
+            {"probes": {"attributions": {"share_of": ["age"]}}, "data": {**DATA, "features": ["income"]}},
+            "share_of names ['age'], which is no input: list it in data.features",
+        ),
+        (
+            {"probes": {"attributions": {"baseline": "mean"}}, "privacy": {"target_epsilon": 8}},
+            "take probes.attributions.baseline zero",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_its_reason(more: dict[str, Any], words: str) -> None:
@@ -86,3 +101,4 @@ def test_a_spec_without_probes_is_written_as_before_there_were_any() -> None:
     with_probes = spec.amended(probes={"robustness": [{"method": "noise", "eps": 1}]})
     assert spec_hash(spec) != spec_hash(with_probes)
     assert from_mapping(ExperimentSpec, with_probes.model_dump(mode="json", by_alias=True)) == with_probes
+    assert "attributions" not in with_probes.model_dump(mode="json", by_alias=True)["probes"]

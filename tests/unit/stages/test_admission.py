@@ -135,6 +135,19 @@ def test_probes_that_a_workload_has_not_are_refused_with_those_it_has() -> None:
     assert (problem.pointer, problem.suggestion) == ("/probes/explanations", "it has robustness, drift")
 
 
+def test_a_share_of_attribution_can_be_limited_where_a_sensitive_or_named_column_is_an_input() -> None:
+    gates = [{"metric": "attribution_share", "require": "<= 0.1"}]
+    named = {"attributions": {"share_of": ["income"]}}
+    listed = {**LENDING, "features": ["income", "sex"]}
+    for data, probes in ((LENDING, named), (listed, {"attributions": {}})):
+        assert isinstance(_admit(data=data, probes=probes, gates=gates), Admitted)
+    rejected = _admit(data=LENDING, probes={"attributions": {}}, gates=gates)
+    assert isinstance(rejected, Rejected)
+    assert [problem.pointer for problem in rejected.problems] == ["/gates/0"]
+    assert "name columns under probes.attributions.share_of" in rejected.detail
+    assert "add probes.attributions" in _admit(data=LENDING, gates=gates).detail  # type: ignore[union-attr]
+
+
 def test_mitigation_without_a_before_and_decisions_by_group_are_said_so() -> None:
     admitted = _admit(data=LENDING, mitigation={**MITIGATION, "method": "thresholds"})
     assert isinstance(admitted, Admitted)
