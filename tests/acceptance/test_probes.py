@@ -23,10 +23,14 @@ SPEC: dict[str, Any] = {
         "robustness": [{"method": "pgd", "eps": 0.5}, {"method": "noise", "eps": 0.5}],
         "temperature": {},
         "drift": {},
+        "explanations": {},
+        "attributions": {"baseline": "mean", "rows": 100, "share_of": ["bmi", "bp"]},
     },
     "gates": [
         {"id": "attacked", "metric": "accuracy_score", "require": ">= 0.9", "condition": "pgd_linf_0.5"},
         {"id": "moved", "metric": "drift_psi_max", "require": "<= 5"},
+        {"id": "complete", "metric": "completeness_error", "require": "<= 0.01"},
+        {"id": "share", "metric": "attribution_share", "require": "<= 0.01"},
     ],
 }
 FORGETFUL = """
@@ -42,7 +46,7 @@ def train(params, context):
 def test_what_probes_find_stands_in_report_gates_and_tracking(client: Client, stack: EmbeddedStack) -> None:
     experiment = client.submit(SPEC)
     outcomes = {gate.id: gate.outcome for gate in experiment.result(timeout=240).gates}
-    assert outcomes == {"attacked": "fail", "moved": "pass"}
+    assert outcomes == {"attacked": "fail", "moved": "pass", "complete": "pass", "share": "fail"}
     report = experiment.report()
     attacked, noisy = report["robustness"]
     assert [one["rows_judged_otherwise"] for one in (attacked, noisy)] == [0, 0]
@@ -50,13 +54,17 @@ def test_what_probes_find_stands_in_report_gates_and_tracking(client: Client, st
     assert overall[0]["n"] == report["data"]["n_expected"]
     assert overall[0]["accuracy_score"]["value"] < overall[1]["accuracy_score"]["value"]
     assert report["drift"]["n_test"] == report["data"]["n_expected"]
-    assert not {"robustness", "drift"} & set(report["not_measured"])
+    assert not {"robustness", "drift", "explanations", "attributions"} & set(report["not_measured"])
+    assert (report["attributions"]["n"], report["attributions"]["n_split"]) == (100, report["data"]["n_expected"])
+    assert report["attributions"]["share_of"] == ["bmi", "bp"]
     assert report["temperature"]["comparison"][0]["n"] == report["data"]["n_expected"]
     page = experiment.report_html()
     assert "How it stands up to changed inputs" in page
     assert "look like the training rows" in page
     assert "before and after a temperature" in page
+    assert "What each answer is made of" in page
     wanted = {"rai/accuracy_score/overall/under/pgd_linf_0.5", "rai/drift_psi_max/overall"}
+    wanted |= {"rai/completeness_error/overall", "rai/attribution_share/overall.upper95"}
     deadline_s = time.monotonic() + 90  # MLflow is written to after the experiment has ended
     while not wanted <= (found := _metrics(stack, experiment.id)):
         assert time.monotonic() < deadline_s, f"MLflow lacks {wanted - found}"
