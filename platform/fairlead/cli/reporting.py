@@ -179,7 +179,7 @@ def _print_measured(console: Console, content: Report) -> None:
         for metric, entry in section["metrics"].items():
             value = "" if entry["value"] is None else f"{entry['value']:.4g}"
             rows.add_row(escape(metric), value, escape(str(entry["reason"] or "")))
-        if not section["metrics"]:
+        if section["why_not_measured"] and not section["metrics"]:
             rows.add_row(escape(name), "", escape(str(section["why_not_measured"])))
     if rows.row_count:
         console.print(rows)

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from fairlead.cli.reporting import print_report
 from fairlead.evaluation import Baseline, Measurements, build_report
-from fairlead.spec import EnergySpec, EvaluationSpec, MitigationSpec, PrivacySpec
+from fairlead.spec import EnergySpec, EvaluationSpec, ExplanationsSpec, MitigationSpec, PrivacySpec
 from fairlead.testing.evaluation import a_provenance, state_of_tables
 
 AFTER = state_of_tables({"f": (450, 150, 100, 300), "m": (440, 160, 110, 290)})
@@ -41,9 +41,10 @@ def test_without_a_before_it_prints_why() -> None:
 def test_what_was_measured_beside_the_counts_is_printed_with_what_is_missing() -> None:
     node = {"node": "n1", "attempt": 1, "group": 1, "ranks": 1, "duration_s": 60}
     part = {"kwh": 1.5, "is_measured": True, "how": "counters"}
+    counted = {"n": 1, "groups": [{"by": [], "key": {}}], "columns": [{"name": "a", "counts": [[1, 0, 0, 0]]}]}
     measurements = Measurements(
-        asked={"energy": EnergySpec(), "privacy": PrivacySpec(target_epsilon=8)},
-        found={"energy": [{**node, "parts": {"cpu": part}}]},
+        asked={"energy": EnergySpec(), "explanations": ExplanationsSpec(), "privacy": PrivacySpec(target_epsilon=8)},
+        found={"energy": [{**node, "parts": {"cpu": part}}], "explanations": counted},
     )
     provenance = a_provenance(n_expected=AFTER.n)
     report = build_report(AFTER, provenance=provenance, evaluation=EvaluationSpec(), measurements=measurements)
@@ -53,3 +54,4 @@ def test_what_was_measured_beside_the_counts_is_printed_with_what_is_missing() -
     assert lines["energy_kwh"].strip() == "1.5"
     assert lines["co2e_kg"].startswith("the spec states no intensity")
     assert lines["privacy"].strip() == "the workers gave nothing"
+    assert "explanations" not in lines  # they have no number of their own, and were measured
