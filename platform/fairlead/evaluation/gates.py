@@ -2,19 +2,28 @@
 
 A gate on a bound passes when the bound that had to be proven meets the limit, fails when the opposite bound
 violates it, and is inconclusive in between. A gate on the value alone compares exact fractions. A value that does
-not exist never passes. With many gates some pass by chance: ``evaluation.correction`` takes back those passes that do
-not stand among the others.
+not exist never passes. A gate held against the champion looks at the distance to it, on the same rows. With many gates
+some pass by chance: ``evaluation.correction`` takes back those passes that do not stand among the others.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
+from functools import partial
 from math import ceil, exp, log
 from typing import Any, Protocol
 
 import numpy as np
 
+from fairlead.evaluation.champion import (
+    UNNAMED,
+    Champion,
+    Distance,
+    OverAllRows,
+    OverGroups,
+    problem_with_comparison,
+)
 from fairlead.evaluation.disparities import Extreme, Question, disparity, question_of
 from fairlead.evaluation.estimates import Bootstrapped, Estimates, Rates
 from fairlead.evaluation.groups import Grouping, grouping
@@ -51,6 +60,8 @@ CORRECTIONS = {"none": "no correction", "holm": "Holm", "benjamini_hochberg": "B
 """Corrections as people write them."""
 _MOST_ROWS = 2**40
 _P_TOLERANCE = 1e-7
+_At = Callable[[int], Bounds | None]
+"""Bounds as they would be with so many rows in every denominator, at the observed rates."""
 
 
 class Outcome(StrEnum):
@@ -88,6 +99,11 @@ class GateOutcome:
     """The smallest alpha at which it passes; only where a correction was asked for and it passes for itself."""
     p_adjusted: float | None = None
     """The same among all gates on bounds."""
+    is_relative: bool = False
+    """Whether value and bounds are those of the distance to the champion, the model's value less the champion's."""
+    of_model: float | None = None
+    """Of a gate held against the champion: the model's own value."""
+    of_champion: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +115,9 @@ class _Evidence:
     bounds: Bounds | None
     missing: str | None
     """Why this proves nothing whatever the limit; None if it may."""
+    of_model: float | None = None
+    of_champion: float | None = None
+    """Where the rest is about the distance of the two."""
 
 
 def problem_with_gate(
@@ -108,6 +127,9 @@ def problem_with_gate(
 
     ``asked``: what the spec wants measured beside the counts, ``ExperimentSpec.measured``; None: nothing was trained.
     """
+    if gate.requirement.is_relative and (gate.metric in METRICS or gate.condition is not None):
+        what = f"{gate.metric!r}" if gate.metric in METRICS else f"condition {gate.condition!r}"
+        return f"{what} of the champion is not known: ask for a number, or for a metric of the rows as they are"
     if gate.metric in METRICS and gate.condition is not None:
         return f"{gate.metric!r} has nothing to do with a condition: drop it"
     if gate.metric in METRICS:
@@ -123,6 +145,8 @@ def problem_with_gate(
         return f"{gate.metric!r} compares groups: say which with by, such as [{next(iter(attributes), 'sex')}]"
     if gate.by and not is_over_groups(gate.metric, task):
         return f"{gate.metric!r} is one value for all rows: drop by, or ask for {gate.metric}_group_min"
+    if gate.requirement.is_relative and (problem := problem_with_comparison(gate.metric, task)):
+        return problem
     return _wrong_bound(gate)
 
 
@@ -141,10 +165,11 @@ def evaluate_gates(
     measurements: Measurements = NOTHING,
     *,
     conditions: Mapping[str, CountState] | None = None,
+    champion: Champion = UNNAMED,
 ) -> tuple[GateOutcome, ...]:
     """Decide every gate from counts and ``measurements``, and together if the spec asks for a correction.
 
-    ``conditions``: counts of the same rows under the conditions that gates may name.
+    ``conditions``: counts of the same rows under the conditions that gates may name. ``champion``: whom gates name so.
     """
     states: dict[str | None, CountState] = {None: state}
     states.update((conditions or {}).items())
@@ -155,6 +180,8 @@ def evaluate_gates(
     cases = [
         _measured_case(gate, measurements, sections)
         if gate.metric in METRICS
+        else _relative_case(state, gate, evaluation, champion)
+        if gate.requirement.is_relative
         else _case(states[gate.condition], gate, evaluation, overall[gate.condition])
         if gate.condition in states
         else _uncounted(gate)
@@ -163,12 +190,15 @@ def evaluate_gates(
     outcomes = [_judged(case, alpha) for case in cases]
     if evaluation.correction == "none":
         return tuple(outcomes)
-    return tuple(_corrected(cases, outcomes, evaluation.correction, alpha))
+    return tuple(_corrected(cases, outcomes, evaluation.correction, alpha, champion))
 
 
-def is_tested(gate: GateSpec) -> bool:
-    """Whether ``gate`` claims something that chance may have brought about: not a number of rows, nor a plain value."""
+def is_tested(gate: GateSpec, champion: Champion = UNNAMED) -> bool:
+    """Whether ``gate`` claims something that chance may have brought about: not a number of rows, nor a plain value, nor
+    a distance to a ``champion`` that there is not."""
     if gate.metric in METRICS and METRICS[gate.metric].is_exact:
+        return False
+    if gate.requirement.is_relative and champion.is_absent:
         return False
     return gate.evidence_used != "point" and canonical(gate.metric) != COUNT
 
@@ -217,6 +247,24 @@ def _case(state: CountState, gate: GateSpec, evaluation: EvaluationSpec, overall
     return _OverAllRows(gate, evaluation, overall)
 
 
+def _relative_case(state: CountState, gate: GateSpec, evaluation: EvaluationSpec, champion: Champion) -> _Case:
+    """A gate on the distance to the champion. Where there is none yet it passes, and says so."""
+    attributes = [attribute.name for attribute in state.attributes]
+    problem = problem_with_gate(gate, task=grouping(state).counts.task, attributes=attributes)
+    if problem is None and champion.is_absent:
+        return _Settled(gate, _outcome(gate, Outcome.PASS, champion.why_not))
+    problem = problem or champion.problem_with(state)
+    if problem is None and champion.state is not None:
+        overall = grouping(champion.state)
+        try:
+            if gate.by:
+                return _RelativeOverGroups(gate, evaluation, grouping(champion.state, gate.by), overall.counts)
+            return _RelativeOverAllRows(gate, evaluation, overall)
+        except ValueError as error:  # of very many classes pairs keep only right and wrong
+            problem = str(error)
+    return _Settled(gate, _outcome(gate, Outcome.INCONCLUSIVE, f"not compared: {problem}"))
+
+
 def _measured_case(gate: GateSpec, measurements: Measurements, sections: Mapping[str, Mapping[str, Any]]) -> _Case:
     """A gate on a number that was measured beside the counts."""
     problem = problem_with_gate(gate, task="binary", attributes=(), asked=measurements.asked)
@@ -256,14 +304,14 @@ def _judged(case: _Case, alpha: float) -> GateOutcome:
 
 
 def _corrected(
-    cases: Sequence[_Case], outcomes: Sequence[GateOutcome], correction: Correction, alpha: float
+    cases: Sequence[_Case], outcomes: Sequence[GateOutcome], correction: Correction, alpha: float, champion: Champion
 ) -> list[GateOutcome]:
     """Passes that do not stand among the others become inconclusive; nothing else changes.
 
     The p-value of a gate is the smallest alpha at which it passes. Gates that do not pass count as 1, which changes no
     decision: they are above alpha, so that the adjusted values of those below them that it could change are too.
     """
-    tested = [index for index, case in enumerate(cases) if is_tested(case.gate)]
+    tested = [index for index, case in enumerate(cases) if is_tested(case.gate, champion)]
     passing = [index for index in tested if outcomes[index].outcome is Outcome.PASS]
     p_values = {index: _p_value(cases[index], alpha) if index in passing else 1.0 for index in tested}
     found = list(outcomes)
@@ -349,7 +397,7 @@ class _OverAllRows:
     def outcome(self, alpha: float) -> GateOutcome:
         evidence = self._evidence(alpha)
         outcome = _decide(self.gate, evidence)
-        support = int(self._estimates.support[0])
+        support = self._support
         if outcome.outcome is Outcome.PASS and support < self._evaluation.min_support:
             why = f"{support} rows count for this, fewer than the {self._evaluation.min_support} that support needs"
             return _outcome(self.gate, Outcome.INCONCLUSIVE, why, evidence)
@@ -365,12 +413,48 @@ class _OverAllRows:
     def smallest_p(self) -> float:
         return _smallest_p([self._estimates])
 
+    @property
+    def _support(self) -> int:
+        return int(self._estimates.support[0])
+
     def _evidence(self, alpha: float) -> _Evidence:
         estimates = self._estimates
         reason = estimates.reason(0)
         bounds = single_bounds(estimates, alpha=alpha) if estimates.method and reason is None else None
         value = None if reason else float(estimates.values[0])
         return _Evidence(value=value, exact=estimates.exact(0), bounds=bounds, missing=_no_value(reason))
+
+
+class _RelativeOverAllRows(_OverAllRows):
+    """The same of the distance to the champion's value."""
+
+    def __init__(self, gate: GateSpec, evaluation: EvaluationSpec, overall: Grouping) -> None:
+        super().__init__(gate, evaluation, overall)
+        self._both = OverAllRows.of(gate.metric, overall.counts)
+
+    def rows_needed(self, alpha: float) -> int | None:
+        paired, families = self._both.paired, [(self._estimates, self._overall)]
+        if paired is None:
+            return None
+        at = partial(paired.bounds_with, alpha=alpha)
+        return _rows_needed(self.gate, self._evidence(alpha), at, families, self._evaluation.min_support)
+
+    @property
+    def _support(self) -> int:
+        return self._both.support
+
+    def _evidence(self, alpha: float) -> _Evidence:
+        both = self._both
+        ours, theirs = both.values
+        is_there = both.reason is None
+        return _Evidence(
+            value=both.value if is_there else None,
+            exact=both.exact,
+            bounds=both.bounds(alpha) if is_there else None,
+            missing=_no_value(both.reason),
+            of_model=ours,
+            of_champion=theirs,
+        )
 
 
 class _OverGroups:
@@ -381,13 +465,13 @@ class _OverGroups:
 
     def outcome(self, alpha: float) -> GateOutcome:
         gate, min_support = self.gate, self._evaluation.min_support
-        found = disparity(gate.metric, self._groups, self._overall, alpha=alpha, min_support=min_support)
+        found = self._found(alpha)
         left_out = sorted({*found.low_support, *found.undefined})
         names = tuple(group_name(self._groups, group) for group in left_out)
         if left_out and found.of_supported.value is None:
             why = f"fewer than two groups have {min_support} rows that count; too few or none: {_listed(names)}"
-            return _outcome(gate, Outcome.INCONCLUSIVE, why, _evidence(found.of_all))
-        evidence = _evidence(found.of_supported)  # the same as of all, where no group is left out
+            return _outcome(gate, Outcome.INCONCLUSIVE, why, _evidence(found, found.of_all))
+        evidence = _evidence(found, found.of_supported)  # the same as of all, where no group is left out
         outcome = _decide(gate, evidence)
         if left_out and outcome.outcome is Outcome.PASS:
             return _despite_low_support(gate, self._evaluation, evidence, outcome, names)
@@ -397,11 +481,14 @@ class _OverGroups:
         question = self._question()
         if question is None:
             return None
-        gate, min_support = self.gate, self._evaluation.min_support
-        found = disparity(gate.metric, self._groups, self._overall, alpha=alpha, min_support=min_support)
+        found = self._found(alpha)
         at = _bounds_at(question, self._groups, alpha)
         families = [(family.estimates, self._groups) for family in question.families]
-        return _rows_needed(gate, _evidence(found.of_all), at, families, min_support)
+        return _rows_needed(self.gate, _evidence(found, found.of_all), at, families, self._evaluation.min_support)
+
+    def _found(self, alpha: float) -> Disparity | Distance:
+        min_support = self._evaluation.min_support
+        return disparity(self.gate.metric, self._groups, self._overall, alpha=alpha, min_support=min_support)
 
     @property
     def smallest_p(self) -> float:
@@ -411,6 +498,20 @@ class _OverGroups:
     def _question(self) -> Question | None:
         name = PUBLISHED.get(canonical(self.gate.metric), canonical(self.gate.metric))
         return None if name in SPREADS else question_of(name, self._groups.counts, self._overall)
+
+
+class _RelativeOverGroups(_OverGroups):
+    """The same of the distance to the champion's value; how many rows would decide it is not said."""
+
+    def __init__(self, gate: GateSpec, evaluation: EvaluationSpec, groups: Grouping, overall: Counts) -> None:
+        super().__init__(gate, evaluation, groups, overall)
+        self._both = OverGroups.of(gate.metric, groups, overall)
+
+    def rows_needed(self, alpha: float) -> int | None:
+        return None
+
+    def _found(self, alpha: float) -> Distance:
+        return self._both.distance(alpha=alpha, min_support=self._evaluation.min_support)
 
 
 def _smallest_p(estimates: Sequence[Estimates]) -> float:
@@ -434,8 +535,16 @@ def _despite_low_support(
     return _outcome(gate, Outcome.INCONCLUSIVE, why, evidence)
 
 
-def _evidence(extreme: Extreme) -> _Evidence:
-    return _Evidence(value=extreme.value, exact=extreme.exact, bounds=extreme.bounds, missing=_no_value(extreme.reason))
+def _evidence(found: Disparity | Distance, extreme: Extreme) -> _Evidence:
+    is_distance = isinstance(found, Distance)
+    return _Evidence(
+        value=extreme.value,
+        exact=extreme.exact,
+        bounds=extreme.bounds,
+        missing=_no_value(extreme.reason),
+        of_model=found.of_model if is_distance else None,
+        of_champion=found.of_champion if is_distance else None,
+    )
 
 
 def _no_value(reason: str | None) -> str | None:
@@ -469,7 +578,8 @@ def _decide(gate: GateSpec, evidence: _Evidence) -> GateOutcome:
         exact = evidence.exact if evidence.exact is not None else Fraction(evidence.value)
         admitted = requirement.admits(exact)
         verb = "meets" if admitted else "does not meet"
-        why = f"the value {_short(evidence.value)} {verb} {gate.require.strip()}"
+        what = "difference to the champion," if requirement.is_relative else "value"
+        why = f"the {what} {_short(evidence.value)} {verb} {gate.require.strip()}"
         return _outcome(gate, Outcome.PASS if admitted else Outcome.FAIL, why, evidence)
     if evidence.bounds is None:
         why = "this metric has no bound: ask for evidence point, or for another metric"
@@ -480,16 +590,17 @@ def _decide(gate: GateSpec, evidence: _Evidence) -> GateOutcome:
 def _decide_by_bounds(gate: GateSpec, evidence: _Evidence, bounds: Bounds) -> GateOutcome:
     requirement = gate.requirement
     proven, opposite = bounds.lower, bounds.upper
+    of_what = " of the difference to the champion" if requirement.is_relative else ""
     words = ("lower", "upper")
     if requirement.is_upper:
         proven, opposite, words = opposite, proven, ("upper", "lower")
     if requirement.admits(Fraction(proven)):
-        why = f"the {words[0]} bound {_short(proven)} meets {gate.require.strip()}"
+        why = f"the {words[0]} bound {_short(proven)}{of_what} meets {gate.require.strip()}"
         return _outcome(gate, Outcome.PASS, why, evidence)
     if not requirement.admits(Fraction(opposite)):
-        why = f"even the {words[1]} bound {_short(opposite)} does not meet {gate.require.strip()}"
+        why = f"even the {words[1]} bound {_short(opposite)}{of_what} does not meet {gate.require.strip()}"
         return _outcome(gate, Outcome.FAIL, why, evidence)
-    why = f"bounds {_short(bounds.lower)} to {_short(bounds.upper)} contain the limit"
+    why = f"bounds {_short(bounds.lower)} to {_short(bounds.upper)}{of_what} contain the limit"
     return _outcome(gate, Outcome.INCONCLUSIVE, why, evidence)
 
 
@@ -522,6 +633,9 @@ def _outcome(
         bound=compared[gate.evidence_used],
         lower95=bounds.lower if bounds else None,
         upper95=bounds.upper if bounds else None,
+        is_relative=gate.requirement.is_relative,
+        of_model=evidence.of_model if evidence else None,
+        of_champion=evidence.of_champion if evidence else None,
         excluded=excluded,
     )
 
@@ -531,7 +645,7 @@ def _with_rows(outcome: GateOutcome, rows: int | None) -> GateOutcome:
 
 
 class _BoundsAt:
-    """Bounds as they would be with ``rows`` in every denominator, at the observed rates."""
+    """Satisfies ``_At`` for rates and what is made of them."""
 
     def __init__(self, question: Question | None, rates: Sequence[Rates], alpha: float) -> None:
         self._question, self._rates, self._alpha = question, rates, alpha
@@ -572,7 +686,7 @@ def _bounds_at(question: Question, groups: Grouping, alpha: float) -> _BoundsAt 
 def _rows_needed(
     gate: GateSpec,
     evidence: _Evidence,
-    at: _BoundsAt | None,
+    at: _At | None,
     families: Sequence[tuple[Estimates, Grouping]],
     min_support: int,
 ) -> int | None:
@@ -590,7 +704,7 @@ def _rows_needed(
     return ceil(max(denominator, min_support) / share) if share > 0 else None
 
 
-def _smallest_deciding(gate: GateSpec, at: _BoundsAt, *, is_met: bool) -> int | None:
+def _smallest_deciding(gate: GateSpec, at: _At, *, is_met: bool) -> int | None:
     """The smallest denominator at which the gate is decided, by doubling and halving."""
 
     def decides(rows: int) -> bool:

@@ -16,7 +16,11 @@ DEFAULT_CORRECTION: Correction = "benjamini_hochberg"
 """Of the list of gaps, which decides nothing."""
 _NAME_CHARS = 63
 _STRANGE = re.compile(r"[^a-z0-9_-]")
-_REQUIRE = re.compile(r"^\s*(<=|>=|<|>)\s*([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*$")
+_REQUIRE = re.compile(
+    r"\s*(?P<operator><=|>=|<|>)\s*"
+    r"(?:(?P<limit>[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d{1,3})?)"
+    r"|champion(?:\s*(?P<sign>[+-])\s*(?P<margin>\d+(?:\.\d+)?(?:[eE][+-]?\d{1,3})?))?)\s*"
+)
 
 
 class EvaluationSpec(Document):
@@ -53,6 +57,9 @@ class Requirement:
 
     operator: Literal["<=", "<", ">=", ">"]
     limit: Fraction
+    """What the value is compared with; where ``is_relative``, what its distance to the champion's value is."""
+    is_relative: bool = False
+    """Whether the model's value less the present champion's is meant."""
 
     @property
     def is_upper(self) -> bool:
@@ -84,22 +91,35 @@ class GateSpec(Document):
     )
     """Counts of a probe to look at, such as ``pgd_linf_0.1``; absent: those of the rows as they are."""
     require: Annotated[str, StringConstraints(max_length=60)]
-    """``<=``, ``<``, ``>=`` or ``>`` and a decimal, e.g. ``"<= 0.30"``."""
+    """``<=``, ``<``, ``>=`` or ``>`` and a decimal, e.g. ``"<= 0.30"``; or, held against the present champion on the
+    same rows, ``champion`` and a margin, e.g. ``">= champion - 0.02"``."""
     evidence: Evidence | None = None
 
     @model_validator(mode="after")
     def _reads(self) -> Self:
-        if _REQUIRE.match(self.require) is None:
-            raise ValueError(f"require must be <=, <, >= or > and a number, like '<= 0.30', not {self.require!r}")
+        if _REQUIRE.fullmatch(self.require) is None:
+            raise ValueError(
+                "require must be <=, <, >= or > and a number, like '<= 0.30', or the champion and a margin, like "
+                f"'>= champion - 0.02', not {self.require!r}"
+            )
         return self
 
     @property
     def requirement(self) -> Requirement:
         """``require``, parsed exactly."""
-        match = _REQUIRE.match(self.require)
+        match = _REQUIRE.fullmatch(self.require)
         assert match is not None, "validated above"
-        operator: Literal["<=", "<", ">=", ">"] = match[1]  # type: ignore[assignment]  # the pattern says so
-        return Requirement(operator=operator, limit=Fraction(match[2]))
+        operator: Literal["<=", "<", ">=", ">"] = match["operator"]  # type: ignore[assignment]  # the pattern says so
+        if match["limit"] is not None:
+            return Requirement(operator=operator, limit=Fraction(match["limit"]))
+        return Requirement(operator=operator, limit=Fraction(_margin(match)), is_relative=True)
+
+    @property
+    def limit_text(self) -> str:
+        """The number that ``require`` names, as it was written; a margin with its sign, 0 where there is none."""
+        match = _REQUIRE.fullmatch(self.require)
+        assert match is not None, "validated above"
+        return match["limit"] or _margin(match)
 
     @property
     def evidence_used(self) -> Evidence:
@@ -109,8 +129,14 @@ class GateSpec(Document):
     @property
     def name(self) -> str:
         """``id``, or one made of the metric and the grouping, which an address and a file's name can hold."""
-        parts = (self.metric, *self.by, *((self.condition.replace(".", "_"),) if self.condition else ()))
+        against = ("champion",) if self.requirement.is_relative else ()
+        condition = (self.condition.replace(".", "_"),) if self.condition else ()
+        parts = (self.metric, *self.by, *condition, *against)
         return self.id or _slug(parts)
+
+
+def _margin(match: re.Match[str]) -> str:
+    return f"{match['sign'].replace('+', '')}{match['margin']}" if match["margin"] else "0"
 
 
 def _slug(parts: tuple[str, ...]) -> str:
