@@ -59,6 +59,40 @@ class GateOverride(Document):
     """When somebody must look again."""
 
 
+class ChampionView(Representation):
+    """The champion that a gate holds a model against, on the same rows."""
+
+    experiment: str | None = None
+    name: str | None = None
+    """Of the registered model."""
+    version: str | None = None
+    """Absent: MLflow has not given it one yet."""
+    alias: str | None = None
+    column: str | None = None
+    """Which held its predictions, where these were made elsewhere."""
+    of_model: float | None = None
+    """The model's own value of the metric."""
+    of_champion: float | None = None
+    why_not_compared: str | None = None
+
+    @property
+    def who(self) -> str:
+        """In words; empty where there is none."""
+        if self.column is not None:
+            return f"column {self.column}"
+        if self.experiment is None:
+            return ""
+        version = f"version {self.version}" if self.version else "(being registered)"
+        return f"{self.name} {version}, experiment {self.experiment}"
+
+    @property
+    def words(self) -> str:
+        """Who it is, and the values of both as far as there are any; empty where there is none."""
+        if not self.who or self.of_model is None or self.of_champion is None:
+            return f"champion: {self.who}" if self.who else ""
+        return f"champion: {self.who}: {self.of_champion:.4f}; this model: {self.of_model:.4f}"
+
+
 class GateView(Representation):
     """A gate and what became of it."""
 
@@ -75,6 +109,9 @@ class GateView(Representation):
     bound: float | None = None
     why: str = ""
     rows_needed_per_group: int | None = None
+    champion: ChampionView | None = None
+    """Whom ``require`` means by ``champion``: value and bound are then the model's value less the champion's. Absent: the
+    limit is a number."""
     override: OverrideView | None = None
 
 

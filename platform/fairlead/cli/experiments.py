@@ -13,6 +13,7 @@ from fairlead.cli.app import Where
 from fairlead.cli.output import (
     OUTCOME_STYLES,
     STATE_STYLES,
+    against,
     ago,
     err,
     number,
@@ -236,7 +237,8 @@ def print_gates(console: Console, gates: tuple[GateView, ...]) -> None:
         place += f" under {gate.condition}" if gate.condition else ""
         asked = escape(f"{gate.metric}{place} {gate.require} ({gate.evidence})")
         outcome = styled(gate.outcome, OUTCOME_STYLES)
-        rows.add_row(escape(gate.id), asked, number(gate.value), number(gate.bound), outcome, escape(gate.why))
+        why = escape(against(gate.why, gate.champion))
+        rows.add_row(escape(gate.id), asked, number(gate.value), number(gate.bound), outcome, why)
     console.print(rows)
 
 

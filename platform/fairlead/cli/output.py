@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fairlead.errors import BadInput, FairleadError, NotFound, Problem, Unauthorized, Unavailable
+from fairlead.representation import ChampionView
 
 WIDE = 160
 """Columns where no terminal says how many: a pipe should not cut tables short."""
@@ -112,6 +113,11 @@ def number(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.1f}"
+
+
+def against(why: str, champion: ChampionView | None) -> str:
+    """Why a gate ended so, and whom it held the model against."""
+    return f"{why}; {champion.words}" if champion is not None and champion.words else why
 
 
 def ago(seconds: float) -> str:

@@ -13,9 +13,9 @@ from rich.markup import escape
 
 from fairlead.cli.app import Where
 from fairlead.cli.experiments import connect
-from fairlead.cli.output import OUTCOME_STYLES, err, number, out, print_json, styled, table
+from fairlead.cli.output import OUTCOME_STYLES, against, err, number, out, print_json, styled, table
 from fairlead.errors import BadInput
-from fairlead.representation import GateView, ProfileName
+from fairlead.representation import ChampionView, GateView, ProfileName
 
 GROUP_METRICS = (
     "accuracy_score",
@@ -239,7 +239,8 @@ def _print_gates(console: Console, gates: Iterable[Report]) -> None:
         place += f" under {gate['condition']}" if gate.get("condition") else ""
         asked = escape(f"{gate.get('metric', '')}{place} {gate.get('require', '')}")
         numbers = (number(gate.get(name)) for name in ("value", "lower95", "upper95"))
-        why = escape(str(gate.get("why", "")))
+        champion = ChampionView.model_validate(gate["champion"]) if gate.get("champion") else None
+        why = escape(against(str(gate.get("why", "")), champion))
         rows.add_row(escape(gate["id"]), asked, *numbers, styled(gate["outcome"], OUTCOME_STYLES), why)
     if rows.row_count:
         console.print(rows)

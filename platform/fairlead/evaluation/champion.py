@@ -88,6 +88,11 @@ class Champion:
     is_absent: bool = False
     """There is none yet: then there is nothing that a model could be worse than."""
 
+    @property
+    def identity(self) -> dict[str, str | None]:
+        """Who it is, as reports say it."""
+        return {name: getattr(self, name) for name in ("experiment", "name", "version", "alias", "column")}
+
     def problem_with(self, state: CountState) -> str | None:
         """Why a gate on the counts of ``state`` cannot be decided; None if it can."""
         if self.state is None:

@@ -84,6 +84,8 @@ def _comparison(by: Sequence[str], before: Report, after: Report) -> list[dict[s
 
 
 _KEPT = ("value", "lower95", "upper95")
+_BESIDE = {"condition", "champion"}
+"""Keys of gates that look at other counts than those of the rows as they are."""
 
 
 def _entry(report: Report, metric: str, by: Sequence[str]) -> Mapping[str, Any] | None:
@@ -120,7 +122,7 @@ def _by_key(report: Report, by: Sequence[str]) -> dict[tuple[tuple[str, str], ..
 
 
 def _gates(before: Report, after: Report) -> list[dict[str, str]]:
-    """What the same requirements would have said before; those on what counts do not hold are left out."""
+    """What the same requirements would have said before; those on what its counts do not hold are left out."""
     outcomes = {gate["id"]: gate["outcome"] for gate in before["gates"]}
-    counted = [gate for gate in after["gates"] if gate["metric"] not in METRICS and "condition" not in gate]
+    counted = [gate for gate in after["gates"] if gate["metric"] not in METRICS and not gate.keys() & _BESIDE]
     return [{"id": gate["id"], "before": outcomes[gate["id"]], "after": gate["outcome"]} for gate in counted]

@@ -114,6 +114,21 @@ def mark_of_bounds(entry: Mapping[str, Any], *, end: float = 1.0) -> Mark:
     )
 
 
+def mark_of_difference(entry: Mapping[str, Any], *, end: float) -> Mark:
+    """Value and one-sided bounds of a difference that may have either sign, on a scale from -``end`` to ``end``."""
+    if entry["value"] is None:
+        return Mark(text="no value")
+    low, high = entry["lower95"], entry["upper95"]
+    at, start, stop = (None if value is None else percent((value + end) / (2 * end)) for value in (entry["value"], low, high))
+    return Mark(
+        text=signed(entry["value"]),
+        note="" if low is None else f"{signed(low)} to {signed(high)}",
+        at=at,
+        low=start,
+        high=stop,
+    )
+
+
 def mark_of_interval(entry: Mapping[str, Any]) -> Mark:
     """Value and two-sided interval of one group."""
     pooled = f"{number(entry['pooled']['value'])} with the others" if "pooled" in entry else ""

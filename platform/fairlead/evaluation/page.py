@@ -27,6 +27,7 @@ from fairlead.evaluation.drawing import (
     hidden_groups,
     listed_by,
     mark_of_bounds,
+    mark_of_difference,
     mark_of_interval,
     number,
     percent,
@@ -43,6 +44,7 @@ from fairlead.evaluation.page_attributions import attributions_part
 from fairlead.evaluation.page_measured import energy_part, privacy_part
 from fairlead.evaluation.page_probes import changed_inputs, drift_part, importance_part, temperature_part, way_name
 from fairlead.evaluation.report import report_sha256
+from fairlead.representation import ChampionView
 
 _MOST_SERIES = 6
 _MOST_BANDS = 3  # all rows, or two groups and the unknown
@@ -170,10 +172,14 @@ class GateCard:
     why: str
     advice: str
     mark: Mark
+    start: str
+    """The value at the left end of the scale."""
     end: str
     """The value at the right end of the scale."""
     limit_at: float | None
     is_upper: bool
+    champion: str
+    """Whom the model is held against, and both values; empty where the limit is a number."""
     id: str
 
 
@@ -354,24 +360,55 @@ def _gate_card(report: Report, gate: Mapping[str, Any]) -> GateCard:
     rows = gate["rows_needed_per_group"]
     where = "rows in each group" if gate["by"] else "rows"
     is_count = gate["metric"] == "count"
-    reach = [gate[name] for name in (*_REACH, "lower95")] + [float(gate["limit"])]
-    is_open = gate["metric"] in _SMALL or gate["metric"] in METRICS or needs_losses(gate["metric"])
-    end = round_end(reach) if is_open else 1.0
+    start, end = _scale_of(gate)
+    limit = _of_champion(gate) if "champion" in gate else gate["limit"].strip()
     return GateCard(
         outcome=gate["outcome"],
         symbol=_SYMBOLS[gate["outcome"]],
-        sentence=f"{title[:1].upper()}{title[1:]}{by}{under}: {_OPERATORS[operator]} {gate['limit'].strip()}",
+        sentence=f"{title[:1].upper()}{title[1:]}{by}{under}: {_OPERATORS[operator]} {limit}",
         why=sentence(gate["why"]),
         advice=f"At the observed rates about {_roughly(rows)} {where} would decide it." if rows else "",
         mark=Mark(text=count(gate["value"])) if is_count else _mark_of_gate(gate, end=end),
+        start=f"{start:g}".replace("-", "\u2212"),
         end=f"{end:g}",
-        limit_at=None if is_count else percent(float(gate["limit"]) / end),
+        limit_at=None if is_count else percent((float(gate["limit"]) - start) / (end - start)),
         is_upper=operator.startswith("<"),
         id=gate["id"],
+        champion=_champion_of(gate),
     )
 
 
+def _scale_of(gate: Mapping[str, Any]) -> tuple[float, float]:
+    """Where the scale of a gate begins and ends; a difference to the champion may have either sign."""
+    reach = [gate[name] for name in (*_REACH, "lower95")] + [float(gate["limit"])]
+    if "champion" in gate:
+        end = round_end([None if value is None else abs(value) for value in reach])
+        return -end, end
+    is_open = gate["metric"] in _SMALL or gate["metric"] in METRICS or needs_losses(gate["metric"])
+    return 0.0, round_end(reach) if is_open else 1.0
+
+
+def _of_champion(gate: Mapping[str, Any]) -> str:
+    """A limit that is a margin, in words."""
+    margin = gate["limit"].removeprefix("-")
+    if not float(margin):
+        return "that of the champion"
+    return f"that of the champion {'less' if gate['limit'].startswith('-') else 'and'} {margin}"
+
+
+def _champion_of(gate: Mapping[str, Any]) -> str:
+    """Whom a gate holds the model against, and the values of both."""
+    told = gate.get("champion")
+    if told is None:
+        return ""
+    column = None if told["column"] is None else short(told["column"])
+    words = ChampionView.model_validate({**told, "column": column}).words
+    return sentence(words) if words else ""
+
+
 def _mark_of_gate(gate: Mapping[str, Any], *, end: float) -> Mark:
+    if "champion" in gate:
+        return mark_of_difference(gate, end=end)
     mark = mark_of_bounds(gate, end=end)
     return replace(mark, text=f"{gate['value']:.4g}") if gate["metric"] in METRICS and mark.at is not None else mark
 
@@ -382,8 +419,8 @@ def _condition(report: Report, name: str) -> str:
 
 
 def _plain_gates(report: Report) -> list[Mapping[str, Any]]:
-    """Gates on the rows as they are."""
-    return [gate for gate in report["gates"] if "condition" not in gate]
+    """Gates whose limit is a number, on the rows as they are."""
+    return [gate for gate in report["gates"] if "condition" not in gate and "champion" not in gate]
 
 
 def _mitigation_part(report: Report) -> MitigationPart:

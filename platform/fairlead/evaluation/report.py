@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from fairlead.evaluation.champion import UNNAMED, Champion
 from fairlead.evaluation.comparison import Baseline, mitigation_section, why_not_comparable
 from fairlead.evaluation.disparities import disparity
 from fairlead.evaluation.entries import disparity_of, values_of
@@ -114,6 +115,7 @@ class Looks:
     measurements: Measurements = NOTHING
     probes: ProbesSpec | None = None
     conditions: Mapping[str, CountState] = field(default_factory=dict)
+    champion: Champion = UNNAMED
 
     def sections(
         self, state: CountState, groupings: Sequence[tuple[str, ...]], evaluation: EvaluationSpec
@@ -140,13 +142,15 @@ def build_report(
     measurements: Measurements = NOTHING,
     probes: ProbesSpec | None = None,
     conditions: Mapping[str, CountState] | None = None,
+    champion: Champion = UNNAMED,
 ) -> dict[str, Any]:
     """Measure everything and write it down; equal arguments give equal reports.
 
     With ``mitigation`` it says what that changed against ``baseline``, measured in the same way. What ``measurements``
     ask for gets a section each. ``conditions``: counts of the same rows by the conditions that ``probes`` made.
+    ``champion``: whom gates hold the model against.
     """
-    looks = Looks(measurements=measurements, probes=probes, conditions=conditions or {})
+    looks = Looks(measurements=measurements, probes=probes, conditions=conditions or {}, champion=champion)
     if mitigation is None:
         return _measured(state, provenance, evaluation, gates, looks)
     after = _measured(state, provenance, evaluation, gates, looks, also=mitigation.by)
@@ -155,6 +159,7 @@ def build_report(
     if why_not is None and baseline is not None and baseline.state is not None:
         earlier = replace(provenance, experiment=baseline.experiment)
         counted = [gate for gate in gates if gate.condition is None and gate.metric not in METRICS]
+        counted = [gate for gate in counted if not gate.requirement.is_relative]
         before = _measured(baseline.state, earlier, evaluation, counted, Looks(), also=mitigation.by)
     after["mitigation"] = mitigation_section(mitigation, after, before, why_not=why_not)
     after["limitations"] += _limits_of_mitigation(mitigation, is_compared=before is not None)
@@ -187,7 +192,10 @@ def _measured(
     overall = grouping(state)
     names = [attribute.name for attribute in state.attributes]
     groupings = [grouping(state, by) for by in requested_groupings(evaluation, gates, names, also=(also,))]
-    outcomes = evaluate_gates(state, gates, evaluation, looks.measurements, conditions=looks.conditions)
+    outcomes = evaluate_gates(
+        state, gates, evaluation, looks.measurements, conditions=looks.conditions, champion=looks.champion
+    )
+    beside = {**looks.champion.identity, "why_not_compared": looks.champion.problem_with(state)}
     sections = looks.sections(state, [groups.by for groups in groupings], evaluation)
     disparities = [entry for groups in groupings for entry in _disparities(groups, overall, evaluation)]
     tests = gap_tests(groupings, overall, evaluation.disparity_correction, min_support=evaluation.min_support)
@@ -199,7 +207,7 @@ def _measured(
         "attempt": provenance.attempt,
         "confidence": evaluation.confidence,
         "outcome": overall_outcome(outcomes).value,
-        "gates": [_gate(outcome) for outcome in outcomes],
+        "gates": [_gate(outcome, gate, beside) for outcome, gate in zip(outcomes, gates, strict=True)],
         "model": {"digest": provenance.model_digest},
         "code": {"digest": provenance.code_digest},
         "state": {"digest": state.digest()},
@@ -220,7 +228,7 @@ def _measured(
         "groups": [entry for groups in (overall, *groupings) for entry in _groups(groups, evaluation)],
         "disparities": disparities,
         "conditional": [entry for groups in groupings for entry in _conditional(state, groups.by, evaluation)],
-        "multiplicity": _multiplicity(gates, tests, evaluation),
+        "multiplicity": _multiplicity(gates, tests, evaluation, looks.champion),
         "resolution": [_resolution(groups, overall, evaluation) for groups in groupings],
         "inequality": _inequality(overall, groupings),
         "calibration": [entry for groups in simple for entry in _calibrations(groups, evaluation.confidence)],
@@ -318,7 +326,7 @@ def _flat_robustness(report: Mapping[str, Any], slug_of: Mapping[tuple[str, ...]
     return values
 
 
-def _gate(outcome: GateOutcome) -> dict[str, Any]:
+def _gate(outcome: GateOutcome, gate: GateSpec, champion: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "id": outcome.id,
         "metric": outcome.metric,
@@ -326,7 +334,7 @@ def _gate(outcome: GateOutcome) -> dict[str, Any]:
         "require": outcome.require,
         **({} if outcome.condition is None else {"condition": outcome.condition}),
         "evidence": outcome.evidence,
-        "limit": outcome.require.lstrip("<>= "),
+        "limit": gate.limit_text,
         "outcome": outcome.outcome.value,
         "why": outcome.why,
         "value": outcome.value,
@@ -335,15 +343,27 @@ def _gate(outcome: GateOutcome) -> dict[str, Any]:
         "upper95": outcome.upper95,
         "rows_needed_per_group": outcome.rows_needed_per_group,
         "excluded": list(outcome.excluded),
+        **({"champion": {**champion, **_two_values(outcome)}} if outcome.is_relative else {}),
         **({} if outcome.p_value is None else {"p_value": outcome.p_value, "p_adjusted": outcome.p_adjusted}),
     }
 
 
-def _multiplicity(gates: Sequence[GateSpec], tests: Sequence[GapTest], evaluation: EvaluationSpec) -> dict[str, Any]:
+def _two_values(outcome: GateOutcome) -> dict[str, Any]:
+    """Those whose difference the gate's own numbers are."""
+    return {"of_model": outcome.of_model, "of_champion": outcome.of_champion}
+
+
+def _multiplicity(
+    gates: Sequence[GateSpec], tests: Sequence[GapTest], evaluation: EvaluationSpec, champion: Champion
+) -> dict[str, Any]:
     """How many comparisons were made, and how they were judged together."""
     level = round(1 - evaluation.confidence, 12)
     return {
-        "gates": {"correction": evaluation.correction, "comparisons": sum(map(is_tested, gates)), "level": level},
+        "gates": {
+            "correction": evaluation.correction,
+            "comparisons": sum(is_tested(gate, champion) for gate in gates),
+            "level": level,
+        },
         "disparities": {
             "correction": evaluation.disparity_correction,
             "comparisons": sum(test.p_value is not None for test in tests),
