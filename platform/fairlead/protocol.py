@@ -31,8 +31,12 @@ BEGUN_FILE = "BEGUN"
 MANIFEST_FILE = "MANIFEST.json"
 STATE_FILE = "evaluation.state"
 MEASUREMENTS_FILE = "measurements.json"
+ANSWERS_FILES = "answers-{generation}-{rank}.npy"
+"""Of each rank of a worker group."""
 MODEL_DIRECTORY = "model"
 LOG_DIRECTORY = "logs"
+EVALUATED_SPLIT = "test"
+"""What a trained model is judged on."""
 PREDICTIONS_SPLIT = "predictions"
 """What the rows of an evaluation count as: all of them are its split."""
 M = TypeVar("M", bound=BaseModel)
@@ -140,7 +144,7 @@ class ModelDocument(Document):
 class EvaluationSummary(Document):
     """What the control plane needs beside the counted state to write the report."""
 
-    split: str = "test"
+    split: str = EVALUATED_SPLIT
     state_file: FileEntry
     # Left out where there is none: a server of an older release, whose specs cannot ask for any, reads on.
     measurements_file: FileEntry | None = Field(default=None, exclude_if=lambda value: value is None)
@@ -151,6 +155,9 @@ class EvaluationSummary(Document):
     # Left out where there are none: only a server that knows probes hands out specs that ask for them.
     conditions: dict[str, FileEntry] = Field(default_factory=dict, exclude_if=lambda value: not value)
     """Counts of the same rows under each condition that a probe made."""
+    # Left out where there are none: only a server that knows them asks for them (``LaunchDocument.keeps_answers``).
+    answers: tuple[FileEntry, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """The model's answer to each row, one file a rank; see ``evaluation.answers``."""
 
 
 class ResultDocument(Document):
@@ -337,6 +344,8 @@ class LaunchDocument(Document):
     resume: tuple[CheckpointRef, ...] = ()
     """Committed checkpoints, newest first."""
     runtime_left_s: float
+    keeps_answers: bool = False
+    """Whether ranks are to keep the answer to each row of the test split, for comparing models that come later."""
     excluded_nodes: tuple[str, ...] = ()
     """Nodes that are to get no workers."""
 

@@ -65,3 +65,37 @@ def promote(
     if report_outcome == "inconclusive" and on_inconclusive == "block":
         return Withheld(reason=WithheldReason.GATE_INCONCLUSIVE, detail=f"gates without a conclusion: {named}")
     return Promoted(name=register.name, alias=register.alias)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Incumbent:
+    """The present champion: whose model has a name and an alias."""
+
+    experiment: str
+    name: str
+    alias: str
+    version: str | None
+    """None: it is decided, and MLflow has not given it one yet."""
+
+
+def champion_of(decided: Mapping[str, Mapping[str, Any]], register: RegisterSpec) -> Incumbent | None:
+    """Whose model a new one under ``register`` would take the place of: the newest version with that name and alias.
+
+    ``decided``: ``registration`` by experiment, the last changed one last. One that only waits for MLflow counts as newer
+    than all that have a version: it is decided, and of two models that end together the second must meet the first.
+    """
+    known = [
+        (bool(one.get("is_pending")), int(one.get("version") or 0), place, experiment)
+        for place, (experiment, one) in enumerate(decided.items())
+        if (one.get("is_registered") or one.get("is_pending"))
+        and (one.get("name"), one.get("alias")) == (register.name, register.alias)
+    ]
+    if not known:
+        return None
+    is_pending, version, _, experiment = max(known)
+    return Incumbent(
+        experiment=experiment,
+        name=register.name,
+        alias=register.alias,
+        version=None if is_pending else str(version),
+    )

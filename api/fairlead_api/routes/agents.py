@@ -308,4 +308,5 @@ def _launch_document(api: Api, session: Session, row: ExperimentRow, attempt: At
         resume=_refs(session, row.id),
         runtime_left_s=max(0.0, spec.policy.max_runtime_s - attempts.spent_s(session, row.id, without=attempt.id)),
         excluded_nodes=_excluded(session, attempt.cluster),
+        keeps_answers=spec.register_as is not None,
     )

@@ -4,7 +4,6 @@ Nothing here runs user code or looks at data: the workers counted, the counts li
 Repeating it after a crash gives the same report, but for the time stamp.
 """
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from typing import Any
 import structlog
 
 from fairlead.clock import Clock
+from fairlead.control.champions import Champions
+from fairlead.control.results import EvaluationBroken, content_of
 from fairlead.control.rows import ids_of
 from fairlead.errors import BadInput, Unavailable
 from fairlead.evaluation import (
@@ -41,10 +42,6 @@ ACTOR = "evaluate"
 REPORT_DIRECTORY = "report"
 PENDING = "waiting for MLflow to register it"
 logger = structlog.get_logger(__name__)
-
-
-class EvaluationBroken(Exception):
-    """The counts cannot be used; a human must look."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,6 +131,7 @@ class Evaluate:
             measurements=self._measurements(spec, attempt, result),
             probes=spec.probes,
             conditions=conditions,
+            champion=Champions(store=self.store, storage=self.settings.storage).of(spec, attempt, result, state),
         )
 
     def _measurements(self, spec: ExperimentSpec, attempt: AttemptRow, result: ResultDocument) -> Measurements:
@@ -142,7 +140,7 @@ class Evaluate:
         if not spec.measured or file is None:
             return Measurements(asked=spec.measured)
         try:
-            found = read_measurements(self._content(attempt, file))
+            found = read_measurements(content_of(self.settings.storage, attempt, file))
         except ValueError as error:
             raise EvaluationBroken(str(error)) from error
         return Measurements(asked=spec.measured, found=found)
@@ -179,7 +177,7 @@ class Evaluate:
         """Counts in ``file``, once more held against digest and expectation."""
         evaluation = result.evaluation
         assert evaluation is not None, "asked by the caller"
-        state = CountState.from_bytes(self._content(attempt, file))
+        state = CountState.from_bytes(content_of(self.settings.storage, attempt, file))
         incomplete = state.check_complete(
             expected_n=evaluation.expected_rows,
             expected_sum=evaluation.expected_sum,
@@ -188,18 +186,6 @@ class Evaluate:
         if incomplete is not None:
             raise EvaluationBroken(str(incomplete))
         return state
-
-    def _content(self, attempt: AttemptRow, file: FileEntry) -> bytes:
-        root = (self.settings.storage / attempt.storage_path).resolve()
-        path = (root / file.path).resolve()
-        if not path.is_relative_to(root):
-            raise EvaluationBroken("the result names a file outside its attempt")
-        if path.stat().st_size != file.size:
-            raise EvaluationBroken(f"{path.name} is not the file the result speaks of")
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != file.sha256:
-            raise EvaluationBroken(f"{path.name} is not the file the result speaks of")
-        return content
 
     def _publish(self, spec: ExperimentSpec, experiment_id: str, report: dict[str, Any]) -> None:
         from fairlead.evaluation.page import render_page  # loads jinja2, which nothing else here needs

@@ -19,9 +19,11 @@ from fairlead.data.export import Origin, write_model
 from fairlead.data.mitigation import group_numbers, refuse_unusable
 from fairlead.data.probes import refuse_unfit
 from fairlead.errors import BadInput
+from fairlead.evaluation.answers import AnswerKeeper
 from fairlead.evaluation.cells import Incomplete
 from fairlead.evaluation.measured import section_bytes
 from fairlead.evaluation.state import CountState
+from fairlead.protocol import EVALUATED_SPLIT
 from fairlead.spec import MitigationSpec, PrivacySpec, ProbesSpec
 from fairlead.workload import Context, DatasetInfo, Rows
 
@@ -104,6 +106,7 @@ class LocalContext:
         mitigation: MitigationSpec | None = None,
         privacy: PrivacySpec | None = None,
         probes: ProbesSpec | None = None,
+        keep_answers: bool = False,
         agree: Callable[[bool], bool] = alone,
     ) -> None:
         refuse_unusable(mitigation, dataset)
@@ -117,6 +120,8 @@ class LocalContext:
         """Counts of this rank by split, or ``split@condition``; what was never evaluated here is absent."""
         self.measurements: dict[str, Any] = {}
         """What platform code measured beside the counts, by section of the report; see ``keep_measurement``."""
+        self.answers = AnswerKeeper() if keep_answers else None
+        """This rank's answers to the rows of the test split, as they are; None where nobody wants them."""
         self.has_exported = False
         self._dataset = dataset
         self._origin = origin
@@ -222,16 +227,13 @@ class LocalContext:
         if name not in self.states:
             self.states[name] = self._empty_state(has_scores=scores is not None, has_champion=clean is not None)
         try:
-            self.states[name].update(
-                self._dataset.groups(records),
-                self._dataset.labels(records),
-                predictions,
-                record_hashes=self._dataset.record_hashes(records),
-                scores=scores,
-                champion=clean,
-            )
+            codes, labels = self._dataset.groups(records), self._dataset.labels(records)
+            hashes = self._dataset.record_hashes(records)
+            self.states[name].update(codes, labels, predictions, record_hashes=hashes, scores=scores, champion=clean)
         except ValueError as error:
             raise BadInput(f"evaluate({name!r}) cannot count this: {error}") from error
+        if self.answers is not None and name == EVALUATED_SPLIT:
+            self.answers.add(self.states[name], codes, labels, predictions, record_hashes=hashes, scores=scores)
 
     def _empty_state(self, *, has_scores: bool, has_champion: bool) -> CountState:
         info = self._dataset.info

@@ -262,6 +262,17 @@ class CountState:
         for start in range(0, len(batch.labels), CHUNK_ROWS):
             self._count(batch.part(start, start + CHUNK_ROWS))
 
+    def answered(self, predictions: ArrayLike, scores: ArrayLike | None = None) -> IntArray:
+        """The class that counts as the answer to each row, shape (n,): -1 for none, as where the score is NaN.
+
+        Arguments as of ``update``; raises ``ValueError`` as it does.
+        """
+        _, answers = _whole(np.asarray(predictions), missing=ABSTAINED, dtype=np.int64)
+        checked = self._checked_scores(scores, len(answers))
+        if checked is None or not len(answers):
+            return answers
+        return np.where(np.isnan(checked.reshape(len(answers), -1).sum(axis=1)), ABSTAINED, answers)
+
     def merge(self, other: "CountState") -> "CountState":
         """The sum of both, as a new state. Raises ``ValueError`` when they count different things.
 

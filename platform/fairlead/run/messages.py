@@ -99,6 +99,8 @@ class Finished:
     environment: Mapping[str, str] = field(default_factory=dict)
     measurements: Mapping[str, Any] = field(default_factory=dict)
     """What it measured beside the counts, as JSON by section of the report; rank 0's counts."""
+    answers: FileEntry | None = None
+    """Its answers to the rows of the test split, where they are kept."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,6 +15,8 @@ from fairlead.evaluation.measured import measurements_bytes
 from fairlead.evaluation.state import CountState
 from fairlead.lifecycle import Outcome
 from fairlead.protocol import (
+    ANSWERS_FILES,
+    EVALUATED_SPLIT,
     MEASUREMENTS_FILE,
     MODEL_DIRECTORY,
     PREDICTIONS_SPLIT,
@@ -29,8 +31,6 @@ from fairlead.run.messages import Finished
 from fairlead.run.storage import describe_file, files_below, write_atomically
 from fairlead.run.verdict import Verdict
 from fairlead.spec import ExperimentSpec
-
-EVALUATED_SPLIT = "test"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +73,7 @@ def collect(document: LaunchDocument, attempt: Path, finished: Sequence[Finished
     return Outputs(
         incomplete=incomplete,
         evaluation=(
-            _summary(attempt, state, split, there, measured, first.dataset)
+            _summary(attempt, state, split, there, measured, first.dataset, _answers(attempt, finished))
             if state is not None and incomplete is None
             else None
         ),
@@ -142,6 +142,7 @@ def _summary(
     conditions: Mapping[str, CountState],
     measured: bytes | None,
     dataset: Mapping[str, Any],
+    answers: tuple[FileEntry, ...],
 ) -> EvaluationSummary:
     counted = {name: _written(attempt, f"{STATE_FILE}.{name}", found.to_bytes()) for name, found in conditions.items()}
     return EvaluationSummary(
@@ -149,10 +150,21 @@ def _summary(
         state_file=_written(attempt, STATE_FILE, state.to_bytes()),
         measurements_file=None if measured is None else _written(attempt, MEASUREMENTS_FILE, measured),
         conditions=counted,
+        answers=answers,
         expected_rows=dataset["num_by_split"][split],
         expected_sum=dataset["record_sum_by_split"][split],
         expected_xor=dataset["record_xor_by_split"][split],
     )
+
+
+def _answers(attempt: Path, finished: Sequence[Finished]) -> tuple[FileEntry, ...]:
+    """The files of all ranks, if each has left one. Those of groups before this one go."""
+    files = tuple(each.answers for each in sorted(finished, key=lambda one: one.rank) if each.answers is not None)
+    kept = {file.path for file in files}
+    for path in attempt.glob(ANSWERS_FILES.format(generation="*", rank="*")):
+        if path.name not in kept:
+            path.unlink()
+    return files if len(files) == len(finished) else ()
 
 
 def _written(attempt: Path, name: str, content: bytes) -> FileEntry:

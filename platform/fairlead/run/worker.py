@@ -30,8 +30,9 @@ from fairlead.data.dataset import Dataset, open_dataset
 from fairlead.data.export import Origin
 from fairlead.data.torch import any_rank, share_cores
 from fairlead.errors import BadData, BadInput, StorageAway
+from fairlead.evaluation.answers import MAX_ANSWERS
 from fairlead.evaluation.energy import NodeEnergy
-from fairlead.protocol import MODEL_DIRECTORY, LaunchDocument
+from fairlead.protocol import ANSWERS_FILES, EVALUATED_SPLIT, MODEL_DIRECTORY, FileEntry, LaunchDocument
 from fairlead.run.counting import Report as Tell
 from fairlead.run.counting import count_predictions
 from fairlead.run.energy import EnergyMeter, NoMeter
@@ -42,7 +43,7 @@ from fairlead.run.messages import Failure, Finished, Hello, Orders, Report, Welc
 from fairlead.run.reports import ReportQueue
 from fairlead.run.sampling import Sampler, processor_seconds
 from fairlead.run.stacks import dump_stacks, listen_for_stacks
-from fairlead.run.storage import copy_checkpoint, seal_checkpoint
+from fairlead.run.storage import copy_checkpoint, seal_checkpoint, write_atomically
 from fairlead.run.warm import birth
 from fairlead.workload import Workload
 
@@ -115,6 +116,23 @@ def _run(document: LaunchDocument, assignment: Assignment, line: "RunnerLine") -
             has_exported=context.has_exported,
             device=context.device,
             measurements=context.measurements,
+            answers=_write_answers(context, Path(assignment.attempt), line),
+        )
+
+
+def _write_answers(context: LocalContext, attempt: Path, line: "RunnerLine") -> FileEntry | None:
+    """This rank's answers to the test rows, if they are kept, straight to the storage: they may be large.
+
+    Raises ``StorageAway``, since a storage that is full or away says nothing about the workload.
+    """
+    if context.answers is None:
+        return None
+    path = attempt / ANSWERS_FILES.format(generation=line.welcome.generation, rank=context.rank)
+    try:
+        sha256 = write_atomically(path, content := context.answers.to_bytes())
+    except OSError as error:
+        raise StorageAway(f"the answers to the test rows cannot be written: {error}") from error
+    return FileEntry(path=path.name, size=len(content), sha256=sha256)
         )
 
 
@@ -211,8 +229,13 @@ def _context(document: LaunchDocument, attempt: Path, dataset: Dataset, line: "R
         mitigation=spec.mitigation,
         privacy=spec.privacy,
         probes=spec.probes,
+        keep_answers=_keeps_answers(document, dataset),
         agree=any_rank,
     )
+
+
+def _keeps_answers(document: LaunchDocument, dataset: Dataset) -> bool:
+    return document.keeps_answers and dataset.info.num_by_split[EVALUATED_SPLIT] <= MAX_ANSWERS
 
 
 class RankContext(LocalContext):
@@ -402,6 +425,7 @@ class RunnerLine:
         has_exported: bool,
         device: str,
         measurements: Mapping[str, Any] | None = None,
+        answers: FileEntry | None = None,
     ) -> None:
         """Hand over this rank's counts by split."""
         self._reports.flush()
@@ -413,6 +437,7 @@ class RunnerLine:
             has_exported=has_exported,
             environment=describe_environment(device) if self._hello.rank == 0 else {},
             measurements=(measurements or {}) if self._hello.rank == 0 else {},
+            answers=answers,
         )
         ray.get(self._runner.finished.remote(finished), timeout=_LONG_CALL_TIMEOUT_S)
 

@@ -55,6 +55,16 @@ class Candidate:
     waiting: str | None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Registration:
+    """What became of the model of an experiment that has succeeded."""
+
+    experiment: str
+    decided: Mapping[str, Any]
+    """Its ``registration``."""
+    updated_at: datetime
+
+
 def insert(
     session: Session, *, experiment_id: str, spec: ExperimentSpec, actor: str, now: datetime, total_steps: int | None
 ) -> ExperimentRow:
@@ -85,6 +95,7 @@ def insert(
         max_runtime_s=spec.policy.max_runtime_s,
         budget_cpu_hours=spec.budget.cpu_hours,
         budget_gpu_hours=spec.budget.gpu_hours,
+        register_name=spec.register_as.name if spec.register_as else None,
         total_steps=total_steps,
         metrics={},
         mlflow_version=0,
@@ -339,6 +350,15 @@ def _wishes_column(spec: ExperimentSpec) -> list[Any] | None:
     if len(wishes) == 1 and not wishes[0].labels:
         return None
     return [{**asdict(wish), "labels": dict(wish.labels)} for wish in wishes]
+
+
+def registrations(session: Session, project: str, name: str) -> list[Registration]:
+    """Of experiments of ``project`` whose spec asks to register a model as ``name``, those of which it is decided."""
+    query = select(_TABLE.c.id, _TABLE.c.registration, _TABLE.c.updated_at).where(
+        _TABLE.c.project == project, _TABLE.c.register_name == name, _TABLE.c.state == State.SUCCEEDED
+    )
+    rows = session.connection().execute(query)
+    return [Registration(experiment=key, decided=found or {}, updated_at=at) for key, found, at in rows]
 
 
 def names_and_reasons(session: Session, ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:

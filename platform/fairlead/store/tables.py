@@ -76,6 +76,7 @@ class ExperimentRow(Table):
         Index("ix_experiment_project_state_created_at_id", "project", "state", "created_at", "id"),
         Index("ix_experiment_name_state_created_at_id", "name", "state", "created_at", "id"),
         Index("ix_experiment_queue", "state", "desired", "enqueued_at", "id", "version"),
+        Index("ix_experiment_project_register_name", "project", "register_name"),
     )
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -126,6 +127,8 @@ class ExperimentRow(Table):
     report_sha256: Mapped[str | None] = mapped_column(String(80))
     report_outcome: Mapped[str | None] = mapped_column(String(16))
     gates: Mapped[list[Any]]
+    register_name: Mapped[str | None] = mapped_column(String(64))
+    """Under which name its spec asks to register the model; null where it asks for nothing."""
     registration: Mapped[dict[str, Any] | None]
 
 
