@@ -8,6 +8,7 @@ from typing import Any
 from fairlead.data.builtin import BUILTIN_PREFIX, builtin_problem
 from fairlead.errors import Problem
 from fairlead.evaluation import problem_with_gate
+from fairlead.evaluation.champion import problem_with_champion
 from fairlead.spec import CheckpointsSpec, DataSpec, ExperimentSpec, GateSpec, Manifest
 from fairlead.spec.manifest import Task
 
@@ -245,10 +246,11 @@ def _gate_problems(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[Pro
         messages = [
             problem_with_gate(gate, task=task, attributes=spec.sensitive, asked=spec.measured) for task in tasks
         ]
-        if all(messages):
-            found.append(Problem(pointer=f"/gates/{index}", message=str(messages[0])))
-        elif message := _share_problem(gate, spec):
-            found.append(Problem(pointer=f"/gates/{index}", message=message))
+        problem = messages[0] if all(messages) else _share_problem(gate, spec)
+        if problem is None and gate.requirement.is_relative:
+            problem = problem_with_champion(spec.predictions, spec.register_as)
+        if problem:
+            found.append(Problem(pointer=f"/gates/{index}", message=problem))
     return tuple(found)
 
 

@@ -20,6 +20,7 @@ from fairlead.cli.reporting import print_report
 from fairlead.data.predictions import Predictions, Survey, count, refuse_hopeless_gates, survey
 from fairlead.errors import BadInput
 from fairlead.evaluation import Provenance, build_report, report_bytes
+from fairlead.evaluation.champion import Champion
 from fairlead.evaluation.page import render_page
 from fairlead.spec import PredictionsSpec, read_predictions_spec, request_for
 from fairlead.spec.predictions import COLUMN_ROLES
@@ -123,7 +124,13 @@ def _report(spec: PredictionsSpec, found: Survey, counted: Predictions, created:
         target=spec.columns.target,
         remarks=counted.remarks,
     )
-    return build_report(counted.state, provenance=provenance, evaluation=spec.evaluation, gates=spec.gates)
+    return build_report(
+        counted.state,
+        provenance=provenance,
+        evaluation=spec.evaluation,
+        gates=spec.gates,
+        champion=Champion(column=spec.columns.champion, state=counted.state),
+    )
 
 
 def _exit_code(report: Mapping[str, Any], spec: PredictionsSpec) -> int:

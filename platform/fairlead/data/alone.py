@@ -19,6 +19,7 @@ from fairlead.data.export import Origin, hash_of_file
 from fairlead.data.manifests import find_manifest, find_specs
 from fairlead.data.torch import choose_device
 from fairlead.errors import BadInput, BadSpec, FairleadError
+from fairlead.evaluation.champion import Champion
 from fairlead.evaluation.gates import evaluate_gates
 from fairlead.evaluation.groups import grouping
 from fairlead.evaluation.measured import Measurements
@@ -148,7 +149,10 @@ def _conclude(context: LocalContext, spec: ExperimentSpec, console: Console) -> 
         console.print(_table(state, by))
     measurements = Measurements(asked=spec.measured, found=context.measurements, why_not=_ALONE)
     conditions = {name: context.states[state_name("test", name)] for name in spec.conditions}
-    for gate in evaluate_gates(state, spec.gates, spec.evaluation, measurements, conditions=conditions):
+    champion = Champion(why_not="a page that is run alone knows none")
+    for gate in evaluate_gates(
+        state, spec.gates, spec.evaluation, measurements, conditions=conditions, champion=champion
+    ):
         console.print(f"gate {gate.id}, {gate.require}: {gate.outcome}: {gate.why}", highlight=False)
 
 

@@ -99,7 +99,8 @@ def survey(
     bands = {name: spec.columns.bins[name].column for name in spec.sensitive if name in spec.columns.bins}
     groups = [name for name in spec.sensitive if name not in bands]
     _refuse_missing_columns(spec, files, prediction, score, [*groups, *bands.values()])
-    wanted = list(dict.fromkeys([spec.columns.target, *([prediction] if prediction else []), *groups]))
+    classes_in = [name for name in (spec.columns.target, prediction, spec.columns.champion) if name]
+    wanted = list(dict.fromkeys([*classes_in, *groups]))
     most = {name: MAX_LEVELS if name in groups else MAX_CLASSES for name in wanted}
     shares = deal(files, number=ranks.number, of=ranks.of)
     found = _merged([str(file.path) for file in files], ranks.gather(_look(files, shares, most, seen)), most)
@@ -207,7 +208,7 @@ def _refuse_missing_columns(
     columns = spec.columns
     scores = list(score.values()) if isinstance(score, Mapping) else [score]
     asked = [("target", columns.target), ("weight", columns.weight), ("record_id", columns.record_id)]
-    asked += [("prediction", prediction), *(("score", name) for name in scores)]
+    asked += [("prediction", prediction), ("champion", columns.champion), *(("score", name) for name in scores)]
     asked += [("sensitive", name) for name in groups]
     problems = tuple(
         Problem(pointer=f"/columns/{role}", message=f"{file.path}: there is no column {name!r}", suggestion=hint)

@@ -32,6 +32,7 @@ from fairlead.data.prediction_survey import (
 from fairlead.data.records import Book, book_of, hash_ids
 from fairlead.errors import BadData, BadSpec, Problem
 from fairlead.evaluation import ABSTAINED, CountState, problem_with_gate
+from fairlead.evaluation.champion import problem_with_champion
 from fairlead.evaluation.keyed import splitmix64
 from fairlead.evaluation.state import LARGEST_WEIGHT, WEIGHT_SCALE
 
@@ -78,7 +79,12 @@ def count(found: Survey, *, seen: Seen = lambda rows: None) -> Predictions:
 def refuse_hopeless_gates(found: Survey) -> None:
     """Gates that no number of rows could decide, before all rows are counted. Raises ``BadSpec``."""
     task, names = found.task, [attribute.name for attribute in found.attributes]
-    reasons = [problem_with_gate(gate, task=task, attributes=names) for gate in found.spec.gates]
+    without_champion = problem_with_champion(found.spec.columns, None)
+    reasons = [
+        problem_with_gate(gate, task=task, attributes=names)
+        or (without_champion if gate.requirement.is_relative else None)
+        for gate in found.spec.gates
+    ]
     problems = tuple(
         Problem(pointer=f"/gates/{index}", message=reason) for index, reason in enumerate(reasons) if reason
     )
@@ -96,6 +102,7 @@ class _Rows:
     codes: NDArray[np.int64]
     labels: NDArray[np.int64]
     predictions: NDArray[np.int64] | None
+    champion: NDArray[np.int64] | None
     scores: NDArray[np.float64] | None
     weights: NDArray[np.float64] | None
     hashes: NDArray[np.uint64]
@@ -121,7 +128,7 @@ def _rows(found: Survey, file: PredictionFile, share: Share, before: int) -> Ite
     columns = found.spec.columns
     bands = {name: spec.column for name, spec in columns.bins.items()}
     groups = [bands.get(attribute.name, attribute.name) for attribute in found.attributes]
-    roles = [columns.target, found.prediction, columns.weight, columns.record_id, *found.scores, *groups]
+    roles = [columns.target, found.prediction, columns.champion, columns.weight, columns.record_id, *found.scores, *groups]
     names = list(dict.fromkeys(name for name in roles if name is not None))
     classes = {name: index for index, name in enumerate(found.classes)}
     reading = file.read(names, share)
@@ -131,7 +138,8 @@ def _rows(found: Survey, file: PredictionFile, share: Share, before: int) -> Ite
         yield _Rows(
             codes=_group_codes(found, arrays, at),
             labels=_places(arrays[columns.target], columns.target, classes, found.values[columns.target], at),
-            predictions=_predicted(found, arrays, classes, at),
+            predictions=_predicted(found, found.prediction, arrays, classes, at),
+            champion=_predicted(found, columns.champion, arrays, classes, at),
             scores=_scores(found, arrays, at),
             weights=None if columns.weight is None else _weights(columns.weight, arrays[columns.weight], at),
             hashes=places if columns.record_id is None else _hashes(columns.record_id, arrays[columns.record_id], at),
@@ -140,8 +148,9 @@ def _rows(found: Survey, file: PredictionFile, share: Share, before: int) -> Ite
         refuse_change([str(file.path)], [[f"{file.num_rows} rows"], [f"{reading.num_rows} rows"]])
 
 
-def _predicted(found: Survey, batch: Columns, classes: Mapping[str, int], at: _Place) -> NDArray[np.int64] | None:
-    name = found.prediction
+def _predicted(
+    found: Survey, name: str | None, batch: Columns, classes: Mapping[str, int], at: _Place
+) -> NDArray[np.int64] | None:
     return None if name is None else _places(batch[name], name, classes, found.values[name], at)
 
 
@@ -245,6 +254,7 @@ class _Counting:
                 classes=found.classes,
                 has_scores=bool(found.scores),
                 has_weights=has_weights,
+                has_champion=found.spec.columns.champion is not None,
                 has_losses=bool(found.scores),
             )
         except ValueError as error:
@@ -276,6 +286,7 @@ class _Counting:
             record_hashes=rows.hashes,
             scores=rows.scores,
             weights=rows.weights,
+            champion=rows.champion,
         )
 
     def concluded(self, seen: Seen) -> Predictions:
@@ -393,7 +404,7 @@ def _refuse_repeated_ids(found: Survey, hashes: Sequence[NDArray[np.uint64]], se
 def _digests(rows: _Rows, *, has_ids: bool) -> NDArray[np.uint64]:
     """Two sums over rows, shape (2,), in which every value of a row is mixed; the order of rows plays no part."""
     columns: list[NDArray[Any]] = [rows.labels, *rows.codes.T]
-    columns += [column for column in (rows.predictions, rows.weights) if column is not None]
+    columns += [column for column in (rows.predictions, rows.weights, rows.champion) if column is not None]
     columns += [rows.hashes] if has_ids else []
     if rows.scores is not None:
         columns += list(np.nan_to_num(rows.scores, nan=-1.0).reshape(len(rows.labels), -1).T)

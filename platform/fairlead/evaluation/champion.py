@@ -50,6 +50,8 @@ from fairlead.evaluation.paired import (
     paired_differences,
 )
 from fairlead.evaluation.state import CountState
+from fairlead.spec import RegisterSpec
+from fairlead.spec.predictions import ColumnsSpec
 
 _BLOCK = 256
 """Groups whose pairs are looked at together."""
@@ -154,6 +156,20 @@ def _shown(names: Sequence[str], *, is_grouped: bool) -> Sequence[str]:
         return names
     gaps = [name for name in names if name not in PUBLISHED and name.endswith("_difference")]
     return [*gaps, "and of these rates group_min, group_max, ratio"]
+
+
+def problem_with_champion(columns: ColumnsSpec | None, register: RegisterSpec | None) -> str | None:
+    """Why there can never be a champion for the gates of a spec, with what to do about it; None if there can.
+
+    ``columns``: of predictions made elsewhere; None: a model is trained, and maybe registered as ``register``.
+    """
+    if columns is not None and columns.champion is None:
+        return "the champion's predictions must lie beside the model's: name their column as columns.champion"
+    if columns is not None and columns.weight is not None:
+        return "rows with weights are not held against a champion: leave columns.weight out, or ask for a number"
+    if columns is None and register is None:
+        return "the champion is the model that is registered under the same name: add register, or ask for a number"
+    return None
 
 
 # ---- all rows -------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from fairlead.spec.data import BinSpec, Column
 from fairlead.spec.document import Document, Name, from_mapping
 from fairlead.spec.evaluation import EvaluationSpec, GateSpec
 
-COLUMN_ROLES = ("target", "prediction", "score", "weight", "record_id")
+COLUMN_ROLES = ("target", "prediction", "champion", "score", "weight", "record_id")
 """What ``amended_columns`` may give another column."""
 
 
@@ -36,6 +36,8 @@ class ColumnsSpec(Document):
     """The true class. Rows without one are counted and reported, and take part in no metric."""
     prediction: Column | None = "prediction"
     """The predicted class; empty where the model abstained. Absent: found from the scores and the threshold."""
+    champion: Column | None = None
+    """The class that the present champion predicted for the same row, for gates that are held against it."""
     score: Column | dict[Level, Column] | None = "score"
     """The probability of the positive class, or a column for each class: ``{cat: p_cat, dog: p_dog, cow: p_cow}``."""
     weight: Column | None = None
