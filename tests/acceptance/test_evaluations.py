@@ -96,3 +96,21 @@ def test_predictions_that_cannot_be_counted_fail_with_their_reason(
     assert answer.returncode == 1
     failed = next(client.list(state="failed")).view
     assert "bad_data: 'id' names one row, but '5'" in failed.reason
+
+
+def test_predictions_are_held_against_a_champions_in_the_same_file_here_and_on_a_cluster(
+    fairlead: Fairlead, client: Client, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(7)
+    before = (random.random(20_000) < 0.5).astype(np.int64)
+    path = written(tmp_path / "p.parquet", before=before)
+    document = json.loads(a_document(0.4))
+    document["columns"]["champion"] = "before"
+    document["gates"] = [{"metric": "accuracy_score", "require": ">= champion + 0.1"}]
+    (tmp_path / "evaluate.yaml").write_text(json.dumps(document))
+    here = fairlead("evaluate", str(path), "--spec", "evaluate.yaml", "--json")
+    there = fairlead("evaluate", str(path), "--spec", "evaluate.yaml", "--on-cluster", "--workers", "2", "--watch", "--json")
+    assert (here.returncode, there.returncode) == (0, 0), there.stderr
+    report = json.loads(here.stdout)
+    assert report["gates"][0]["champion"]["column"] == "before"
+    _assert_same(client.get(json.loads(there.stdout.splitlines()[-1])["id"]).report(), report)

@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from rich.console import Console
 
 from fairlead import Client
+from fairlead.cli.experiments import print_gates
 from fairlead.cli.fairness import run_fairness, show, side_of
 from fairlead.embedded import EmbeddedStack
 
@@ -69,3 +71,48 @@ def test_ctrl_c_ends_the_demonstration_and_all_its_processes(tmp_path: Path) -> 
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
     assert not (tmp_path / "pages").exists()
+
+
+AGAINST = [
+    {"id": "no-worse", "metric": "accuracy_score", "require": ">= champion - 0.02"},
+    {"id": "gap", "metric": "demographic_parity_difference", "by": ["sex"], "require": "<= champion + 0.03"},
+]
+
+
+def _lending(**changes: Any) -> dict[str, Any]:
+    """A model of made-up loans; with noise in its train split it is a worse one, judged on the same rows."""
+    data = {"uri": "builtin://lending?rows=12000", "sensitive": ["sex"], **changes.pop("data", {})}
+    content = {"name": "lending", "workload": "tabular_mlp", "params": {"epochs": 4, "hidden": [16]}, "data": data}
+    evaluation = {"groupings": [["sex"]]}
+    return {**content, "evaluation": evaluation, "gates": AGAINST, "register": {"name": "loans"}, **changes}
+
+
+def test_a_model_is_registered_only_if_it_is_no_worse_than_the_champion_on_the_same_rows(
+    client: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = client.submit(_lending(resources={"workers": 2, "cpus_per_worker": 1}))
+    champion = first.result(timeout=300).registration
+    assert champion is not None
+    assert champion.is_registered
+    assert [gate.why.split(":")[0] for gate in first.view.gates] == ["no_champion", "no_champion"]
+    noise = {"label_noise": {"where": {}, "share": 0.5, "seed": 1}}
+    worse = client.submit(_lending(data=noise))
+    assert worse.result(timeout=300).report_outcome == "fail"
+    failed = worse.view.gates[0]
+    assert (failed.outcome, "even the upper bound" in failed.why) == ("fail", True)
+    assert failed.champion is not None
+    told = (failed.champion.experiment, failed.champion.name, failed.champion.version)
+    assert told == (first.id, "loans", champion.version)
+    assert failed.value == pytest.approx((failed.champion.of_model or 0) - (failed.champion.of_champion or 0))
+    equal = client.submit(_lending())
+    ended = equal.result(timeout=300)
+    assert [gate.outcome for gate in ended.gates] == ["pass", "pass"]
+    assert ended.registration is not None
+    assert ended.registration.version == str(int(champion.version or 0) + 1)
+    other_rows = client.submit(_lending(data={"split": {"train": 0.6, "validation": 0.1, "test": 0.3, "seed": 5}}))
+    assert other_rows.result(timeout=300).report_outcome == "inconclusive"
+    assert "the champion was evaluated on other rows" in other_rows.view.gates[0].why
+    page = worse.report_html()
+    assert f"loans version {champion.version}, experiment {first.id}" in page
+    print_gates(Console(width=250), worse.view.gates)
+    assert f"champion: loans version {champion.version}, experiment {first.id}" in capsys.readouterr().out

@@ -158,13 +158,14 @@ def _summary(
 
 
 def _answers(attempt: Path, finished: Sequence[Finished]) -> tuple[FileEntry, ...]:
-    """The files of all ranks, if each has left one. Those of groups before this one go."""
+    """The files of all ranks, if each has left one; else none. Those that do not count, as of earlier groups, go."""
     files = tuple(each.answers for each in sorted(finished, key=lambda one: one.rank) if each.answers is not None)
+    files = files if len(files) == len(finished) else ()
     kept = {file.path for file in files}
     for path in attempt.glob(ANSWERS_FILES.format(generation="*", rank="*")):
         if path.name not in kept:
             path.unlink()
-    return files if len(files) == len(finished) else ()
+    return files
 
 
 def _written(attempt: Path, name: str, content: bytes) -> FileEntry:

@@ -45,6 +45,7 @@ def a_context(
     world_size: int = 1,
     resume_from: Path | None = None,
     export_to: Path | None = None,
+    keep_answers: bool = False,
     agree: Callable[[bool], bool] = alone,
 ) -> LocalContext:
     """A context for ``spec`` on this machine's processor; reports are kept in memory."""
@@ -61,6 +62,7 @@ def a_context(
         mitigation=spec.mitigation,
         privacy=spec.privacy,
         probes=spec.probes,
+        keep_answers=keep_answers,
         agree=agree,
     )
 

@@ -100,6 +100,16 @@ def test_nodes_that_were_taken_in_again_are_not_excluded_by_the_release_before(s
         assert [row.created_by for row in exclusions.on(session, "local")] == ["settle"]
 
 
+def test_names_under_which_models_are_registered_are_known_of_what_the_release_before_stored(store: Store) -> None:
+    an_experiment(store, "of-risk", register={"name": "risk"})
+    an_experiment(store, "of-nothing")
+    downgrade(store, "0008")
+    migrate(store)
+    with store.read() as session:
+        names = [experiments.get(session, key).register_name for key in ("of-risk", "of-nothing")]
+    assert names == ["risk", None]
+
+
 def test_what_could_be_done_before_there_were_members_still_can(store: Store, clock: FakeClock) -> None:
     used, unused = "a" * 64, "b" * 64
     an_experiment(store, "of-other", project="other", workload="mine:train", code=f"sha256:{used}")

@@ -12,7 +12,7 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
-from fairlead.data.predictions import Predictions, count, survey
+from fairlead.data.predictions import Predictions, count, refuse_hopeless_gates, survey
 from fairlead.errors import BadData, BadInput, BadSpec
 from fairlead.evaluation import grouping
 from fairlead.spec import PredictionsSpec, read_predictions_spec
@@ -275,3 +275,52 @@ def test_of_an_experiments_spec_the_evaluation_and_the_columns_are_used() -> Non
 def test_a_document_that_says_nothing_sensible_is_refused_by_name(text: str, named: str) -> None:
     with pytest.raises(BadSpec, match=named):
         read_predictions_spec(text)
+
+
+AGAINST = {"gates": [{"metric": "accuracy_score", "require": ">= champion - 0.02"}]}
+
+
+def test_a_champions_predictions_in_a_column_are_paired_with_the_models(tmp_path: Path) -> None:
+    rows = {**ROWS, "before": [0, 0, 1, None, 1, 0]}
+    spec = a_spec("sex", champion="before")
+    state = counted(written(tmp_path, rows), spec=spec).state
+    assert state.paired is not None
+    table = grouping(state).counts.paired
+    assert table is not None
+    pairs = [(0, 0, 0), (1, 1, 0), (1, 0, 1), (0, 1, 2), (1, 1, 1), (0, 0, 0)]  # label, prediction, champion's
+    expected = np.zeros_like(table[0])
+    for place in pairs:
+        expected[place] += 1
+    assert np.array_equal(table[0], expected)
+    again = counted(written(tmp_path, {**rows, "before": [0, 0, 1, 1, 1, 0]}, "q.csv"), spec=spec)
+    assert again.digest != counted(written(tmp_path, rows), spec=spec).digest
+
+
+@pytest.mark.parametrize(
+    ("before", "named"), [(None, "there is no column 'before'"), ([0, 1, 2, 0, 1, 1], "none of the classes 0, 1")]
+)
+def test_a_champion_that_cannot_be_read_is_refused_by_name(tmp_path: Path, before: Any, named: str) -> None:
+    rows = ROWS if before is None else {**ROWS, "before": before}
+    with pytest.raises(BadData, match=named):
+        counted(written(tmp_path, rows), spec=a_spec("sex", champion="before"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "named"), [({}, "columns.champion"), ({"champion": "before", "weight": "weight"}, "columns.weight")]
+)
+def test_gates_against_a_champion_that_there_is_not_are_refused_before_rows_are_counted(
+    tmp_path: Path, columns: dict[str, str], named: str
+) -> None:
+    spec = PredictionsSpec.model_validate({"columns": columns, **AGAINST})
+    path = written(tmp_path, {**ROWS, "before": ROWS["prediction"]})
+    with pytest.raises(BadSpec, match=named):
+        refuse_hopeless_gates(survey([path], spec))
+
+
+def test_a_training_specs_gate_against_the_champion_is_judged_by_a_column_named_beside_it(tmp_path: Path) -> None:
+    spec = read_predictions_spec(
+        "{name: a, workload: tabular_mlp, data: {uri: x.csv, target: label}, register: {name: m}, "
+        "gates: [{metric: accuracy_score, require: '>= champion - 0.02'}]}"
+    )
+    path = written(tmp_path, {**ROWS, "before": ROWS["prediction"]})
+    refuse_hopeless_gates(survey([path], spec.amended_columns({"champion": "before"})))

@@ -1,12 +1,14 @@
 """The page: one file without script or network, that hides small groups and passes no verdicts."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from fairlead.evaluation import CountState, aggregate_names, build_report, metric_names
+from fairlead.evaluation.champion import Champion
 from fairlead.evaluation.drawing import hidden_groups
 from fairlead.evaluation.page import metric_title, render_page
 from fairlead.evaluation.scores import CALIBRATION_METRICS
@@ -170,3 +172,33 @@ def test_reports_of_before_there_were_corrections_still_have_a_page() -> None:
     report = build_report(state, provenance=a_provenance(), evaluation=evaluation, gates=GATES)
     del report["multiplicity"]
     assert "gaps tested in this report" not in render_page(report)
+
+
+def test_a_gate_against_the_champion_is_drawn_around_zero_and_names_it() -> None:
+    rows = np.arange(4000)
+    labels, theirs = rows % 2, np.where(rows % 5 == 0, 1 - rows % 2, rows % 2)
+    state = CountState(attributes=(), classes=("no", "yes"), has_champion=True)
+    ours = np.where(rows % 97 == 0, 1 - theirs, theirs)
+    state.update(np.empty((4000, 0)), labels, ours, record_hashes=rows, champion=theirs)
+    gates = (
+        GateSpec(metric="accuracy_score", require=">= champion - 0.02"),
+        GateSpec(id="equal", metric="zero_one_loss", require="<= champion", evidence="point"),
+        GateSpec(id="number", metric="accuracy_score", require=">= 0.5"),
+    )
+    settings = {"provenance": a_provenance(n_expected=4000), "evaluation": EvaluationSpec(), "gates": gates}
+    champion = Champion(experiment="e0", name="risk", version="3", alias="live", state=state)
+    page = render_page(build_report(state, champion=champion, **settings))  # type: ignore[arg-type]  # as written
+    Balance().feed(page)
+    assert "Accuracy: at least that of the champion less 0.02" in page
+    assert "Error rate: at most that of the champion<" in page
+    assert "Accuracy: at least 0.5" in page
+    assert "Champion: risk version 3, experiment e0: 0.8000; this model: 0.79" in page
+    assert "<span>−0.1</span>" in page
+    named = replace(champion, experiment=None, column="<b>before</b>")
+    assert "Champion: column &lt;b&gt;before&lt;/b&gt;: 0.8000" in render_page(
+        build_report(state, champion=named, **settings)  # type: ignore[arg-type]  # as written
+    )
+    nobody = Champion(name="risk", alias="live", is_absent=True, why_not="no_champion: nobody yet")
+    page = render_page(build_report(state, champion=nobody, **settings))  # type: ignore[arg-type]  # as written
+    assert "No_champion: nobody yet." in page
+    assert "Champion:" not in page

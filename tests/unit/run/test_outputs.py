@@ -10,7 +10,9 @@ import pytest
 
 from fairlead.data.context import keep_measurement
 from fairlead.evaluation import CountState
+from fairlead.evaluation.answers import AnswerFile, pair
 from fairlead.lifecycle import Outcome
+from fairlead.protocol import FileEntry
 from fairlead.run.messages import Finished
 from fairlead.run.outputs import Outputs, collect
 from fairlead.testing.context import a_context
@@ -111,3 +113,48 @@ def test_what_is_measured_twice_counts_once() -> None:
     assert context.measurements == {"energy": [2]}
     with pytest.raises(ValueError, match="no section 'magic'"):
         keep_measurement(context, "magic", [3])
+
+
+def answered(attempt: Path, *, ranks_that_kept: int, left_over: str = "answers-1-0.npy") -> Outputs:
+    """Two ranks of a second group, of which some have kept their answers."""
+    spec = a_spec()
+    (attempt / left_over).write_bytes(b"of a group before")
+    finished = []
+    for rank in range(2):
+        context = a_context(spec, rank=rank, world_size=2, keep_answers=True)
+        rows = context.shard("test")
+        context.evaluate("test", records=rows.records, predictions=1 - rows.labels)
+        assert context.answers is not None
+        content, path = context.answers.to_bytes(), attempt / f"answers-2-{rank}.npy"
+        path.write_bytes(content)
+        file = FileEntry(path=path.name, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+        finished.append(
+            Finished(
+                generation=2,
+                rank=rank,
+                states={"test": context.states["test"].to_bytes()},
+                dataset=asdict(context.dataset) if rank == 0 else {},
+                has_exported=False,
+                answers=file if rank < ranks_that_kept else None,
+            )
+        )
+    return collect(a_launch("e1", spec=spec), attempt, finished[::-1])
+
+
+def test_answers_of_all_ranks_are_those_that_were_counted(tmp_path: Path) -> None:
+    outputs = answered(tmp_path, ranks_that_kept=2)
+    assert outputs.evaluation is not None
+    assert [file.path for file in outputs.evaluation.answers] == ["answers-2-0.npy", "answers-2-1.npy"]
+    files = [AnswerFile((tmp_path / file.path).open("rb")) for file in outputs.evaluation.answers]
+    state = CountState.from_bytes((tmp_path / outputs.evaluation.state_file.path).read_bytes())
+    found = pair(state, files, files)
+    assert found.state is not None
+    assert found.num_same == outputs.evaluation.expected_rows
+    assert not (tmp_path / "answers-1-0.npy").exists()
+
+
+def test_without_the_answers_of_one_rank_there_are_none(tmp_path: Path) -> None:
+    outputs = answered(tmp_path, ranks_that_kept=1)
+    assert outputs.evaluation is not None
+    assert "answers" not in outputs.evaluation.model_dump(mode="json")
+    assert not list(tmp_path.glob("answers-*"))

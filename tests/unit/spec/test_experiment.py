@@ -96,7 +96,31 @@ def test_a_gate_compares_exactly(require: str, value: Fraction, admitted: bool) 
 
 
 @pytest.mark.parametrize(
-    "require", ["", "0.3", "== 0.3", "<= x", "<= 0.3 and more", "<= nan", "<= inf", "<= 1,5", "=< 1"]
+    ("require", "margin", "text"),
+    [
+        ("<= champion + 0.01", Fraction(1, 100), "0.01"),
+        (">= champion-0.02", Fraction(-2, 100), "-0.02"),
+        (">=champion", Fraction(0), "0"),
+        ("< champion - 1e-3", Fraction(-1, 1000), "-1e-3"),
+    ],
+)
+def test_a_gate_may_be_held_against_the_champion_with_an_exact_margin(
+    require: str, margin: Fraction, text: str
+) -> None:
+    gate = GateSpec(metric="accuracy", by=("sex",), require=require)
+    assert (gate.requirement.is_relative, gate.requirement.limit, gate.limit_text) == (True, margin, text)
+    assert gate.name == "accuracy-sex-champion"
+    assert gate.requirement.admits(margin) is gate.requirement.operator.endswith("=")
+    number = GateSpec(metric="accuracy", require="<= 0.30")
+    assert (number.requirement.is_relative, number.limit_text) == (False, "0.30")
+
+
+@pytest.mark.parametrize(
+    "require",
+    [
+        *("", "0.3", "== 0.3", "<= x", "<= 0.3 and more", "<= nan", "<= inf", "<= 1,5", "=< 1", "<= 1e9999"),
+        *("champion", "<= champions", "<= champion 0.1", "<= 0.1 + champion", "<= champion +", "<= champion * 2"),
+    ],
 )
 def test_other_requirements_are_refused(require: str) -> None:
     with pytest.raises(ValueError, match="require"):

@@ -225,3 +225,37 @@ def test_an_evaluation_without_sense_is_rejected_at_its_field(
     rejected = _admit(**_evaluation(**changes))
     assert isinstance(rejected, Rejected)
     assert (rejected.reason, rejected.problems[0].pointer) == (reason, pointer)
+
+
+AGAINST = {"metric": "accuracy_score", "require": ">= champion - 0.02"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"gates": [AGAINST]}, "add register"),
+        (_evaluation(gates=[AGAINST]), "columns.champion"),
+        (_evaluation(gates=[AGAINST], predictions={"champion": "c", "weight": "w"}), "leave columns.weight out"),
+        ({"gates": [{**AGAINST, "metric": "roc_auc_score"}], "register": {"name": "m"}}, "what can: accuracy_score"),
+    ],
+)
+def test_a_gate_for_which_there_can_be_no_champion_is_refused_with_what_to_do(
+    changes: dict[str, Any], words: str
+) -> None:
+    rejected = _admit(**changes)
+    assert isinstance(rejected, Rejected)
+    assert rejected.reason is RejectionReason.BAD_GATE
+    (problem,) = rejected.problems
+    assert (problem.pointer, words in problem.message) == ("/gates/0", True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gates": [AGAINST], "register": {"name": "m"}},
+        _evaluation(gates=[AGAINST], predictions={"champion": "before"}),
+        {"workload": "mine:train", "code": f"sha256:{SHA}", "params": {}, "gates": [AGAINST], "register": {"name": "m"}},
+    ],
+)
+def test_a_gate_may_be_held_against_a_champion(changes: dict[str, Any]) -> None:
+    assert isinstance(_admit(**changes), Admitted)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fairlead.registry import Promoted, Withheld, WithheldReason, outcome_of, promote
+from fairlead.registry import Promoted, Withheld, WithheldReason, champion_of, outcome_of, promote
 from fairlead.spec import RegisterSpec
 
 REGISTER = RegisterSpec(name="risk")
@@ -52,3 +52,31 @@ def test_without_a_wish_or_a_model_nothing_is_registered() -> None:
     assert not_asked.reason is WithheldReason.NOT_ASKED
     assert isinstance(no_model, Withheld)
     assert no_model.reason is WithheldReason.NO_MODEL
+
+
+def _registered(version: str, *, alias: str = "candidate", name: str = "risk") -> dict[str, object]:
+    return {"is_registered": True, "is_pending": False, "name": name, "version": version, "alias": alias}
+
+
+PENDING = {"is_registered": False, "is_pending": True, "name": "risk", "alias": "candidate"}
+WITHHELD = {"is_registered": False, "is_pending": False, "reason": "gate_failed: gates failed: dp"}
+
+
+@pytest.mark.parametrize(
+    ("decided", "champion", "version"),
+    [
+        ({}, None, None),
+        ({"a": WITHHELD, "b": {}}, None, None),
+        ({"a": _registered("1", alias="live"), "b": _registered("1", name="other")}, None, None),
+        ({"a": _registered("10"), "b": _registered("9"), "c": WITHHELD}, "a", "10"),
+        ({"a": _registered("2"), "b": _registered("3", alias="live")}, "a", "2"),
+        ({"a": PENDING, "b": _registered("9")}, "a", None),
+        ({"a": _registered("9"), "b": PENDING, "c": PENDING}, "c", None),
+    ],
+)
+def test_the_champion_is_the_newest_of_its_name_and_alias(
+    decided: dict[str, dict[str, object]], champion: str | None, version: str | None
+) -> None:
+    found = champion_of(decided, REGISTER)
+    assert (found.experiment if found else None) == champion
+    assert found is None or (found.name, found.alias, found.version) == ("risk", "candidate", version)
