@@ -88,13 +88,13 @@ def _lending(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_model_is_registered_only_if_it_is_no_worse_than_the_champion_on_the_same_rows(
-    client: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    client: Client, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = client.submit(_lending(resources={"workers": 2, "cpus_per_worker": 1}))
     champion = first.result(timeout=300).registration
     assert champion is not None
     assert champion.is_registered
-    assert [gate.why.split(":")[0] for gate in first.view.gates] == ["no_champion", "no_champion"]
+    assert all("no_champion" in gate.why for gate in first.view.gates)
     noise = {"label_noise": {"where": {}, "share": 0.5, "seed": 1}}
     worse = client.submit(_lending(data=noise))
     assert worse.result(timeout=300).report_outcome == "fail"

@@ -43,7 +43,7 @@ class Champions:
         found = self._incumbent(spec, attempt.experiment_id)
         if found is None:
             name, alias = spec.register_as.name, spec.register_as.alias
-            why = f"{NO_CHAMPION}: no model {name} has been registered as @{alias} yet, so there is none to be held against"
+            why = f"no model {name} is registered as @{alias} yet, so there is none to be held against ({NO_CHAMPION})"
             return Champion(name=name, alias=alias, is_absent=True, why_not=why)
         champion = Champion(
             experiment=found.experiment, name=found.name, version=found.version, alias=found.alias

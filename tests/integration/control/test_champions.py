@@ -146,7 +146,7 @@ def outcomes(report: dict[str, Any]) -> list[str]:
 def test_the_first_has_nobody_to_be_held_against_and_the_next_is_held_against_it(books: Books) -> None:
     first = books.report("first", num_wrong=100)
     assert outcomes(first) == ["pass", "pass"]
-    assert first["gates"][0]["why"].startswith("no_champion: no model risk has been registered as @candidate yet")
+    assert first["gates"][0]["why"].startswith("no model risk is registered as @candidate yet")
     assert first["gates"][0]["champion"]["experiment"] is None
     books.register("first", "1")
     worse, equal, better = (books.report(key, num_wrong=wrong) for key, wrong in (("w", 300), ("e", 100), ("b", 50)))
@@ -193,7 +193,7 @@ def test_an_experiment_is_not_its_own_champion(books: Books) -> None:
     with books.store.write() as session:
         experiments.set_columns(session, "e1", state=State.EVALUATING)
     books.evaluate()
-    assert _row(books, "e1").gates[0]["why"].startswith("no_champion")
+    assert "no_champion" in _row(books, "e1").gates[0]["why"]
 
 
 @pytest.mark.parametrize(

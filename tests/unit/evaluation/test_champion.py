@@ -277,14 +277,14 @@ def test_values_alone_are_compared_as_exact_fractions() -> None:
 
 def test_without_a_champion_a_gate_passes_and_is_no_comparison() -> None:
     state = improved(0.1)
-    nobody = Champion(name="risk", alias="live", is_absent=True, why_not="no_champion: nobody yet")
+    nobody = Champion(name="risk", alias="live", is_absent=True, why_not="nobody yet (no_champion)")
     gates = [
         GateSpec(metric="accuracy_score", require=">= champion - 0.02"),
         GateSpec(id="number", metric="accuracy_score", require=">= 0.7"),
     ]
     evaluation = EvaluationSpec(correction="holm")
     found, number = evaluate_gates(state, gates, evaluation, champion=nobody)
-    assert (found.outcome, found.why, found.value, found.p_value) == (Outcome.PASS, "no_champion: nobody yet", None, None)
+    assert (found.outcome, found.why, found.value, found.p_value) == (Outcome.PASS, "nobody yet (no_champion)", None, None)
     alone = evaluate_gates(state, gates[1:], evaluation)[0]
     assert number.p_adjusted == alone.p_adjusted
     report = build_report(

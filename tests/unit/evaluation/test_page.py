@@ -198,7 +198,7 @@ def test_a_gate_against_the_champion_is_drawn_around_zero_and_names_it() -> None
     assert "Champion: column &lt;b&gt;before&lt;/b&gt;: 0.8000" in render_page(
         build_report(state, champion=named, **settings)  # type: ignore[arg-type]  # as written
     )
-    nobody = Champion(name="risk", alias="live", is_absent=True, why_not="no_champion: nobody yet")
+    nobody = Champion(name="risk", alias="live", is_absent=True, why_not="nobody yet (no_champion)")
     page = render_page(build_report(state, champion=nobody, **settings))  # type: ignore[arg-type]  # as written
-    assert "No_champion: nobody yet." in page
+    assert "Nobody yet (no_champion)." in page
     assert "Champion:" not in page
