@@ -81,8 +81,8 @@ class Incumbent:
 def champion_of(decided: Mapping[str, Mapping[str, Any]], register: RegisterSpec) -> Incumbent | None:
     """Whose model a new one under ``register`` would take the place of: the newest version with that name and alias.
 
-    ``decided``: ``registration`` by experiment, the last changed one last. One that only waits for MLflow counts as newer
-    than all that have a version: it is decided, and of two models that end together the second must meet the first.
+    ``decided``: ``registration`` by experiment, the last changed one last. One that only waits for MLflow counts as
+    newer than all that have a version: it is decided, and of two that end together the second must meet the first.
     """
     known = [
         (bool(one.get("is_pending")), int(one.get("version") or 0), place, experiment)

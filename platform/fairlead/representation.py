@@ -110,8 +110,8 @@ class GateView(Representation):
     why: str = ""
     rows_needed_per_group: int | None = None
     champion: ChampionView | None = None
-    """Whom ``require`` means by ``champion``: value and bound are then the model's value less the champion's. Absent: the
-    limit is a number."""
+    """Whom ``require`` means by ``champion``: value and bound are then the model's value less the champion's. Absent:
+    the limit is a number."""
     override: OverrideView | None = None
 
 

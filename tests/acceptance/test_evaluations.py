@@ -109,7 +109,9 @@ def test_predictions_are_held_against_a_champions_in_the_same_file_here_and_on_a
     document["gates"] = [{"metric": "accuracy_score", "require": ">= champion + 0.1"}]
     (tmp_path / "evaluate.yaml").write_text(json.dumps(document))
     here = fairlead("evaluate", str(path), "--spec", "evaluate.yaml", "--json")
-    there = fairlead("evaluate", str(path), "--spec", "evaluate.yaml", "--on-cluster", "--workers", "2", "--watch", "--json")
+    there = fairlead(
+        "evaluate", str(path), "--spec", "evaluate.yaml", "--on-cluster", "--workers", "2", "--watch", "--json"
+    )
     assert (here.returncode, there.returncode) == (0, 0), there.stderr
     report = json.loads(here.stdout)
     assert report["gates"][0]["champion"]["column"] == "before"

@@ -1,6 +1,6 @@
 """Whom a model's gates mean by the champion, and what both answered to the same rows.
 
-Read from our own books and from files that workers left; nothing is asked of MLflow, where aliases may be moved by hand.
+Read from our own books and from files that workers left. MLflow, where people may move aliases, is asked nothing.
 """
 
 from contextlib import ExitStack
@@ -27,9 +27,7 @@ class Champions:
     store: Store
     storage: Path
 
-    def of(
-        self, spec: ExperimentSpec, attempt: AttemptRow, result: ResultDocument, state: CountState
-    ) -> Champion:
+    def of(self, spec: ExperimentSpec, attempt: AttemptRow, result: ResultDocument, state: CountState) -> Champion:
         """Whom the gates of ``spec`` mean; ``state``: what ``attempt`` has counted, with ``result``.
 
         Raises ``EvaluationBroken`` where the answers of ``attempt`` itself are not what was counted, and ``OSError``.
@@ -45,9 +43,7 @@ class Champions:
             name, alias = spec.register_as.name, spec.register_as.alias
             why = f"no model {name} is registered as @{alias} yet, so there is none to be held against ({NO_CHAMPION})"
             return Champion(name=name, alias=alias, is_absent=True, why_not=why)
-        champion = Champion(
-            experiment=found.experiment, name=found.name, version=found.version, alias=found.alias
-        )
+        champion = Champion(experiment=found.experiment, name=found.name, version=found.version, alias=found.alias)
         return self._compared(champion, attempt, result, state)
 
     def _incumbent(self, spec: ExperimentSpec, own: str) -> Incumbent | None:
@@ -57,9 +53,7 @@ class Champions:
         known.sort(key=lambda one: one.updated_at)
         return champion_of({one.experiment: one.decided for one in known if one.experiment != own}, spec.register_as)
 
-    def _compared(
-        self, champion: Champion, attempt: AttemptRow, result: ResultDocument, state: CountState
-    ) -> Champion:
+    def _compared(self, champion: Champion, attempt: AttemptRow, result: ResultDocument, state: CountState) -> Champion:
         """``champion`` with what both answered, or with the reason why that is not known."""
         assert champion.experiment is not None, "it was found"
         with self.store.read() as session:

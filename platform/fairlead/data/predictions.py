@@ -128,7 +128,15 @@ def _rows(found: Survey, file: PredictionFile, share: Share, before: int) -> Ite
     columns = found.spec.columns
     bands = {name: spec.column for name, spec in columns.bins.items()}
     groups = [bands.get(attribute.name, attribute.name) for attribute in found.attributes]
-    roles = [columns.target, found.prediction, columns.champion, columns.weight, columns.record_id, *found.scores, *groups]
+    roles = [
+        columns.target,
+        found.prediction,
+        columns.champion,
+        columns.weight,
+        columns.record_id,
+        *found.scores,
+        *groups,
+    ]
     names = list(dict.fromkeys(name for name in roles if name is not None))
     classes = {name: index for index, name in enumerate(found.classes)}
     reading = file.read(names, share)

@@ -1,7 +1,7 @@
 """What a model answered to each row, beside its counts, and two models' answers to the same rows put together.
 
-Kept of a model that may become the champion, so that one that comes later can be held against it on the very same rows.
-A file of answers is an ``.npy`` array without pickle, of 16 bytes a row, ascending by record: the hash of the record id,
+Kept of a model that may become the champion, so that one that comes later can be held against it on the same rows. A
+file of answers is an ``.npy`` array without pickle, of 16 bytes a row, ascending by record: the hash of the record id,
 the cell of the counts, the label and the answer, -1 for none. Nothing else of a row is in it.
 """
 
@@ -113,7 +113,7 @@ def pair(state: CountState, ours: Sequence[AnswerFile], theirs: Sequence[AnswerF
     """Put the answers behind ``state``, those of ``ours``, beside those of ``theirs``, which knows the same classes.
 
     Rows are the same where record id and label are; all of both must be. Raises ``ValueError`` where ``ours`` are not
-    the answers that ``state`` counted, and for files that are none; ``StrangeAnswers`` where ``theirs`` are of no class.
+    the answers that ``state`` counted, and for files cut short; ``StrangeAnswers`` where ``theirs`` are of no class.
     """
     num_ours, num_theirs = (sum(file.num_rows for file in files) for files in (ours, theirs))
     portions = max(1, -(-max(num_ours, num_theirs) // _PORTION_ROWS))
@@ -149,7 +149,9 @@ def _refuse_strangers(answers: NDArray[np.int16], num_classes: int) -> None:
 
 def _count(together: CountState, own: AnswerArray, other: AnswerArray) -> None:
     shape = together.cell_shape
-    codes = np.stack(np.unravel_index(own["cell"].astype(np.int64), shape), axis=1) if shape else np.empty((len(own), 0))
+    codes = (
+        np.stack(np.unravel_index(own["cell"].astype(np.int64), shape), axis=1) if shape else np.empty((len(own), 0))
+    )
     together.update(codes, own["label"], own["answer"], record_hashes=own["record"], champion=other["answer"])
 
 

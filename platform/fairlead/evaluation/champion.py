@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fairlead.evaluation.disparities import Extreme, Question, answer, question_of
 from fairlead.evaluation.estimates import Estimates, IntArray, is_defined

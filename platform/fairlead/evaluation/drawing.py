@@ -119,7 +119,9 @@ def mark_of_difference(entry: Mapping[str, Any], *, end: float) -> Mark:
     if entry["value"] is None:
         return Mark(text="no value")
     low, high = entry["lower95"], entry["upper95"]
-    at, start, stop = (None if value is None else percent((value + end) / (2 * end)) for value in (entry["value"], low, high))
+    at, start, stop = (
+        None if value is None else percent((value + end) / (2 * end)) for value in (entry["value"], low, high)
+    )
     return Mark(
         text=signed(entry["value"]),
         note="" if low is None else f"{signed(low)} to {signed(high)}",

@@ -24,7 +24,7 @@ from fairlead.evaluation.champion import (
     OverGroups,
     problem_with_comparison,
 )
-from fairlead.evaluation.disparities import Extreme, Question, disparity, question_of
+from fairlead.evaluation.disparities import Disparity, Extreme, Question, disparity, question_of
 from fairlead.evaluation.estimates import Bootstrapped, Estimates, Rates
 from fairlead.evaluation.groups import Grouping, grouping
 from fairlead.evaluation.intervals import (
@@ -194,8 +194,10 @@ def evaluate_gates(
 
 
 def is_tested(gate: GateSpec, champion: Champion = UNNAMED) -> bool:
-    """Whether ``gate`` claims something that chance may have brought about: not a number of rows, nor a plain value, nor
-    a distance to a ``champion`` that there is not."""
+    """Whether ``gate`` claims something that chance may have brought about.
+
+    Not so a number of rows, a plain value, and the distance to a ``champion`` that there is not.
+    """
     if gate.metric in METRICS and METRICS[gate.metric].is_exact:
         return False
     if gate.requirement.is_relative and champion.is_absent:
@@ -536,14 +538,14 @@ def _despite_low_support(
 
 
 def _evidence(found: Disparity | Distance, extreme: Extreme) -> _Evidence:
-    is_distance = isinstance(found, Distance)
+    values = (found.of_model, found.of_champion) if isinstance(found, Distance) else (None, None)
     return _Evidence(
         value=extreme.value,
         exact=extreme.exact,
         bounds=extreme.bounds,
         missing=_no_value(extreme.reason),
-        of_model=found.of_model if is_distance else None,
-        of_champion=found.of_champion if is_distance else None,
+        of_model=values[0],
+        of_champion=values[1],
     )
 
 

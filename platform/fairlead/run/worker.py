@@ -133,7 +133,6 @@ def _write_answers(context: LocalContext, attempt: Path, line: "RunnerLine") -> 
     except OSError as error:
         raise StorageAway(f"the answers to the test rows cannot be written: {error}") from error
     return FileEntry(path=path.name, size=len(content), sha256=sha256)
-        )
 
 
 def _evaluate(document: LaunchDocument, assignment: Assignment, line: "RunnerLine") -> None:

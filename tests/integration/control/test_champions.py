@@ -174,7 +174,9 @@ def test_of_several_the_newest_version_with_name_and_alias_in_the_project_counts
         books.register(key, "2", alias=more.get("register", {}).get("alias", "candidate"))
     with books.store.write() as session:
         experiments.set_columns(session, "withheld", registration={"is_registered": False, "is_pending": False})
-        experiments.set_columns(session, "other-name", registration={**_row(books, "other-name").registration, "name": "else"})
+        experiments.set_columns(
+            session, "other-name", registration={**_row(books, "other-name").registration, "name": "else"}
+        )
     books.report("newest", num_wrong=200, gates=())
     books.register("newest", "11")
     books.register("older", "9")
@@ -252,7 +254,10 @@ def test_a_storage_that_has_lost_own_answers_makes_the_evaluation_wait(books: Bo
     content = path.read_bytes()
     path.unlink()
     books.evaluate()
-    assert (_row(books, "new").state, "storage cannot be used" in str(_row(books, "new").waiting)) == (State.EVALUATING, True)
+    assert (_row(books, "new").state, "storage cannot be used" in str(_row(books, "new").waiting)) == (
+        State.EVALUATING,
+        True,
+    )
     path.write_bytes(content)
     books.evaluate()
     assert _row(books, "new").state == State.SUCCEEDED

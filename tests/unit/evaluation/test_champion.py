@@ -116,7 +116,7 @@ POPULATIONS: dict[str, tuple[str, list[float], list[float], float]] = {
     "best of four": ("selection_rate_group_max", [0.30, 0.32, 0.34, 0.40], [0.33, 0.31, 0.36, 0.41], 0.6),
     "a ratio": ("selection_rate_ratio", [0.40, 0.30], [0.45, 0.32], 0.7),
 }
-RUNS, ROWS_A_GROUP = 300, 400
+RUNS, ROWS_A_GROUP = 150, 400
 
 
 @pytest.mark.parametrize("name", POPULATIONS)
@@ -144,7 +144,7 @@ def _extreme(metric: str, rates: list[float]) -> float:
 
 
 def _drawn(ours: list[float], theirs: list[float], share: float) -> NDArray[np.int64]:
-    """Tables of pairs, shape (runs, groups, 4): with probability ``share`` both models look at one and the same draw."""
+    """Tables of pairs, shape (runs, groups, 4): with probability ``share`` both models look at one draw."""
     shares = []
     for p, q in zip(ours, theirs, strict=True):
         both = share * min(p, q) + (1 - share) * p * q
@@ -155,8 +155,11 @@ def _drawn(ours: list[float], theirs: list[float], share: float) -> NDArray[np.i
 
 def _counts_of(tables: NDArray[np.int64]) -> tuple[Any, Counts]:
     """A state in which predictions are selections, as a grouping and over all rows."""
-    rows = [(group, ours, theirs, n) for group, (a, b, c, d) in enumerate(tables)
-            for ours, theirs, n in ((1, 1, a), (1, 0, b), (0, 1, c), (0, 0, d))]
+    rows = [
+        (group, ours, theirs, n)
+        for group, (a, b, c, d) in enumerate(tables)
+        for ours, theirs, n in ((1, 1, a), (1, 0, b), (0, 1, c), (0, 0, d))
+    ]
     groups, ours, theirs = (np.repeat([row[at] for row in rows], [row[3] for row in rows]) for at in range(3))
     state = state_of(groups, np.ones_like(groups), ours, theirs, num_groups=len(tables))
     return grouping(state, ["group"]), grouping(state).counts
@@ -182,7 +185,9 @@ def test_the_distance_lies_within_its_bounds_and_changes_its_sign_with_the_model
     groups, labels, ours, theirs = some_rows()
     for metric in compared_metrics("binary", over_groups=True):
         there, back = (
-            OverGroups.of(metric, grouping(state, ["group"]), grouping(state).counts).distance(alpha=0.05, min_support=30)
+            OverGroups.of(metric, grouping(state, ["group"]), grouping(state).counts).distance(
+                alpha=0.05, min_support=30
+            )
             for state in (state_of(groups, labels, *each, num_groups=3) for each in ((ours, theirs), (theirs, ours)))
         )
         one, other = there.of_all, back.of_all
@@ -257,20 +262,24 @@ def test_the_bound_of_the_difference_to_the_champion_decides(
 
 
 def test_rows_needed_settle_the_gate_when_they_come() -> None:
-    found = decide(improved(-0.025), "accuracy_score", ">= champion - 0.03")
+    found = decide(improved(-0.025), "accuracy_score", ">= champion - 0.022")
     assert found.outcome == "inconclusive"
     assert found.rows_needed_per_group is not None
     assert found.rows_needed_per_group > 6000
     table = paired_differences("accuracy_score", grouping(improved(-0.025)).counts).table[0]
     for factor, is_met in ((1.02, True), (0.98, False)):
         rows = table / table.sum() * found.rows_needed_per_group * factor
-        assert (paired_newcombe_limits(*rows, tail=0.05).lower >= -0.03) == is_met
+        assert (paired_newcombe_limits(*rows, tail=0.05).lower >= -0.022) == is_met
 
 
 def test_values_alone_are_compared_as_exact_fractions() -> None:
     labels = np.ones(10, dtype=np.int64)
     state = state_of(labels * 0, labels, (np.arange(10) < 3).astype(np.int64), (np.arange(10) < 2).astype(np.int64))
-    for require, outcome in (("<= champion + 0.1", "pass"), ("< champion + 0.1", "fail"), (">= champion + 0.1", "pass")):
+    for require, outcome in (
+        ("<= champion + 0.1", "pass"),
+        ("< champion + 0.1", "fail"),
+        (">= champion + 0.1", "pass"),
+    ):
         found = decide(state, "accuracy_score", require, evidence="point", min_support=1)
         assert (found.outcome, found.limit) == (outcome, Fraction(1, 10))
 
@@ -284,7 +293,12 @@ def test_without_a_champion_a_gate_passes_and_is_no_comparison() -> None:
     ]
     evaluation = EvaluationSpec(correction="holm")
     found, number = evaluate_gates(state, gates, evaluation, champion=nobody)
-    assert (found.outcome, found.why, found.value, found.p_value) == (Outcome.PASS, "nobody yet (no_champion)", None, None)
+    assert (found.outcome, found.why, found.value, found.p_value) == (
+        Outcome.PASS,
+        "nobody yet (no_champion)",
+        None,
+        None,
+    )
     alone = evaluate_gates(state, gates[1:], evaluation)[0]
     assert number.p_adjusted == alone.p_adjusted
     report = build_report(
@@ -309,8 +323,14 @@ def test_rows_with_weights_are_not_held_against_a_champion() -> None:
     groups, labels, ours, theirs = some_rows()
     state = CountState(attributes=[], classes=("0", "1"), has_champion=True, has_weights=True)
     weights = np.ones(len(labels))
-    state.update(groups[:, :0] if groups.ndim > 1 else np.empty((len(labels), 0)), labels, ours,
-                 record_hashes=np.arange(len(labels)), champion=theirs, weights=weights)
+    state.update(
+        groups[:, :0] if groups.ndim > 1 else np.empty((len(labels), 0)),
+        labels,
+        ours,
+        record_hashes=np.arange(len(labels)),
+        champion=theirs,
+        weights=weights,
+    )
     assert "by weight" in decide(state, "accuracy_score", ">= champion - 0.9").why
 
 
@@ -328,7 +348,7 @@ def test_many_gates_are_judged_together_whether_held_against_numbers_or_the_cham
         assert one.p_value is not None
         again = evaluate_gates(state, [gate], EvaluationSpec(confidence=1 - one.p_value * 1.001), champion=champion)[0]
         assert again.outcome is Outcome.PASS
-        if 0.5 < 1 - one.p_value * 0.99 < 1:
+        if one.p_value > 1e-9:  # below, limits tell no more apart
             stricter = EvaluationSpec(confidence=1 - one.p_value * 0.99)
             assert evaluate_gates(state, [gate], stricter, champion=champion)[0].outcome is not Outcome.PASS
     assert [one.p_adjusted >= one.p_value for one in together if one.p_value and one.p_adjusted] == [True] * 4
@@ -336,9 +356,17 @@ def test_many_gates_are_judged_together_whether_held_against_numbers_or_the_cham
 
 def test_small_groups_are_left_out_for_both_and_never_help_to_pass() -> None:
     state = improved(0.02)
-    small = state_of(*(np.concatenate([each, few]) for each, few in zip(
-        (np.repeat([0, 1], 3000), *(np.tile([0, 1], 3000) for _ in range(3))),
-        (np.full(10, 2), np.arange(10) % 2, np.zeros(10, dtype=np.int64), np.ones(10, dtype=np.int64)), strict=True)), num_groups=3)
+    small = state_of(
+        *(
+            np.concatenate([each, few])
+            for each, few in zip(
+                (np.repeat([0, 1], 3000), *(np.tile([0, 1], 3000) for _ in range(3))),
+                (np.full(10, 2), np.arange(10) % 2, np.zeros(10, dtype=np.int64), np.ones(10, dtype=np.int64)),
+                strict=True,
+            )
+        ),
+        num_groups=3,
+    )
     found = decide(small, "selection_rate_difference", "<= champion + 0.05")
     assert found.outcome is Outcome.INCONCLUSIVE
     assert "group=g2" in found.why

@@ -254,7 +254,13 @@ def test_a_gate_for_which_there_can_be_no_champion_is_refused_with_what_to_do(
     [
         {"gates": [AGAINST], "register": {"name": "m"}},
         _evaluation(gates=[AGAINST], predictions={"champion": "before"}),
-        {"workload": "mine:train", "code": f"sha256:{SHA}", "params": {}, "gates": [AGAINST], "register": {"name": "m"}},
+        {
+            "workload": "mine:train",
+            "code": f"sha256:{SHA}",
+            "params": {},
+            "gates": [AGAINST],
+            "register": {"name": "m"},
+        },
     ],
 )
 def test_a_gate_may_be_held_against_a_champion(changes: dict[str, Any]) -> None:

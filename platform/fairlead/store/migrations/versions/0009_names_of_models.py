@@ -12,13 +12,13 @@ NAME = {"sqlite": "json_extract(spec, '$.register.name')", "postgresql": "spec #
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("experiment", schema=None) as batch_op:
+    with op.batch_alter_table("experiment", recreate="never") as batch_op:
         batch_op.add_column(sa.Column("register_name", sa.String(length=64), nullable=True))
         batch_op.create_index("ix_experiment_project_register_name", ["project", "register_name"])
     op.execute(f"UPDATE experiment SET register_name = {NAME[op.get_bind().dialect.name]}")
 
 
 def downgrade() -> None:
-    with op.batch_alter_table("experiment", schema=None) as batch_op:
+    with op.batch_alter_table("experiment", recreate="never") as batch_op:
         batch_op.drop_index("ix_experiment_project_register_name")
         batch_op.drop_column("register_name")
