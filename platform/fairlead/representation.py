@@ -86,11 +86,11 @@ class ChampionView(Representation):
         return f"{self.name} {version}, experiment {self.experiment}"
 
     @property
-    def words(self) -> str:
-        """Who it is, and the values of both as far as there are any; empty where there is none."""
-        if not self.who or self.of_model is None or self.of_champion is None:
-            return f"champion: {self.who}" if self.who else ""
-        return f"champion: {self.who}: {self.of_champion:.4f}; this model: {self.of_model:.4f}"
+    def values(self) -> str:
+        """Of both, in words; empty where there are none."""
+        if self.of_model is None or self.of_champion is None:
+            return ""
+        return f"this model {self.of_model:.4f}, champion {self.of_champion:.4f}"
 
 
 class GateView(Representation):

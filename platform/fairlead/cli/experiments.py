@@ -13,16 +13,17 @@ from fairlead.cli.app import Where
 from fairlead.cli.output import (
     OUTCOME_STYLES,
     STATE_STYLES,
-    against,
     ago,
     err,
     number,
     out,
+    print_champions,
     print_json,
     print_json_line,
     starts_in,
     styled,
     table,
+    with_values,
 )
 from fairlead.cli.watching import follow
 from fairlead.client import Client, Experiment
@@ -237,9 +238,10 @@ def print_gates(console: Console, gates: tuple[GateView, ...]) -> None:
         place += f" under {gate.condition}" if gate.condition else ""
         asked = escape(f"{gate.metric}{place} {gate.require} ({gate.evidence})")
         outcome = styled(gate.outcome, OUTCOME_STYLES)
-        why = escape(against(gate.why, gate.champion))
+        why = escape(with_values(gate.why, gate.champion))
         rows.add_row(escape(gate.id), asked, number(gate.value), number(gate.bound), outcome, why)
     console.print(rows)
+    print_champions(console, (gate.champion for gate in gates))
 
 
 def print_registration(console: Console, view: ExperimentView) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -115,9 +115,15 @@ def number(value: float | None) -> str:
     return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.1f}"
 
 
-def against(why: str, champion: ChampionView | None) -> str:
-    """Why a gate ended so, and whom it held the model against."""
-    return f"{why}; {champion.words}" if champion is not None and champion.words else why
+def with_values(why: str, champion: ChampionView | None) -> str:
+    """Why a gate ended so, and the values that were compared where it held the model against the champion."""
+    return f"{why}: {champion.values}" if champion is not None and champion.values else why
+
+
+def print_champions(console: Console, champions: Iterable[ChampionView | None]) -> None:
+    """Whom gates held a model against, once."""
+    for who in dict.fromkeys(one.who for one in champions if one is not None and one.who):
+        console.print(f"[dim]champion: {escape(who)}[/]")
 
 
 def ago(seconds: float) -> str:

@@ -13,7 +13,17 @@ from rich.markup import escape
 
 from fairlead.cli.app import Where
 from fairlead.cli.experiments import connect
-from fairlead.cli.output import OUTCOME_STYLES, against, err, number, out, print_json, styled, table
+from fairlead.cli.output import (
+    OUTCOME_STYLES,
+    err,
+    number,
+    out,
+    print_champions,
+    print_json,
+    styled,
+    table,
+    with_values,
+)
 from fairlead.errors import BadInput
 from fairlead.representation import ChampionView, GateView, ProfileName
 
@@ -234,16 +244,19 @@ def _is_vacant(group: Report) -> bool:
 
 def _print_gates(console: Console, gates: Iterable[Report]) -> None:
     rows = table("gate", "requires", "#value", "#lower", "#upper", "outcome", "why", title="\nGates")
+    champions: list[ChampionView | None] = []
     for gate in gates:
         place = f" by {' x '.join(gate['by'])}" if gate.get("by") else ""
         place += f" under {gate['condition']}" if gate.get("condition") else ""
         asked = escape(f"{gate.get('metric', '')}{place} {gate.get('require', '')}")
         numbers = (number(gate.get(name)) for name in ("value", "lower95", "upper95"))
         champion = ChampionView.model_validate(gate["champion"]) if gate.get("champion") else None
-        why = escape(against(str(gate.get("why", "")), champion))
+        champions.append(champion)
+        why = escape(with_values(str(gate.get("why", "")), champion))
         rows.add_row(escape(gate["id"]), asked, *numbers, styled(gate["outcome"], OUTCOME_STYLES), why)
     if rows.row_count:
         console.print(rows)
+    print_champions(console, champions)
 
 
 def _print_gaps(console: Console, disparities: Iterable[Report]) -> None:

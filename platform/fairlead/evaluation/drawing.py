@@ -148,10 +148,13 @@ def mark_of_interval(entry: Mapping[str, Any]) -> Mark:
     )
 
 
-def round_end(values: Sequence[float | None]) -> float:
-    """A round number that none of them exceeds."""
+def round_end(values: Sequence[float | None], *, least: float = 0.1) -> float:
+    """A round number of at least ``least`` that none of them exceeds."""
     reach = max((value for value in values if value is not None and isfinite(value)), default=1.0)
-    return next((end for end in (0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0) if reach <= end), float(ceil(reach)))
+    return next((end for end in _ROUND_ENDS if max(reach, least) <= end), float(ceil(reach)))
+
+
+_ROUND_ENDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 
 
 def signed(value: float | None) -> str:

@@ -580,8 +580,10 @@ def _decide(gate: GateSpec, evidence: _Evidence) -> GateOutcome:
         exact = evidence.exact if evidence.exact is not None else Fraction(evidence.value)
         admitted = requirement.admits(exact)
         verb = "meets" if admitted else "does not meet"
-        what = "difference to the champion," if requirement.is_relative else "value"
-        why = f"the {what} {_short(evidence.value)} {verb} {gate.require.strip()}"
+        what = f"value {_short(evidence.value)}"
+        if requirement.is_relative:
+            what = f"difference {_short(evidence.value)} to the champion"
+        why = f"the {what} {verb} {gate.require.strip()}"
         return _outcome(gate, Outcome.PASS if admitted else Outcome.FAIL, why, evidence)
     if evidence.bounds is None:
         why = "this metric has no bound: ask for evidence point, or for another metric"

@@ -180,6 +180,8 @@ class GateCard:
     is_upper: bool
     champion: str
     """Whom the model is held against, and both values; empty where the limit is a number."""
+    champion_at: float | None
+    """Where the scale has the champion; None where the limit is a number."""
     id: str
 
 
@@ -375,6 +377,7 @@ def _gate_card(report: Report, gate: Mapping[str, Any]) -> GateCard:
         is_upper=operator.startswith("<"),
         id=gate["id"],
         champion=_champion_of(gate),
+        champion_at=percent(-start / (end - start)) if "champion" in gate else None,
     )
 
 
@@ -382,7 +385,7 @@ def _scale_of(gate: Mapping[str, Any]) -> tuple[float, float]:
     """Where the scale of a gate begins and ends; a difference to the champion may have either sign."""
     reach = [gate[name] for name in (*_REACH, "lower95")] + [float(gate["limit"])]
     if "champion" in gate:
-        end = round_end([None if value is None else abs(value) for value in reach])
+        end = round_end([None if value is None else abs(value) for value in reach], least=0.01)
         return -end, end
     is_open = gate["metric"] in _SMALL or gate["metric"] in METRICS or needs_losses(gate["metric"])
     return 0.0, round_end(reach) if is_open else 1.0
@@ -393,7 +396,7 @@ def _of_champion(gate: Mapping[str, Any]) -> str:
     margin = gate["limit"].removeprefix("-")
     if not float(margin):
         return "that of the champion"
-    return f"that of the champion {'less' if gate['limit'].startswith('-') else 'and'} {margin}"
+    return f"that of the champion {'less' if gate['limit'].startswith('-') else 'plus'} {margin}"
 
 
 def _champion_of(gate: Mapping[str, Any]) -> str:
@@ -402,8 +405,9 @@ def _champion_of(gate: Mapping[str, Any]) -> str:
     if told is None:
         return ""
     column = None if told["column"] is None else short(told["column"])
-    words = ChampionView.model_validate({**told, "column": column}).words
-    return sentence(words) if words else ""
+    found = ChampionView.model_validate({**told, "column": column})
+    values = f" {sentence(found.values)}" if found.values else ""
+    return f"Champion: {found.who}.{values}" if found.who else ""
 
 
 def _mark_of_gate(gate: Mapping[str, Any], *, end: float) -> Mark:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from fairlead.evaluation import (
     evaluate_gates,
     grouping,
     problem_with_gate,
+    report_schema,
 )
 from fairlead.evaluation.alternatives import paired_newcombe_limits
 from fairlead.evaluation.champion import Champion, OverAllRows, OverGroups, compared_metrics
@@ -439,6 +441,7 @@ def test_a_report_says_whom_a_gate_holds_the_model_against() -> None:
     gates = [GateSpec(metric="accuracy_score", require=">= champion - 0.02"), GateSpec(metric="count", require="> 1")]
     settings = {"provenance": a_provenance(n_expected=state.n), "evaluation": EvaluationSpec(), "gates": gates}
     report = build_report(state, champion=champion, **settings)  # type: ignore[arg-type]  # as written
+    jsonschema.validate(report, report_schema())
     gate, other = report["gates"]
     assert gate["limit"] == "-0.02"
     assert gate["champion"].items() >= {"experiment": "e0", "name": "risk", "version": "3", "alias": "live"}.items()

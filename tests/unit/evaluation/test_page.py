@@ -192,10 +192,11 @@ def test_a_gate_against_the_champion_is_drawn_around_zero_and_names_it() -> None
     assert "Accuracy: at least that of the champion less 0.02" in page
     assert "Error rate: at most that of the champion<" in page
     assert "Accuracy: at least 0.5" in page
-    assert "Champion: risk version 3, experiment e0: 0.8000; this model: 0.79" in page
-    assert "<span>−0.1</span>" in page
+    assert "Champion: risk version 3, experiment e0. This model 0.79" in page
+    assert "champion 0.8000." in page
+    assert "<span>−0.02</span>" in page
     named = replace(champion, experiment=None, column="<b>before</b>")
-    assert "Champion: column &lt;b&gt;before&lt;/b&gt;: 0.8000" in render_page(
+    assert "Champion: column &lt;b&gt;before&lt;/b&gt;." in render_page(
         build_report(state, champion=named, **settings)  # type: ignore[arg-type]  # as written
     )
     nobody = Champion(name="risk", alias="live", is_absent=True, why_not="nobody yet (no_champion)")
