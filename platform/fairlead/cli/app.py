@@ -737,7 +737,7 @@ def evaluate(
     state: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the counts, too: a mergeable state.")] = None,
     column: Annotated[
         list[str] | None,
-        typer.Option(metavar="ROLE=NAME", help="Another column: target, prediction, score, weight or record_id."),
+        typer.Option(metavar="ROLE=NAME", help="Another column: target, prediction, score, rank, query, weight or record_id."),
     ] = None,
     created: Annotated[
         datetime | None, typer.Option(help="The report's time stamp, UTC, to repeat it byte for byte; now by default.")
@@ -770,7 +770,9 @@ def evaluate(
       positive: "yes"            # the last class
       sensitive: \\[sex, age_band] # those that groupings and gates name
       bins: {age_band: {column: age, edges: [40, 60]}}
+      query: list_id             # of a ranking; target is then the relevance, score or rank the place
     evaluation:
+      task: classification       # or regression (target and prediction are numbers), or ranking
       groupings: [\\[sex], \\[sex, age_band]]
       threshold: 0.5
       min_support: 30

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fairlead.evaluation.encoding import MAX_STATE_BYTES
 from fairlead.workload import Attribute
 
 IntArray = NDArray[np.int64]
@@ -150,6 +151,16 @@ def refuse_ambiguous(attributes: Sequence[Attribute]) -> None:
     for attribute in attributes:
         if len(set(attribute.levels)) != len(attribute.levels) or UNKNOWN in attribute.levels:
             raise ValueError(f"levels of {attribute.name!r} must be unique and not {UNKNOWN!r}")
+
+
+def refuse_large(attributes: Sequence[Attribute], size: int, *, what: str = "") -> None:
+    """Raises ``ValueError`` for a state of more than 64 MB; ``what``: it counts beside the attributes."""
+    if size > MAX_STATE_BYTES:
+        levels = ", ".join(f"{a.name} ({len(a.levels)} levels)" for a in attributes)
+        raise ValueError(
+            f"counting {levels}{what} needs {size >> 20} MB, at most {MAX_STATE_BYTES >> 20} "
+            "are allowed: use fewer attributes, or bins with fewer levels"
+        )
 
 
 def shaped_codes(codes: ArrayLike, *, rows: int, columns: int) -> NDArray[Any]:

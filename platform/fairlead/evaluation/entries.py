@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
+from math import isfinite
 from typing import Any
 
 from fairlead.evaluation.disparities import Disparity, Extreme
@@ -69,10 +70,12 @@ def _exact(fraction: Fraction | None) -> tuple[int | None, int | None]:
 
 
 def bounds_of(bounds: Bounds | None) -> dict[str, Any]:
-    """Bounds as the report writes them, null where there are none."""
+    """Bounds as the report writes them, null where there are none, or where they know nothing: JSON has no infinity."""
     if bounds is None:
         return {"lower95": None, "upper95": None, "interval": None}
-    return {"lower95": bounds.lower, "upper95": bounds.upper, "interval": list(bounds.interval)}
+    is_whole = all(map(isfinite, bounds.interval))
+    lower, upper = (side if isfinite(side) else None for side in (bounds.lower, bounds.upper))
+    return {"lower95": lower, "upper95": upper, "interval": list(bounds.interval) if is_whole else None}
 
 
 def disparity_of(found: Disparity, keys: Sequence[dict[str, str]]) -> dict[str, Any]:

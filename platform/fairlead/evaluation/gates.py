@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
-from math import ceil, exp, log
+from math import ceil, exp, isfinite, log
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,13 +35,23 @@ from fairlead.evaluation.metrics import (
     Task,
     canonical,
     group_estimates,
+    has_bounds,
     is_over_groups,
     known_metric,
     nearest_metric,
     needs_losses,
     needs_scores,
+    task_of_metric,
 )
 from fairlead.evaluation.multiplicity import SMALLEST_P, adjusted
+from fairlead.evaluation.numbers import (
+    NumberGroups,
+    NumberState,
+    number_disparity,
+    number_estimates,
+    number_grouping,
+    task_of,
+)
 from fairlead.evaluation.replicates import REPLICATES
 from fairlead.evaluation.state import CountState
 from fairlead.spec import Document, EvaluationSpec, GateSpec
@@ -113,9 +123,7 @@ def problem_with_gate(
     if gate.metric in METRICS:
         return problem_with_measured_gate(gate, asked) or _wrong_bound(gate)
     if not known_metric(gate.metric, task):
-        near = nearest_metric(gate.metric, task)
-        hint = f"did you mean {near!r}?" if near else "see the report for the names that exist"
-        return f"no metric of a {task} task is called {gate.metric!r}; {hint}"
+        return f"no metric of a {task} task is called {gate.metric!r}; {_hint(gate.metric, task)}"
     if unknown := [name for name in gate.by if name not in attributes]:
         there = ", ".join(attributes) or "none: name some under data.sensitive"
         return f"{unknown[0]!r} is not a sensitive attribute; there are {there}"
@@ -123,7 +131,22 @@ def problem_with_gate(
         return f"{gate.metric!r} compares groups: say which with by, such as [{next(iter(attributes), 'sex')}]"
     if gate.by and not is_over_groups(gate.metric, task):
         return f"{gate.metric!r} is one value for all rows: drop by, or ask for {gate.metric}_group_min"
-    return _wrong_bound(gate)
+    return _wrong_bound(gate) or _no_bound(gate, task)
+
+
+def _no_bound(gate: GateSpec, task: Task) -> str | None:
+    if gate.evidence_used == "point" or has_bounds(gate.metric, task):
+        return None
+    return f"bounds of {gate.metric!r} are not known: ask for evidence: point, or for another metric"
+
+
+def _hint(metric: str, task: Task) -> str:
+    """What may have been meant by a metric that ``task`` does not have."""
+    other = task_of_metric(metric)
+    if other in ("regression", "ranking"):
+        return f"it is one of a {other}: of predictions made elsewhere evaluation.task says what they are"
+    near = nearest_metric(metric, task)
+    return f"did you mean {near!r}?" if near else "see the report for the names that exist"
 
 
 def _wrong_bound(gate: GateSpec) -> str | None:
@@ -160,6 +183,20 @@ def evaluate_gates(
         else _uncounted(gate)
         for gate in gates
     ]
+    return _together(cases, evaluation)
+
+
+def evaluate_number_gates(
+    state: NumberState, gates: Sequence[GateSpec], evaluation: EvaluationSpec
+) -> tuple[GateOutcome, ...]:
+    """The same of counts of a regression or a ranking."""
+    overall = number_grouping(state)
+    cases = [_number_case(state, gate, evaluation, overall) for gate in gates]
+    return _together(cases, evaluation)
+
+
+def _together(cases: Sequence["_Case"], evaluation: EvaluationSpec) -> tuple[GateOutcome, ...]:
+    alpha = 1 - evaluation.confidence
     outcomes = [_judged(case, alpha) for case in cases]
     if evaluation.correction == "none":
         return tuple(outcomes)
@@ -215,6 +252,17 @@ def _case(state: CountState, gate: GateSpec, evaluation: EvaluationSpec, overall
     if canonical(gate.metric) == COUNT:
         return _Settled(gate, _decide(gate, _exactly(int(overall.sizes[0]))))
     return _OverAllRows(gate, evaluation, overall)
+
+
+def _number_case(state: NumberState, gate: GateSpec, evaluation: EvaluationSpec, overall: NumberGroups) -> _Case:
+    attributes = [attribute.name for attribute in state.attributes]
+    if (problem := problem_with_gate(gate, task=task_of(state), attributes=attributes)) is not None:
+        return _Settled(gate, _outcome(gate, Outcome.INCONCLUSIVE, f"not measured: {problem}"))
+    if canonical(gate.metric) == COUNT:
+        return _Settled(gate, _decide(gate, _exactly(int(overall.sizes[0]))))
+    groups = number_grouping(state, gate.by) if gate.by else overall
+    without = state.book.n_nan_scores
+    return _OverNumbers(gate, evaluation, groups, overall, num_unpredicted=without)
 
 
 def _measured_case(gate: GateSpec, measurements: Measurements, sections: Mapping[str, Mapping[str, Any]]) -> _Case:
@@ -413,6 +461,72 @@ class _OverGroups:
         return None if name in SPREADS else question_of(name, self._groups.counts, self._overall)
 
 
+class _OverNumbers:
+    """A gate on a value for all rows, or on a comparison of groups, of a regression or a ranking."""
+
+    def __init__(
+        self,
+        gate: GateSpec,
+        evaluation: EvaluationSpec,
+        groups: NumberGroups,
+        overall: NumberGroups,
+        *,
+        num_unpredicted: int,
+    ) -> None:
+        self.gate, self._evaluation, self._groups, self._overall = gate, evaluation, groups, overall
+        self._num_unpredicted = num_unpredicted
+
+    def outcome(self, alpha: float) -> GateOutcome:
+        found = self._of_groups(alpha) if self.gate.by else self._of_all_rows(alpha)
+        if found.outcome is not Outcome.PASS or not self._num_unpredicted:
+            return found
+        why = f"{self._num_unpredicted} rows have no prediction, and how far off it would be there nobody knows"
+        return replace(found, outcome=Outcome.INCONCLUSIVE, why=why)
+
+    def rows_needed(self, alpha: float) -> int | None:
+        return None  # nobody knows how other rows would vary
+
+    @property
+    def smallest_p(self) -> float:
+        return SMALLEST_P
+
+    def _of_groups(self, alpha: float) -> GateOutcome:
+        gate, groups, least = self.gate, self._groups, self._evaluation.min_support
+        found = number_disparity(gate.metric, groups, self._overall, alpha=alpha, min_support=least)
+        left_out = sorted({*found.low_support, *found.undefined})
+        names = tuple(named(dict(zip(groups.by, groups.keys[group], strict=True))) for group in left_out)
+        if left_out and found.of_supported.value is None:
+            why = f"fewer than two groups have {least} rows or queries that count; too few or none: {_listed(names)}"
+            return _outcome(gate, Outcome.INCONCLUSIVE, why, _bounded(gate, _evidence(found.of_all)))
+        evidence = _bounded(gate, _evidence(found.of_supported))
+        outcome = _decide(gate, evidence)
+        if left_out and outcome.outcome is Outcome.PASS:
+            return _despite_low_support(gate, self._evaluation, evidence, outcome, names)
+        return outcome
+
+    def _of_all_rows(self, alpha: float) -> GateOutcome:
+        gate, estimates = self.gate, number_estimates(self.gate.metric, self._overall)
+        reason, support = estimates.reason(0), int(estimates.support[0])
+        bounds = single_bounds(estimates, alpha=alpha) if estimates.method and reason is None else None
+        value = None if reason else float(estimates.values[0])
+        evidence = _bounded(gate, _Evidence(value=value, exact=None, bounds=bounds, missing=_no_value(reason)))
+        outcome = _decide(gate, evidence)
+        if outcome.outcome is Outcome.PASS and support < self._evaluation.min_support:
+            why = f"{support} rows or queries count for this, fewer than the {self._evaluation.min_support} needed"
+            return _outcome(gate, Outcome.INCONCLUSIVE, why, evidence)
+        return outcome
+
+
+def _bounded(gate: GateSpec, evidence: _Evidence) -> _Evidence:
+    """Without bounds that know nothing on one side: infinity is no number that a limit could be compared with."""
+    bounds = evidence.bounds
+    if bounds is None or (isfinite(bounds.lower) and isfinite(bounds.upper)):
+        return evidence
+    if gate.evidence_used == "point":
+        return replace(evidence, bounds=None)
+    return replace(evidence, value=None, bounds=None, missing="one row, or one list, does not tell how far it varies")
+
+
 def _smallest_p(estimates: Sequence[Estimates]) -> float:
     """Limits from resamplings cannot resolve more than these are many."""
     return 1 / REPLICATES if any(isinstance(each, Bootstrapped) for each in estimates) else SMALLEST_P
@@ -456,6 +570,9 @@ REASONS = {
     "single_group": "fewer than two groups have a value to compare",
     "both_zero": "all rates are zero, so they have no ratio",
     "overall_undefined": "there is no value over all rows to compare with",
+    "below_resolution": "the numbers are too small beside their range to be told from rounding",
+    "no_relevance": "no row has any relevance",
+    "no_query_of_its_own": "no query of two rows or more, one of them relevant, is of one group alone",
 }
 """What the reasons for an absent value mean."""
 
@@ -622,7 +739,12 @@ def _smallest_share(estimates: Estimates, groups: Grouping) -> float:
 
 def group_name(groups: Grouping, group: int) -> str:
     """A group as people write it: ``sex=F, age_band=40-60``."""
-    return ", ".join(f"{name}={level}" for name, level in groups.key(group).items()) or "all rows"
+    return named(groups.key(group))
+
+
+def named(key: Mapping[str, str]) -> str:
+    """A group's levels as people write them; without any: all rows."""
+    return ", ".join(f"{name}={level}" for name, level in key.items()) or "all rows"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -16,12 +16,20 @@ from typing import Any
 
 import numpy as np
 
+from fairlead.evaluation.cells import Book
 from fairlead.evaluation.comparison import Baseline, mitigation_section, why_not_comparable
 from fairlead.evaluation.disparities import disparity
 from fairlead.evaluation.entries import disparity_of, values_of
 from fairlead.evaluation.estimates import Estimates, IntArray, Rates
 from fairlead.evaluation.gap_tests import GapTest, gap_tests
-from fairlead.evaluation.gates import CORRECTIONS, GateOutcome, evaluate_gates, is_tested, overall_outcome
+from fairlead.evaluation.gates import (
+    CORRECTIONS,
+    GateOutcome,
+    evaluate_gates,
+    evaluate_number_gates,
+    is_tested,
+    overall_outcome,
+)
 from fairlead.evaluation.groups import Grouping, grouping, requested_groupings
 from fairlead.evaluation.intervals import gap_bounds, wilson_interval
 from fairlead.evaluation.measured import METRICS, NOTHING, SECTIONS, Measurements
@@ -39,6 +47,15 @@ from fairlead.evaluation.metrics import (
     one_against_rest,
     theil_index,
 )
+from fairlead.evaluation.number_report import (
+    NO_CLASSES,
+    number_data,
+    number_disparities,
+    number_groups,
+    number_limitations,
+    number_section,
+)
+from fairlead.evaluation.numbers import AnyState, NumberGroups, NumberState, number_grouping, number_tests, task_of
 from fairlead.evaluation.pooling import pooled_rates, prior_of
 from fairlead.evaluation.recalibration import before_and_after
 from fairlead.evaluation.robustness import robustness_section
@@ -74,6 +91,16 @@ HEADLINES = (
     "accuracy_score_group_min",
     "roc_auc_score_difference",
     "total_variation_distance",
+    "mean_absolute_error",
+    "root_mean_squared_error",
+    "mean_error",
+    "r2_score",
+    "mean_absolute_error_difference",
+    "mean_absolute_error_group_max",
+    "ndcg_score",
+    "ndcg_score_difference",
+    "exposure_ratio",
+    "exposure_per_relevance_ratio",
 )
 """Metrics that are sent to tracking unless others are asked for; those of gates always are."""
 
@@ -130,7 +157,7 @@ class Looks:
 
 
 def build_report(
-    state: CountState,
+    state: AnyState,
     *,
     provenance: Provenance,
     evaluation: EvaluationSpec,
@@ -144,8 +171,11 @@ def build_report(
     """Measure everything and write it down; equal arguments give equal reports.
 
     With ``mitigation`` it says what that changed against ``baseline``, measured in the same way. What ``measurements``
-    ask for gets a section each. ``conditions``: counts of the same rows by the conditions that ``probes`` made.
+    ask for gets a section each. ``conditions``: counts of the same rows by the conditions that ``probes`` made. A
+    regression or a ranking has none of these.
     """
+    if not isinstance(state, CountState):
+        return _of_numbers(state, provenance, evaluation, gates)
     looks = Looks(measurements=measurements, probes=probes, conditions=conditions or {})
     if mitigation is None:
         return _measured(state, provenance, evaluation, gates, looks)
@@ -193,30 +223,12 @@ def _measured(
     tests = gap_tests(groupings, overall, evaluation.disparity_correction, min_support=evaluation.min_support)
     simple = [overall, *(groups for groups in groupings if len(groups.by) == 1)]
     report = {
-        "schema": SCHEMA,
-        "created": provenance.created.astimezone(UTC).isoformat().replace("+00:00", "Z"),
-        "experiment": provenance.experiment,
-        "attempt": provenance.attempt,
-        "confidence": evaluation.confidence,
-        "outcome": overall_outcome(outcomes).value,
-        "gates": [_gate(outcome) for outcome in outcomes],
-        "model": {"digest": provenance.model_digest},
-        "code": {"digest": provenance.code_digest},
-        "state": {"digest": state.digest()},
+        **_envelope(state, provenance, evaluation, outcomes),
         "data": _data(state, provenance),
         "task": overall.counts.task,
         "classes": list(state.classes),
         "positive_class": state.classes[1] if len(state.classes) == 2 else None,
         "threshold": {"value": evaluation.threshold, "origin": "spec"} if len(state.classes) == 2 else None,
-        "settings": evaluation.model_dump(mode="json", include=_SETTINGS),
-        "attributes": [
-            {
-                "name": attribute.name,
-                "levels": list(attribute.levels),
-                "role": "control" if attribute.name in evaluation.control else "sensitive",
-            }
-            for attribute in state.attributes
-        ],
         "groups": [entry for groups in (overall, *groupings) for entry in _groups(groups, evaluation)],
         "disparities": disparities,
         "conditional": [entry for groups in groupings for entry in _conditional(state, groups.by, evaluation)],
@@ -230,6 +242,61 @@ def _measured(
         "not_measured": _not_measured(state, sections),
         "limitations": [*_limitations(state, evaluation, overall, groupings, tests), *provenance.remarks],
         **sections,
+    }
+    return dict(sorted(report.items()))
+
+
+def _envelope(
+    state: AnyState, provenance: Provenance, evaluation: EvaluationSpec, outcomes: Sequence[GateOutcome]
+) -> dict[str, Any]:
+    """What every report has: of what, when, with which settings, and how the gates turned out."""
+    return {
+        "schema": SCHEMA,
+        "created": provenance.created.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        "experiment": provenance.experiment,
+        "attempt": provenance.attempt,
+        "confidence": evaluation.confidence,
+        "outcome": overall_outcome(outcomes).value,
+        "gates": [_gate(outcome) for outcome in outcomes],
+        "model": {"digest": provenance.model_digest},
+        "code": {"digest": provenance.code_digest},
+        "state": {"digest": state.digest()},
+        "settings": evaluation.model_dump(mode="json", include=_SETTINGS),
+        "attributes": [
+            {
+                "name": attribute.name,
+                "levels": list(attribute.levels),
+                "role": "control" if attribute.name in evaluation.control else "sensitive",
+            }
+            for attribute in state.attributes
+        ],
+    }
+
+
+def _of_numbers(
+    state: NumberState, provenance: Provenance, evaluation: EvaluationSpec, gates: Sequence[GateSpec]
+) -> dict[str, Any]:
+    """The report of a regression or a ranking, which only predictions made elsewhere can be."""
+    overall, names = number_grouping(state), [attribute.name for attribute in state.attributes]
+    groupings = [number_grouping(state, by) for by in requested_groupings(evaluation, gates, names)]
+    outcomes = evaluate_number_gates(state, gates, evaluation)
+    least, correction = evaluation.min_support, evaluation.disparity_correction
+    tests = number_tests(task_of(state), groupings, correction, min_support=least)
+    limits = number_limitations(state, [overall, *groupings], evaluation)
+    report = {
+        **_envelope(state, provenance, evaluation, outcomes),
+        **NO_CLASSES,
+        "data": _source(provenance) | number_data(state),
+        "task": task_of(state),
+        "groups": [entry for groups in (overall, *groupings) for entry in number_groups(state, groups, evaluation)],
+        "disparities": [
+            entry for groups in groupings for entry in number_disparities(state, groups, overall, evaluation)
+        ],
+        "multiplicity": _multiplicity(gates, tests, evaluation),
+        "names": {slug: list(groups.by) for slug, groups in zip(_slugs(groupings), groupings, strict=True)},
+        "not_measured": sorted(_BESIDE_COUNTS),
+        "limitations": [*_always(state.book, evaluation, groupings, tests), *limits, *provenance.remarks],
+        **number_section(state, [overall, *groupings]),
     }
     return dict(sorted(report.items()))
 
@@ -362,6 +429,16 @@ def _multiplicity(gates: Sequence[GateSpec], tests: Sequence[GapTest], evaluatio
     }
 
 
+def _source(provenance: Provenance) -> dict[str, Any]:
+    return {
+        "uri": provenance.data_uri,
+        "digest": provenance.data_digest,
+        "split": provenance.split,
+        "target": provenance.target,
+        "n_expected": provenance.n_expected,
+    }
+
+
 def _data(state: CountState, provenance: Provenance) -> dict[str, Any]:
     abstained = state.counts[:, :, -1].sum()
     unknown = {}
@@ -369,18 +446,13 @@ def _data(state: CountState, provenance: Provenance) -> dict[str, Any]:
         groups = grouping(state, (attribute.name,))
         unknown[attribute.name] = int(groups.sizes[groups.is_unknown].sum())
     return {
-        "uri": provenance.data_uri,
-        "digest": provenance.data_digest,
-        "split": provenance.split,
-        "target": provenance.target,
+        **_source(provenance),
         "n": state.n,
-        "n_expected": provenance.n_expected,
         "n_unknown": unknown,
         "n_nan_labels": state.n_nan_labels,
         "n_nan_scores": state.n_nan_scores,
         "n_abstained": int(abstained),
     }
-
 
 def _groups(groups: Grouping, evaluation: EvaluationSpec) -> list[dict[str, Any]]:
     """The entries of one grouping; values are computed for all its groups at once."""
@@ -646,6 +718,26 @@ def _not_measured(state: CountState, sections: Mapping[str, Any]) -> list[str]:
     return sorted([*scores, *(name for name in _BESIDE_COUNTS if name not in measured)])
 
 
+def _always(
+    book: Book, evaluation: EvaluationSpec, groupings: Sequence[Grouping | NumberGroups], tests: Sequence[GapTest]
+) -> list[str]:
+    """Limits that counts of any kind have."""
+    found = [
+        "Bounds and intervals hold for one statistic at a time; among many, some will miss the truth by chance.",
+        *_beyond_chance(tests, evaluation),
+        "Counts describe this split of these data; they say nothing about people who are not in it.",
+    ]
+    if book.n < 1000:
+        found.append(f"The split has {book.n} rows: small gaps can be neither proven nor excluded.")
+    if not groupings:
+        found.append("No groups were compared: the spec names no grouping.")
+    if abs(evaluation.confidence - 0.95) > 1e-12:
+        found.append(f"Bounds named lower95 and upper95 were computed at confidence {evaluation.confidence:g}.")
+    if book.n_unknown:
+        found.append(f"{book.n_unknown} rows lack a sensitive value; they are shown but take no part in gaps.")
+    return found
+
+
 def _limitations(
     state: CountState,
     evaluation: EvaluationSpec,
@@ -653,19 +745,7 @@ def _limitations(
     groupings: Sequence[Grouping],
     tests: Sequence[GapTest],
 ) -> list[str]:
-    found = [
-        "Bounds and intervals hold for one statistic at a time; among many, some will miss the truth by chance.",
-        *_beyond_chance(tests, evaluation),
-        "Counts describe this split of these data; they say nothing about people who are not in it.",
-    ]
-    if state.n < 1000:
-        found.append(f"The split has {state.n} rows: small gaps can be neither proven nor excluded.")
-    if not groupings:
-        found.append("No groups were compared: the spec names no grouping.")
-    if abs(evaluation.confidence - 0.95) > 1e-12:
-        found.append(f"Bounds named lower95 and upper95 were computed at confidence {evaluation.confidence:g}.")
-    if state.n_unknown:
-        found.append(f"{state.n_unknown} rows lack a sensitive value; they are shown but take no part in gaps.")
+    found = _always(state.book, evaluation, groupings, tests)
     if state.n_nan_labels:
         found.append(f"{state.n_nan_labels} rows have no label and are in no metric.")
     if state.n_nan_scores:
@@ -705,7 +785,7 @@ def _beyond_chance(tests: Sequence[GapTest], evaluation: EvaluationSpec) -> list
     return [f"Of {len(there)} gaps tested, {above} are more than chance explains ({method}, level {level:g})."]
 
 
-def _slugs(groupings: Sequence[Grouping]) -> list[str]:
+def _slugs(groupings: Sequence[Grouping | NumberGroups]) -> list[str]:
     """Names of groupings that tracking accepts, different for different groupings."""
     found: list[str] = []
     for groups in groupings:

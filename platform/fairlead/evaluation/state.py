@@ -39,13 +39,14 @@ from fairlead.evaluation.cells import (
     cells_of,
     is_unknown_cell,
     refuse_ambiguous,
+    refuse_large,
     refuse_length,
     refuse_outside,
     refuse_unknown_codes,
     shape_of,
     shaped_codes,
 )
-from fairlead.evaluation.encoding import MAX_STATE_BYTES, Encoded, digest, encode
+from fairlead.evaluation.encoding import Encoded, digest, encode
 from fairlead.evaluation.keyed import poisson_weights, replicate_keys
 from fairlead.evaluation.losses import LOSS_SHAPE, fixed_losses, is_clipped
 from fairlead.workload import Attribute
@@ -611,13 +612,7 @@ def _refuse_unusable(attributes: Sequence[Attribute], classes: Sequence[str], pa
         raise ValueError("losses are those of scores: a state that keeps them needs scores")
     if parts.replicates < 0 or parts.replicate_seed < 0:
         raise ValueError("replicates and their seed must not be negative")
-    size = _size_bytes(attributes, len(classes), parts)
-    if size > MAX_STATE_BYTES:
-        levels = ", ".join(f"{a.name} ({len(a.levels)} levels)" for a in attributes)
-        raise ValueError(
-            f"counting {levels} by {len(classes)} classes needs {size >> 20} MB, at most {MAX_STATE_BYTES >> 20} "
-            "are allowed: use fewer attributes, or bins with fewer levels"
-        )
+    refuse_large(attributes, _size_bytes(attributes, len(classes), parts), what=f" by {len(classes)} classes")
 
 
 def _checked_weights(weights: ArrayLike | None, n: int) -> FloatArray | None:

@@ -11,6 +11,8 @@ from pydantic import Field, StringConstraints, model_validator
 from fairlead.spec.document import Document
 
 Evidence = Literal["point", "upper_bound", "lower_bound"]
+PredictedTask = Literal["classification", "regression", "ranking"]
+"""What predictions that were made elsewhere are."""
 Correction = Literal["none", "holm", "benjamini_hochberg"]
 DEFAULT_CORRECTION: Correction = "benjamini_hochberg"
 """Of the list of gaps, which decides nothing."""
@@ -25,6 +27,9 @@ class EvaluationSpec(Document):
     groupings: tuple[tuple[str, ...], ...] | Literal["all"] = ()
     """Subsets of the sensitive attributes; several in one are an intersection; ``all`` is every subset."""
     # Left out where they are as without them: specs keep their hashes, and agents of older releases can read them.
+    task: PredictedTask | None = Field(default=None, exclude_if=lambda value: value is None)
+    """What predictions made elsewhere are. Absent: a ranking where columns name queries, a regression where they give
+    a range, else classes. Of what is trained the workload and the data say it."""
     control: tuple[str, ...] = Field(default=(), exclude_if=lambda value: value == ())
     """Attributes within whose strata (all combinations of their levels) gaps are compared as well, such as department
     or credit band: attributes like the sensitive ones, but with ``groupings: all`` they are not compared themselves."""

@@ -255,6 +255,8 @@ class ExperimentSpec(Document):
         if self.predictions is not None:
             refuse_strangers(self.predictions, self.evaluation, self.gates)
             return self
+        if self.evaluation.task is not None:
+            raise ValueError("evaluation.task is for predictions made elsewhere: what is trained says itself what it is")
         known = set(self.data.sensitive)
         groupings = () if self.evaluation.groupings == "all" else self.evaluation.groupings
         asked = [("evaluation.groupings", g) for g in groupings] + [("gates", g.by) for g in self.gates]

@@ -223,6 +223,8 @@ def _robustness(report: Report) -> Table:
 _MEASURES: Mapping[str, tuple[str, ...]] = {
     "binary": ("accuracy_score", "true_positive_rate", "false_positive_rate", "precision_score"),
     "multiclass": ("accuracy_score", "f1_score", "balanced_accuracy_score"),
+    "regression": ("mean_absolute_error", "root_mean_squared_error", "mean_error", "r2_score"),
+    "ranking": ("ndcg_score", "exposure", "exposure_per_relevance"),
 }
 
 
@@ -269,5 +271,8 @@ _SHOWN = (
     "equalized_odds_difference",
     "predictive_parity_difference",
     "accuracy_score_difference",
+    "mean_error_difference",
     "mean_absolute_error_difference",
+    "ndcg_score_difference",
+    "exposure_ratio",
 )
