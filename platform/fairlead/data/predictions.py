@@ -151,7 +151,7 @@ class _Counting:
     def __init__(self, found: Survey) -> None:
         self._found = found
         self._threshold = found.spec.evaluation.threshold
-        has_weights = found.spec.columns.weight is not None
+        has_weights, has_two = found.spec.columns.weight is not None, len(found.classes) == 2
         try:
             self._state = CountState(
                 attributes=found.attributes,
@@ -159,6 +159,7 @@ class _Counting:
                 has_scores=bool(found.scores),
                 has_weights=has_weights,
                 has_losses=bool(found.scores),
+                has_exact_scores=bool(found.scores) and has_two and found.spec.evaluation.exact_auc,
             )
         except ValueError as error:
             hint = "; without scores it needs far less: columns: {score: null}" if found.scores else ""

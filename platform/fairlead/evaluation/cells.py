@@ -137,6 +137,18 @@ def margin(attributes: Sequence[Attribute], array: IntArray, by: Sequence[str]) 
     return result
 
 
+def groups_of_cells(attributes: Sequence[Attribute], by: Sequence[str]) -> IntArray:
+    """The group of each cell, as a place in ``keys_of``, shape (cells,)."""
+    names, shape = [attribute.name for attribute in attributes], shape_of(attributes)
+    cells = np.arange(int(np.prod(shape, dtype=np.int64)))
+    found = np.zeros(len(cells), dtype=np.int64)
+    for name in by:
+        axis = names.index(name)
+        inner = int(np.prod(shape[axis + 1 :], dtype=np.int64))
+        found = found * shape[axis] + cells // inner % shape[axis]
+    return found
+
+
 def listed(keys: Sequence[Key], rows: IntArray) -> IntArray:
     """Groups worth a line: an intersection with a missing level only if it has rows."""
     is_worth = [len(key) < 2 or UNKNOWN not in key for key in keys]

@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Any
 
 from fairlead.evaluation.disparities import Disparity, Extreme
-from fairlead.evaluation.estimates import Estimates, FScores, Means, Quotients, RankAreas, Rates
+from fairlead.evaluation.estimates import Estimates, ExactAreas, FScores, Means, Quotients, RankAreas, Rates
 from fairlead.evaluation.intervals import Bounds
 from fairlead.evaluation.metrics import PUBLISHED
 from fairlead.spec import EvaluationSpec
@@ -48,6 +48,8 @@ def values_of(estimates: Estimates, evaluation: EvaluationSpec) -> list[dict[str
 def _remarks(estimates: Estimates, group: int, *, is_defined: bool) -> dict[str, Any]:
     if isinstance(estimates, RankAreas) and is_defined:
         return {"bin_error": float(estimates.bin_errors[group])}
+    if isinstance(estimates, ExactAreas) and is_defined:
+        return {"bin_error": 0.0}
     if isinstance(estimates, Means) and estimates.skips_undefined:
         return {"n_classes_undefined": estimates.num_undefined_parts(group)}
     return {}

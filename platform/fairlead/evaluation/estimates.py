@@ -689,14 +689,16 @@ class RankAreas:
         return "no_negative_labels" if has_positives else "no_positive_labels"
 
     def limits(self, tail: float) -> Limits:
+        return _logit_limits(self.values, *self.spread(), tail=tail)
+
+    def spread(self) -> tuple[FloatArray, FloatArray]:
+        """Where limits start from, and the standard error there, shape (groups,) each."""
         centre = np.nan_to_num(self.values, nan=0.5)
         pairs = np.maximum(self._pairs(), 1.0)
         inner = (centre * pairs + 0.5) / (pairs + 1)  # a perfect order has a logit too, then
         few = (self.support < 10) | (centre <= 0) | (centre >= 1)
         error = np.where(few, self._hanley_mcneil_error(inner), self._delong_error(centre))
-        start = np.where(few, inner, np.clip(centre, 1e-12, 1 - 1e-12))
-        logit, step = np.log(start / (1 - start)), normal_quantile(tail) * error / (start * (1 - start))
-        lower, upper = 1 / (1 + np.exp(step - logit)), 1 / (1 + np.exp(-step - logit))
+        return np.where(few, inner, np.clip(centre, 1e-12, 1 - 1e-12)), error
         return Limits(np.minimum(lower, centre), np.maximum(upper, centre))
 
     def take(self, groups: Groups) -> "RankAreas":
@@ -729,6 +731,65 @@ class RankAreas:
         of_negatives = (num_negatives - 1) * (second - area**2)
         variance = (area * (1 - area) + of_positives + of_negatives) / (num_positives * num_negatives)
         return np.asarray(np.sqrt(np.maximum(variance, 0.0)), dtype=np.float64)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExactAreas:
+    """Areas under the ROC curve from unbinned scores: those of ``RankAreas``, worked out once for each group.
+
+    ``starts`` and ``errors``: what ``RankAreas.spread`` gives. All of shape (groups,).
+    """
+
+    values: FloatArray
+    support: IntArray
+    starts: FloatArray
+    errors: FloatArray
+    exacts: tuple[Fraction | None, ...]
+    reasons: tuple[str | None, ...]
+
+    @classmethod
+    def of(cls, groups: Sequence[RankAreas]) -> "ExactAreas":
+        """From the areas of one group each, whose bins are all the different scores."""
+        spreads = [each.spread() for each in groups]
+        return cls(
+            values=np.concatenate([np.empty(0), *(each.values for each in groups)]),
+            support=np.concatenate([np.empty(0, dtype=np.int64), *(each.support for each in groups)]),
+            starts=np.concatenate([np.empty(0), *(start for start, _ in spreads)]),
+            errors=np.concatenate([np.empty(0), *(error for _, error in spreads)]),
+            exacts=tuple(each.exact(0) for each in groups),
+            reasons=tuple(each.reason(0) for each in groups),
+        )
+
+    @property
+    def method(self) -> str | None:
+        return "delong-logit"
+
+    def exact(self, group: int) -> Fraction | None:
+        return self.exacts[group]
+
+    def reason(self, group: int) -> str | None:
+        return self.reasons[group]
+
+    def limits(self, tail: float) -> Limits:
+        return _logit_limits(self.values, self.starts, self.errors, tail=tail)
+
+    def take(self, groups: Groups) -> "ExactAreas":
+        chosen = [int(group) for group in groups]
+        return ExactAreas(
+            values=self.values[chosen],
+            support=self.support[chosen],
+            starts=self.starts[chosen],
+            errors=self.errors[chosen],
+            exacts=tuple(self.exacts[group] for group in chosen),
+            reasons=tuple(self.reasons[group] for group in chosen),
+        )
+
+
+def _logit_limits(values: FloatArray, starts: FloatArray, errors: FloatArray, *, tail: float) -> Limits:
+    centre = np.nan_to_num(values, nan=0.5)
+    logit, step = np.log(starts / (1 - starts)), normal_quantile(tail) * errors / (starts * (1 - starts))
+    lower, upper = 1 / (1 + np.exp(step - logit)), 1 / (1 + np.exp(-step - logit))
+    return Limits(np.minimum(lower, centre), np.maximum(upper, centre))
 
 
 def _quotient(numerators: FloatArray, denominators: FloatArray) -> FloatArray:

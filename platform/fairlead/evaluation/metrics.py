@@ -28,6 +28,7 @@ from fairlead.evaluation.estimates import (
     Rates,
     WeightedRates,
 )
+from fairlead.evaluation.exact import ExactScores
 from fairlead.evaluation.intervals import FloatArray
 from fairlead.evaluation.losses import LOSSES, loss_estimates
 from fairlead.evaluation.measured import METRICS as MEASURED
@@ -205,6 +206,8 @@ class Counts:
     """The counts or weights of each resampling, shape (groups, R, K, K+1)."""
     losses: IntArray | None = None
     """Sums of losses of scores, shape (groups, 4, 2)."""
+    exact: ExactScores | None = None
+    """Every different score, where the state kept them."""
     paired: IntArray | None = None
     """Rows by label, prediction and the champion's prediction; see ``CountState.paired``."""
     _families: dict[str, tuple["Family", ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -219,7 +222,8 @@ class Counts:
         """The counts of some of the groups."""
         names = ("histogram", "calibration", "score_sums", "weights", "squares", "replicates", "losses", "paired")
         kept = {name: array[groups] for name in names if (array := getattr(self, name)) is not None}
-        return Counts(table=self.table[groups], classes=self.classes, **kept)
+        exact = None if self.exact is None else self.exact.take(groups)
+        return Counts(table=self.table[groups], classes=self.classes, exact=exact, **kept)
 
     @property
     def is_resampled(self) -> bool:
@@ -359,6 +363,8 @@ def group_estimates(metric: str, counts: Counts) -> Estimates:
     if metric in LOSSES and counts.losses is not None and counts.calibration is not None:
         rows = np.asarray(counts.calibration.sum(axis=(1, 2)), dtype=np.int64)
         return loss_estimates(metric, counts.losses, rows, num_classes=len(counts.classes))
+    if metric == "roc_auc_score" and counts.exact is not None:
+        return counts.exact.areas
     if metric == "roc_auc_score" and counts.histogram is not None:
         return RankAreas(positives=counts.histogram[:, 1], negatives=counts.histogram[:, 0])
     if metric == "balanced_accuracy_score":

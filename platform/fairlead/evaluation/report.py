@@ -21,6 +21,7 @@ from fairlead.evaluation.comparison import Baseline, mitigation_section, why_not
 from fairlead.evaluation.disparities import disparity
 from fairlead.evaluation.entries import disparity_of, values_of
 from fairlead.evaluation.estimates import Estimates, IntArray, Rates
+from fairlead.evaluation.exact import ENTRY_BYTES, MOST_ENTRIES
 from fairlead.evaluation.gap_tests import GapTest, gap_tests
 from fairlead.evaluation.gates import (
     CORRECTIONS,
@@ -224,6 +225,7 @@ def _measured(
     simple = [overall, *(groups for groups in groupings if len(groups.by) == 1)]
     report = {
         **_envelope(state, provenance, evaluation, outcomes),
+        "state": _counts(state),
         "data": _data(state, provenance),
         "task": overall.counts.task,
         "classes": list(state.classes),
@@ -427,6 +429,16 @@ def _multiplicity(gates: Sequence[GateSpec], tests: Sequence[GapTest], evaluatio
             ],
         },
     }
+
+
+def _counts(state: CountState) -> dict[str, Any]:
+    """The digest of the counts and, where every different score was asked for, how many there are."""
+    found: dict[str, Any] = {"digest": state.digest()}
+    if (table := state.exact_scores) is not None:
+        num_entries = len(table.entries)
+        kept = {"entries": num_entries, "bytes": ENTRY_BYTES * num_entries, "dropped": table.is_dropped}
+        found["exact_scores"] = kept
+    return found
 
 
 def _source(provenance: Provenance) -> dict[str, Any]:
@@ -762,6 +774,7 @@ def _limitations(
         found.append(f"{rows} rows gave their own class no probability; the log loss of each counts as 36.")
     if state.n_zero_weights:
         found.append(f"{state.n_zero_weights} rows have a weight of 0: they are counted, and add nothing to any rate.")
+    found += _limits_of_exactness(state, evaluation)
     if evaluation.control and len(state.classes) != 2:
         found.append("Gaps within strata were not computed: they are defined for two classes.")
     if evaluation.control and state.parts.has_weights:
@@ -773,6 +786,21 @@ def _limitations(
             have = "1 group by {} has" if few == 1 else f"{few} groups by {{}} have"
             found.append(f"{have.format(by)} fewer than {evaluation.min_support} rows.")
     return found
+
+
+def _limits_of_exactness(state: CountState, evaluation: EvaluationSpec) -> list[str]:
+    """Why areas under the ROC curve are not exact though the spec asks for it."""
+    if not evaluation.exact_auc:
+        return []
+    if (table := state.exact_scores) is None:
+        why = "there are more than two classes" if len(state.classes) > 2 else "there are no scores"
+        return [f"No area under a ROC curve is exact, as evaluation.exact_auc asks: {why}."]
+    if table.is_dropped:
+        return [
+            f"More than {MOST_ENTRIES:,} scores differ by group and label, too many to keep: areas under the ROC curve "
+            "come from 1,024 bins after all, and how far off that may be stands beside each (bin_error)."
+        ]
+    return []
 
 
 def _beyond_chance(tests: Sequence[GapTest], evaluation: EvaluationSpec) -> list[str]:

@@ -182,6 +182,8 @@ def _refuse_misplaced(columns: ColumnsSpec, evaluation: EvaluationSpec) -> None:
     for role, why in _MISPLACED[task].items():
         if columns.is_named(role):
             raise ValueError(f"columns.{role} has no place in a {task}: {why}")
+    if evaluation.exact_auc and task != "classification":
+        raise ValueError(f"evaluation.exact_auc has no place in a {task}: there is no ROC curve")
     if task != "ranking":
         return
     if columns.query is None:
