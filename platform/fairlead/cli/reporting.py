@@ -249,6 +249,7 @@ def _print_gates(console: Console, gates: Iterable[Report]) -> None:
     rows = table("gate", "requires", "#value", "#lower", "#upper", "outcome", "why", title="\nGates")
     for gate in gates:
         place = f" by {' x '.join(gate['by'])}" if gate.get("by") else ""
+        place += f" within {' x '.join(gate['within'])}" if gate.get("within") else ""
         place += f" under {gate['condition']}" if gate.get("condition") else ""
         asked = escape(f"{gate.get('metric', '')}{place} {gate.get('require', '')}")
         numbers = (number(gate.get(name)) for name in ("value", "lower95", "upper95"))

@@ -54,6 +54,7 @@ from fairlead.evaluation.numbers import (
 )
 from fairlead.evaluation.replicates import REPLICATES
 from fairlead.evaluation.state import CountState
+from fairlead.evaluation.stratified import CONDITIONAL, rate_within, stratified_gaps
 from fairlead.spec import Document, EvaluationSpec, GateSpec
 from fairlead.spec.evaluation import Correction
 
@@ -85,6 +86,8 @@ class GateOutcome:
     why: str
     condition: str | None = None
     """The probe whose counts it looked at; None: the rows as they are."""
+    within: tuple[str, ...] = ()
+    """Attributes within whose strata groups were compared."""
     value: float | None = None
     bound: float | None = None
     """The number that was compared with the limit."""
@@ -118,6 +121,8 @@ def problem_with_gate(
 
     ``asked``: what the spec wants measured beside the counts, ``ExperimentSpec.measured``; None: nothing was trained.
     """
+    if gate.metric in METRICS and gate.within:
+        return f"{gate.metric!r} has nothing to do with strata: drop within"
     if gate.metric in METRICS and gate.condition is not None:
         return f"{gate.metric!r} has nothing to do with a condition: drop it"
     if gate.metric in METRICS:
@@ -129,9 +134,24 @@ def problem_with_gate(
         return f"{unknown[0]!r} is not a sensitive attribute; there are {there}"
     if is_over_groups(gate.metric, task) and not gate.by:
         return f"{gate.metric!r} compares groups: say which with by, such as [{next(iter(attributes), 'sex')}]"
+    if gate.within and (problem := _problem_within(gate, task, attributes)) is not None:
+        return problem
     if gate.by and not is_over_groups(gate.metric, task):
         return f"{gate.metric!r} is one value for all rows: drop by, or ask for {gate.metric}_group_min"
     return _wrong_bound(gate) or _no_bound(gate, task)
+
+
+def _problem_within(gate: GateSpec, task: Task, attributes: Sequence[str]) -> str | None:
+    """Why ``gate`` can never be evaluated within strata."""
+    if task != "binary":
+        return "gaps within strata are those of two classes: drop within"
+    if rate_within(canonical(gate.metric)) is None:
+        return f"{gate.metric!r} is not compared within strata: that are {', '.join(CONDITIONAL)}"
+    if both := [name for name in gate.within if name in gate.by]:
+        return f"{both[0]!r} is what groups are compared by: they cannot be compared within it as well"
+    if unknown := [name for name in gate.within if name not in attributes]:
+        return f"{unknown[0]!r} is not an attribute; there are {', '.join(attributes) or 'none'}"
+    return None
 
 
 def _no_bound(gate: GateSpec, task: Task) -> str | None:
@@ -245,8 +265,12 @@ def _case(state: CountState, gate: GateSpec, evaluation: EvaluationSpec, overall
         problem = "the model gave no scores"
     if problem is None and needs_losses(gate.metric) and overall.counts.losses is None:
         problem = "these counts hold no losses; those of before there were any do not"
+    if problem is None and gate.within and overall.counts.is_resampled:
+        problem = "gaps within strata count rows, and these have weights or come in clusters"
     if problem is not None:
         return _Settled(gate, _outcome(gate, Outcome.INCONCLUSIVE, f"not measured: {problem}"))
+    if gate.within:
+        return _WithinStrata(gate, evaluation, state)
     if gate.by:
         return _OverGroups(gate, evaluation, grouping(state, gate.by), overall.counts)
     if canonical(gate.metric) == COUNT:
@@ -461,6 +485,47 @@ class _OverGroups:
         return None if name in SPREADS else question_of(name, self._groups.counts, self._overall)
 
 
+class _WithinStrata:
+    """A gate on a comparison of groups within strata."""
+
+    def __init__(self, gate: GateSpec, evaluation: EvaluationSpec, state: CountState) -> None:
+        self.gate, self._evaluation = gate, evaluation
+        rate = rate_within(canonical(gate.metric))
+        assert rate is not None, "a problem with the gate otherwise"
+        self._groups = grouping(state, gate.by)
+        self._gaps = stratified_gaps(state, gate.by, gate.within, rate)
+        is_enough = self._gaps.support >= max(evaluation.min_support, 1)
+        self._few = tuple(self._named(pair) for pair in np.flatnonzero(~is_enough))
+        self._enough = self._gaps.take([int(pair) for pair in np.flatnonzero(is_enough)])
+
+    def outcome(self, alpha: float) -> GateOutcome:
+        gate, least, gaps = self.gate, self._evaluation.min_support, self._enough
+        if not gaps.pairs:
+            why = f"no two groups have {least} rows each in strata with rows of both"
+            return _outcome(gate, Outcome.INCONCLUSIVE, f"{why}: {_listed(self._few)}" if self._few else why)
+        largest = int(np.argmax(np.abs(gaps.values)))
+        exact = abs(gaps.exact(largest))
+        evidence = _Evidence(value=float(exact), exact=exact, bounds=gaps.bounds(alpha), missing=None)
+        outcome = _decide(gate, evidence)
+        if self._few and outcome.outcome is Outcome.PASS:
+            outcome = _despite_low_support(gate, self._evaluation, evidence, outcome, self._few)
+        num_silent = int((~gaps.is_informative[largest]).sum())
+        if num_silent:
+            told = f"{num_silent} of {gaps.is_informative.shape[1]} strata tell nothing: they lack one of the groups"
+            outcome = replace(outcome, why=f"{outcome.why}; {told}")
+        return outcome
+
+    def rows_needed(self, alpha: float) -> int | None:
+        return None  # it depends on the strata that they are in
+
+    @property
+    def smallest_p(self) -> float:
+        return SMALLEST_P
+
+    def _named(self, pair: int) -> str:
+        return " against ".join(group_name(self._groups, group) for group in self._gaps.pairs[pair])
+
+
 class _OverNumbers:
     """A gate on a value for all rows, or on a comparison of groups, of a regression or a ranking."""
 
@@ -635,6 +700,7 @@ def _outcome(
         outcome=outcome,
         why=why,
         condition=gate.condition,
+        within=gate.within,
         value=value,
         bound=compared[gate.evidence_used],
         lower95=bounds.lower if bounds else None,

@@ -379,6 +379,7 @@ def _headline(report: Report) -> dict[str, str]:
 def _gate_card(report: Report, gate: Mapping[str, Any]) -> GateCard:
     operator = gate["require"][: len(gate["require"]) - len(gate["require"].lstrip("<>="))]
     by = f" by {listed_by(gate['by'])}" if gate["by"] else ""
+    within = f", within {listed_by(gate['within'])}" if "within" in gate else ""
     under = f", under {_condition(report, gate['condition'])}" if "condition" in gate else ""
     title = metric_title(gate["metric"]) if gate["metric"] else ""
     rows = gate["rows_needed_per_group"]
@@ -388,7 +389,7 @@ def _gate_card(report: Report, gate: Mapping[str, Any]) -> GateCard:
     return GateCard(
         outcome=gate["outcome"],
         symbol=_SYMBOLS[gate["outcome"]],
-        sentence=f"{title[:1].upper()}{title[1:]}{by}{under}: {_OPERATORS[operator]} {gate['limit'].strip()}",
+        sentence=f"{title[:1].upper()}{title[1:]}{by}{within}{under}: {_OPERATORS[operator]} {gate['limit'].strip()}",
         why=sentence(gate["why"]),
         advice=f"At the observed rates about {_roughly(rows)} {where} would decide it." if rows else "",
         mark=Mark(text=count(gate["value"])) if is_count and gate["value"] is not None else _mark_of_gate(gate, scale),
@@ -420,8 +421,8 @@ def _condition(report: Report, name: str) -> str:
 
 
 def _plain_gates(report: Report) -> list[Mapping[str, Any]]:
-    """Gates on the rows as they are."""
-    return [gate for gate in report["gates"] if "condition" not in gate]
+    """Gates on all rows as they are."""
+    return [gate for gate in report["gates"] if "condition" not in gate and "within" not in gate]
 
 
 def _mitigation_part(report: Report) -> MitigationPart:

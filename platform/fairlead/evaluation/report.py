@@ -393,6 +393,7 @@ def _gate(outcome: GateOutcome) -> dict[str, Any]:
         "metric": outcome.metric,
         "by": list(outcome.by),
         "require": outcome.require,
+        **({"within": list(outcome.within)} if outcome.within else {}),
         **({} if outcome.condition is None else {"condition": outcome.condition}),
         "evidence": outcome.evidence,
         "limit": outcome.require.lstrip("<>= "),

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Literal, Self
@@ -87,6 +88,8 @@ class GateSpec(Document):
     metric: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,100}$")]
     by: tuple[str, ...] = ()
     """A grouping of the evaluation; empty: the metric over all rows."""
+    within: tuple[str, ...] = Field(default=(), exclude_if=lambda value: value == ())
+    """Of ``evaluation.control``: groups are compared within strata of these, and the strata combined."""
     condition: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_.-]{1,100}$")] | None = Field(
         default=None, exclude_if=lambda value: value is None
     )
@@ -117,8 +120,18 @@ class GateSpec(Document):
     @property
     def name(self) -> str:
         """``id``, or one made of the metric and the grouping, which an address and a file's name can hold."""
-        parts = (self.metric, *self.by, *((self.condition.replace(".", "_"),) if self.condition else ()))
+        within = ("within", *self.within) if self.within else ()
+        parts = (self.metric, *self.by, *within, *((self.condition.replace(".", "_"),) if self.condition else ()))
         return self.id or _slug(parts)
+
+
+def refuse_undeclared(evaluation: EvaluationSpec, gates: Sequence[GateSpec]) -> None:
+    """Raise ``ValueError`` where a gate looks within strata of what ``evaluation.control`` does not list."""
+    for gate in gates:
+        if strangers := [name for name in gate.within if name not in evaluation.control]:
+            raise ValueError(
+                f"gate {gate.name} looks within {strangers[0]!r}, which evaluation.control does not list: add it there"
+            )
 
 
 def _slug(parts: tuple[str, ...]) -> str:

@@ -14,7 +14,7 @@ from pydantic import (
 
 from fairlead.spec.data import BinSpec, Column
 from fairlead.spec.document import Document, Name, from_mapping
-from fairlead.spec.evaluation import EvaluationSpec, GateSpec, PredictedTask
+from fairlead.spec.evaluation import EvaluationSpec, GateSpec, PredictedTask, refuse_undeclared
 
 COLUMN_ROLES = ("target", "prediction", "score", "rank", "query", "weight", "record_id")
 """What ``amended_columns`` may give another column."""
@@ -136,6 +136,9 @@ def _named(evaluation: EvaluationSpec, gates: Sequence[GateSpec]) -> tuple[str, 
 def refuse_strangers(columns: ColumnsSpec, evaluation: EvaluationSpec, gates: Sequence[GateSpec]) -> None:
     """Raise ``ValueError`` where columns, groupings and gates do not fit together."""
     _refuse_misplaced(columns, evaluation)
+    refuse_undeclared(evaluation, gates)
+    if columns.weight is not None and (counting := [gate.name for gate in gates if gate.within]):
+        raise ValueError(f"gate {counting[0]}: gaps within strata count rows, and columns.weight weighs them")
     known = set(compared(columns, evaluation, gates))
     if strangers := set(_named(evaluation, gates)) - known:
         raise ValueError(f"groupings, control or gates name {sorted(strangers)}, which columns.sensitive does not list")

@@ -158,7 +158,8 @@ def _gate_lines(report: Report) -> list[str]:
     lines = ["| Requirement | By | On which inputs | Asked | Outcome |", "| --- | --- | --- | --- | --- |"]
     for gate in report["gates"]:
         inputs = gate.get("condition") or "as they are"
-        cells = (gate["metric"], " x ".join(gate["by"]), inputs, gate["require"], gate["outcome"])
+        within = f" within {' x '.join(gate['within'])}" if "within" in gate else ""
+        cells = (gate["metric"], f"{' x '.join(gate['by'])}{within}", inputs, gate["require"], gate["outcome"])
         lines.append(f"| {' | '.join(plain(cell) for cell in cells)} |")
     return lines
 

@@ -201,13 +201,19 @@ def _gates(report: Report) -> Table:
     rows = tuple(
         (
             value_at(report, f"/gates/{at}/metric"),
-            value_at(report, f"/gates/{at}/by"),
+            _compared_by(report, at, gate),
             value_at(report, f"/gates/{at}/condition") if gate.get("condition") else Cell(text="as they are"),
             *(value_at(report, f"/gates/{at}/{key}") for key in ("require", "evidence", "value", "outcome", "why")),
         )
         for at, gate in enumerate(report["gates"])
     )
     return Table(title="2(g) Requirements fixed before the test, and their outcomes", columns=columns, rows=rows)
+
+
+def _compared_by(report: Report, at: int, gate: Mapping[str, Any]) -> Cell:
+    found = value_at(report, f"/gates/{at}/by")
+    within = f" within {' x '.join(gate['within'])}" if "within" in gate else ""
+    return Cell(text=f"{found.text}{within}", path=found.path)
 
 
 def _robustness(report: Report) -> Table:
