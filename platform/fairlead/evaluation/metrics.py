@@ -19,6 +19,7 @@ import numpy as np
 from fairlead.evaluation.estimates import (
     Bootstrapped,
     Estimates,
+    ExactAreas,
     FScores,
     IntArray,
     Means,
@@ -378,6 +379,19 @@ def group_estimates(metric: str, counts: Counts) -> Estimates:
         parts = _over_classes(metric, counts)
         return Means(parts=parts, skips_undefined=True, is_independent=is_independent)
     raise ValueError(f"{metric!r} cannot be computed for this {counts.task} task")
+
+
+def cross_area(counts: Counts, positives: int, negatives: int) -> Estimates | None:
+    """The chance that a positive row of one group scores above a negative one of another; None without scores.
+
+    Source: Kallus and Zhou 2019 (xAUC).
+    """
+    if counts.exact is not None:
+        found = counts.exact
+        return ExactAreas.of([found.area(int(found.groups[positives]), int(found.groups[negatives]))])
+    if counts.histogram is None:
+        return None
+    return RankAreas(positives=counts.histogram[[positives], 1], negatives=counts.histogram[[negatives], 0])
 
 
 def class_estimates(metric: str, counts: Counts, positive: int) -> Estimates:

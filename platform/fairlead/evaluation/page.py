@@ -289,6 +289,8 @@ class Section:
     ladder_end: str
     """The value at the right end of the ladder's scale."""
     heat_map: HeatMap | None
+    crossed: HeatMap | None
+    """Areas under the ROC curve across groups."""
     charts: tuple[Chart, ...]
     resolution: str
     """Empty where nothing can be said."""
@@ -544,6 +546,7 @@ def _section(report: Report, by: Sequence[str]) -> Section:
         ladder=_ladder(report, by, hidden, end=end),
         ladder_end="" if is_of_numbers(report) else f"{end:g}",
         heat_map=_heat_map(report, found, hidden) if len(by) == 2 else None,
+        crossed=_crossed(report, by, hidden),
         charts=_charts(report, by=tuple(by), hidden=hidden),
         resolution=_resolution(report, by),
         conditional=_conditional(report, by, hidden),
@@ -674,6 +677,38 @@ def _heat_map(report: Report, found: Sequence[Mapping[str, Any]], hidden: frozen
             for row in rows
         ),
     )
+
+
+def _crossed(report: Report, by: Sequence[str], hidden: frozenset[Key]) -> HeatMap | None:
+    """Reports of before there were any have none."""
+    found = [entry for entry in report.get("cross_areas", ()) if entry["by"] == list(by)]
+    own = {tuple(group["key"].values()): group for group in report["groups"] if group["by"] == list(by)}
+    cells = {tuple(tuple(one[side].values()) for side in ("positives", "negatives")): one for one in found}
+    cells |= {(key, key): group["metrics"]["roc_auc_score"] for key, group in own.items() if found}
+    keys = list(dict.fromkeys(key for key, _ in cells if UNKNOWN not in key and own[key]["n"]))
+    shown = [one["value"] for pair, one in cells.items() if not hidden & set(pair) and one["value"] is not None]
+    if not found or not shown:
+        return None
+    low, high = min(shown), max(shown)
+    return HeatMap(
+        title="Area under the ROC curve across groups",
+        columns=tuple(group_name(key) for key in keys),
+        rows=tuple(
+            (
+                group_name(row),
+                tuple(_area_cell(cells[row, column], bool(hidden & {row, column}), low, high) for column in keys),
+            )
+            for row in keys
+        ),
+    )
+
+
+def _area_cell(entry: Mapping[str, Any], is_hidden: bool, low: float, high: float) -> HeatCell:
+    if is_hidden:
+        return HeatCell(text="not shown", rows="", shade=0.0, is_hatched=True)
+    mark = mark_of_interval(entry)
+    shade = (entry["value"] - low) / (high - low) if entry["value"] is not None and high > low else 0.5
+    return HeatCell(text=mark.text, rows=mark.note, shade=shade, is_hatched=entry["support"] != "ok")
 
 
 def _heat_cell(

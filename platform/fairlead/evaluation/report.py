@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import resources
+from itertools import permutations
 from math import isfinite
 from typing import Any
 
@@ -41,6 +42,7 @@ from fairlead.evaluation.metrics import (
     benefit_counts,
     between_group_entropy,
     class_estimates,
+    cross_area,
     differential_fairness,
     generalized_entropy,
     group_estimates,
@@ -111,6 +113,7 @@ _SCALARS = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 _PER_CLASS = ("selection_rate", "base_rate", "true_positive_rate", "false_positive_rate", "precision_score")
 _SETTINGS = {"min_support", "min_display", "low_support", "on_inconclusive"}
 _MOST_CLASSES_SHOWN = 50
+_MOST_CROSSED = 10
 _KEY_LIMIT = 250
 _BESIDE_COUNTS = ("attributions", "drift", "energy", "explanations", "privacy", "robustness")
 """What is only measured where the spec asks for it."""
@@ -238,6 +241,7 @@ def _measured(
         "resolution": [_resolution(groups, overall, evaluation) for groups in groupings],
         "inequality": _inequality(overall, groupings),
         "calibration": [entry for groups in simple for entry in _calibrations(groups, evaluation.confidence)],
+        "cross_areas": [entry for groups in groupings for entry in _cross_areas(groups, evaluation)],
         "curves": [entry for groups in simple for entry in _curves(groups)],
         "thresholds": [entry for groups in groupings for entry in _sweep(groups, overall)],
         "names": {slug: list(groups.by) for slug, groups in zip(_slugs(groupings), groupings, strict=True)},
@@ -695,6 +699,20 @@ def _curves(groups: Grouping) -> list[dict[str, Any]]:
         for index, points in curves
         if points is not None
     ]
+
+
+def _cross_areas(groups: Grouping, evaluation: EvaluationSpec) -> list[dict[str, Any]]:
+    """Areas under the ROC curve of the positives of each group among the negatives of each other, where groups are few."""
+    known = [int(group) for group in np.flatnonzero(~groups.is_unknown & (groups.sizes > 0))]
+    if len(known) > _MOST_CROSSED:
+        return []
+    found = []
+    for positives, negatives in permutations(known, 2):
+        area = cross_area(groups.counts, positives, negatives)
+        if area is not None:
+            keys = {"positives": groups.key(positives), "negatives": groups.key(negatives)}
+            found.append({"by": list(groups.by), **keys, **values_of(area, evaluation)[0]})
+    return found
 
 
 def _sweep(groups: Grouping, overall: Grouping) -> list[dict[str, Any]]:

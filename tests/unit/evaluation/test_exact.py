@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from fairlead.evaluation import CountState, build_report, exact, grouping, report_schema
 from fairlead.evaluation.estimates import RankAreas
 from fairlead.evaluation.metrics import group_estimates
+from fairlead.evaluation.page import render_page
 from fairlead.spec import EvaluationSpec
 from fairlead.testing.evaluation import a_provenance
 from fairlead.workload import Attribute
@@ -140,3 +141,27 @@ def test_without_scores_or_with_more_classes_the_report_says_why_nothing_is_exac
     state.update([[0], [1]], [0, 1], [0, 1], record_hashes=[1, 2])
     report = build_report(state, provenance=a_provenance(n_expected=2), evaluation=EvaluationSpec(exact_auc=True))
     assert any("No area under a ROC curve is exact" in text and "no scores" in text for text in report["limitations"])
+
+
+@pytest.mark.parametrize("is_exact", [True, False])
+def test_areas_across_groups_are_scikit_learns_of_the_rows_they_are_made_of(is_exact: bool) -> None:
+    of = rows_of(digits=None if is_exact else 3)
+    of["scores"] = of["scores"] if is_exact else np.floor(of["scores"] * 1024) / 1024  # then bins lose nothing
+    state = counted(of) if is_exact else unexact(of)
+    report = build_report(state, provenance=a_provenance(n_expected=900), evaluation=EXACT)
+    crossed = [entry for entry in report["cross_areas"] if entry["by"] == ["sex"]]
+    assert len(crossed) == 2
+    for entry in crossed:
+        own, other = (SEX.levels.index(entry[side]["sex"]) for side in ("positives", "negatives"))
+        sex, labels = of["codes"][:, 0], of["labels"]
+        chosen = ((sex == own) & (labels == 1)) | ((sex == other) & (labels == 0))
+        assert entry["value"] == pytest.approx(roc_auc_score(labels[chosen], of["scores"][chosen]), abs=1e-12)
+        assert entry["lower95"] < entry["value"] < entry["upper95"]
+    page = render_page(report)
+    assert "Area under the ROC curve across groups" in page
+
+
+def unexact(of: dict[str, Any]) -> CountState:
+    state = CountState(attributes=[SEX, AGE], classes=("no", "yes"), has_scores=True)
+    state.update(of["codes"], of["labels"], of["labels"], scores=of["scores"], record_hashes=of["hashes"])
+    return state
