@@ -737,7 +737,9 @@ def evaluate(
     state: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the counts, too: a mergeable state.")] = None,
     column: Annotated[
         list[str] | None,
-        typer.Option(metavar="ROLE=NAME", help="Another column: target, prediction, score, rank, query, weight or record_id."),
+        typer.Option(
+            metavar="ROLE=NAME", help="Another column: target, prediction, score, rank, query, weight or record_id."
+        ),
     ] = None,
     created: Annotated[
         datetime | None, typer.Option(help="The report's time stamp, UTC, to repeat it byte for byte; now by default.")

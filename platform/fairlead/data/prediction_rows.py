@@ -1,4 +1,4 @@
-"""Rows of predictions as numbers, whatever they predict: groups, record ids, checksums, and refusals that name a row."""
+"""Rows of predictions as numbers, whatever they predict: groups, record ids, checksums; refusals name the row."""
 
 import hashlib
 import json

@@ -30,7 +30,7 @@ from fairlead.evaluation.metrics import (
     metric_names,
     nearest_metric,
 )
-from fairlead.evaluation.numbers import AnyState, read_state
+from fairlead.evaluation.quantities import AnyState, read_state
 from fairlead.evaluation.ranking import RankState
 from fairlead.evaluation.regression import MomentState
 from fairlead.evaluation.replicates import draw_tables

@@ -350,7 +350,7 @@ class Jackknifed:
     @property
     def covariances(self) -> FloatArray:
         """Of the values of each two groups, shape (groups, groups); infinite where one bucket is all there is."""
-        is_lost = np.isnan(self.moved).any(axis=1)
+        is_lost = np.asarray(np.isnan(self.moved).any(axis=1), dtype=np.bool_)
         found = np.nan_to_num(self.moved) @ np.nan_to_num(self.moved).T
         return np.where(is_lost[:, None] | is_lost[None, :], np.inf, found)
 
@@ -370,7 +370,7 @@ class Jackknifed:
         return self.undefined if self.support[group] else "empty"
 
     def limits(self, tail: float) -> Limits:
-        half = _student(self.used - 1, tail) * np.sqrt(np.diagonal(self.covariances))
+        half = _half_width(np.sqrt(np.diagonal(self.covariances)), self.used - 1, tail)
         values = self.values
         return Limits(*(np.clip(values + side, *self.domain) for side in (-half, half)))
 
@@ -381,7 +381,7 @@ class Jackknifed:
         with np.errstate(invalid="ignore"):
             variances = np.maximum(alone[:, None] + alone[None, :] - 2 * between, 0.0)
         error = np.sqrt(np.where(np.isnan(variances), np.inf, variances))
-        half = _student(np.minimum(self.used[:, None], self.used[None, :]) - 1, tail) * error
+        half = _half_width(error, np.minimum(self.used[:, None], self.used[None, :]) - 1, tail)
         gaps = self.values[:, None] - self.values[None, :]
         return Limits(gaps - half, gaps + half)
 
@@ -416,12 +416,12 @@ def logarithms(estimates: Estimates) -> Spread:
     return estimates.logged if isinstance(estimates, Jackknifed) else Logarithms(of=estimates)
 
 
-def _student(freedom: IntArray, tail: float) -> FloatArray:
-    """Student's quantile that is exceeded with probability ``tail``; infinite without a degree of freedom."""
+def _half_width(error: FloatArray, freedom: IntArray, tail: float) -> FloatArray:
+    """How far limits are from their value by Student's distribution; infinite without a degree of freedom."""
     from scipy import special  # large; see intervals.normal_quantile
 
     found = -special.stdtrit(np.maximum(freedom, 1).astype(np.float64), tail)
-    return np.where(freedom >= 1, found, np.inf)
+    return np.where(freedom >= 1, found * error, np.inf)
 
 
 def _why_no_mean(rows: int, mean: float, undefined: str) -> str | None:
@@ -699,7 +699,6 @@ class RankAreas:
         few = (self.support < 10) | (centre <= 0) | (centre >= 1)
         error = np.where(few, self._hanley_mcneil_error(inner), self._delong_error(centre))
         return np.where(few, inner, np.clip(centre, 1e-12, 1 - 1e-12)), error
-        return Limits(np.minimum(lower, centre), np.maximum(upper, centre))
 
     def take(self, groups: Groups) -> "RankAreas":
         return RankAreas(positives=self.positives[groups], negatives=self.negatives[groups])

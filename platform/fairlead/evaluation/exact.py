@@ -109,7 +109,7 @@ class ScoreTable:
 
     @classmethod
     def of(cls, arrays: dict[str, NDArray[Any]], *, rows_by_place: IntArray) -> "ScoreTable":
-        """What ``arrays`` gave. Raises ``ValueError`` where it contradicts itself or ``rows_by_place``, of shape (n,)."""
+        """What ``arrays`` gave. Raises ``ValueError`` where it contradicts itself, or ``rows_by_place``, (places,)."""
         scores, places, more, dropped = (arrays[name] for name in _NAMES)
         entries, is_dropped = Entries(scores, places, more + 1), bool(dropped[0])
         is_sorted = (scores[1:] > scores[:-1]) | ((scores[1:] == scores[:-1]) & (places[1:] > places[:-1]))

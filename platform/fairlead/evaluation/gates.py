@@ -44,7 +44,7 @@ from fairlead.evaluation.metrics import (
     task_of_metric,
 )
 from fairlead.evaluation.multiplicity import SMALLEST_P, adjusted
-from fairlead.evaluation.numbers import (
+from fairlead.evaluation.quantities import (
     NumberGroups,
     NumberState,
     number_disparity,
@@ -495,7 +495,7 @@ class _WithinStrata:
         self._groups = grouping(state, gate.by)
         self._gaps = stratified_gaps(state, gate.by, gate.within, rate)
         is_enough = self._gaps.support >= max(evaluation.min_support, 1)
-        self._few = tuple(self._named(pair) for pair in np.flatnonzero(~is_enough))
+        self._few = tuple(self._named(int(pair)) for pair in np.flatnonzero(~is_enough))
         self._enough = self._gaps.take([int(pair) for pair in np.flatnonzero(is_enough)])
 
     def outcome(self, alpha: float) -> GateOutcome:

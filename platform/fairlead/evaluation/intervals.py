@@ -23,6 +23,7 @@ MANY_GROUPS = 200
 _SMALLEST_LOG_RATIO = -46.0  # e**-46 = 1e-20: below any ratio of counts
 _HALVINGS = 60
 _SCORE_TOLERANCE = 1e-9
+_FINITE = -float(np.finfo(np.float64).max)
 
 
 class Limits(NamedTuple):
@@ -267,7 +268,7 @@ def _undominated(first: FloatArray, second: FloatArray) -> NDArray[np.int64]:
     """Groups that fewer than two others beat in both coordinates: only these can be part of the extreme pair."""
     order = np.lexsort((-second, -first))
     heights = second[order]
-    heights = np.where(np.isnan(heights), -np.inf, heights)
+    heights = np.nan_to_num(heights, nan=_FINITE, neginf=_FINITE, posinf=np.inf)  # below nothing that is there
     best = _before(np.maximum.accumulate(heights))
     runner_up = _before(np.maximum.accumulate(np.minimum(heights, best)))
     return np.asarray(order[heights > runner_up], dtype=np.int64)

@@ -7,7 +7,7 @@ import numpy as np
 
 from fairlead.evaluation.entries import disparity_of, values_of
 from fairlead.evaluation.metrics import aggregate_names
-from fairlead.evaluation.numbers import (
+from fairlead.evaluation.quantities import (
     NumberGroups,
     NumberState,
     number_disparity,
@@ -126,7 +126,9 @@ def _limits_of_regression(state: MomentState, groupings: Sequence[NumberGroups])
             f"{state.book.n_nan_scores} rows have no prediction and are in no metric: no requirement is met as long as "
             "nobody knows how far off it would be there."
         )
-    coarse = [groups for groups in groupings if isinstance(groups, MomentGroups) and any(s.is_coarse for s in groups.sums)]
+    coarse = [
+        groups for groups in groupings if isinstance(groups, MomentGroups) and any(s.is_coarse for s in groups.sums)
+    ]
     if coarse:
         yield (
             f"Numbers are counted in steps of {state.unit.step:.3g}, since they range from {state.low:g} to "

@@ -42,6 +42,7 @@ from fairlead.evaluation.gates import CORRECTIONS
 from fairlead.evaluation.measured import METRICS
 from fairlead.evaluation.metrics import canonical, needs_losses, split_aggregate
 from fairlead.evaluation.page_attributions import attributions_part
+from fairlead.evaluation.page_measured import energy_part, privacy_part
 from fairlead.evaluation.page_numbers import (
     COLUMNS,
     LADDER,
@@ -55,7 +56,6 @@ from fairlead.evaluation.page_numbers import (
     scale_of_gap,
     scale_of_metric,
 )
-from fairlead.evaluation.page_measured import energy_part, privacy_part
 from fairlead.evaluation.page_probes import changed_inputs, drift_part, importance_part, temperature_part, way_name
 from fairlead.evaluation.report import report_sha256
 

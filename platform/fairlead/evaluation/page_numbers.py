@@ -108,7 +108,9 @@ def prediction_chart(report: Report, by: Sequence[str], hidden: frozenset[Key]) 
     entries = [
         entry
         for entry in report.get("regression", {"bins": ()})["bins"]
-        if entry["by"] == list(by) and tuple(entry["key"].values()) not in hidden and UNKNOWN not in entry["key"].values()
+        if entry["by"] == list(by)
+        and tuple(entry["key"].values()) not in hidden
+        and UNKNOWN not in entry["key"].values()
     ][:_MOST_SERIES]
     least = report["settings"]["min_display"]
     shown = [(entry, [one for one in entry["points"] if one["n"] >= least]) for entry in entries]
@@ -171,11 +173,11 @@ WORDS = {
         "for a group, and far off for each in it.",
     },
     "ranking": {
-        "how": "A mean NDCG has Student’s interval. Rows of a list compete for its places, so intervals of exposures come "
-        "from leaving lists out, a hundredth of them at a time (jackknife).",
+        "how": "A mean NDCG has Student’s interval. Rows of a list compete for its places, so intervals of exposures "
+        "come from leaving lists out, a hundredth of them at a time (jackknife).",
         "absent": "the NDCG of a group that has no list of its own",
-        "which": "Equal exposure, and exposure in proportion to relevance, usually cannot both hold when groups differ in "
-        "relevance.",
+        "which": "Equal exposure, and exposure in proportion to relevance, usually cannot both hold when groups differ "
+        "in relevance.",
     },
 }
 """How this is to be read, by task."""

@@ -173,7 +173,9 @@ class RankState:
         if header.get("format") != _FORMAT:
             raise ValueError(f"the format of this evaluation state is {header.get('format')!r}, not {_FORMAT!r}")
         try:
-            attributes = [Attribute(name=str(name), levels=tuple(map(str, each))) for name, each in header["attributes"]]
+            attributes = [
+                Attribute(name=str(name), levels=tuple(map(str, each))) for name, each in header["attributes"]
+            ]
         except (LookupError, TypeError) as error:
             raise ValueError(f"these bytes are not an evaluation state: {error!r}") from error
         state = cls(attributes=attributes)

@@ -143,7 +143,9 @@ class MomentState:
         if header.get("format") != _FORMAT:
             raise ValueError(f"the format of this evaluation state is {header.get('format')!r}, not {_FORMAT!r}")
         try:
-            attributes = [Attribute(name=str(name), levels=tuple(map(str, each))) for name, each in header["attributes"]]
+            attributes = [
+                Attribute(name=str(name), levels=tuple(map(str, each))) for name, each in header["attributes"]
+            ]
             state = cls(attributes=attributes, low=float(header["low"]), high=float(header["high"]))
         except (LookupError, TypeError) as error:
             raise ValueError(f"these bytes are not an evaluation state: {error!r}") from error

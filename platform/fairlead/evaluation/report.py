@@ -58,8 +58,8 @@ from fairlead.evaluation.number_report import (
     number_limitations,
     number_section,
 )
-from fairlead.evaluation.numbers import AnyState, NumberGroups, NumberState, number_grouping, number_tests, task_of
 from fairlead.evaluation.pooling import pooled_rates, prior_of
+from fairlead.evaluation.quantities import AnyState, NumberGroups, NumberState, number_grouping, number_tests, task_of
 from fairlead.evaluation.recalibration import before_and_after
 from fairlead.evaluation.robustness import robustness_section
 from fairlead.evaluation.scores import calibration, roc_points, sweep
@@ -471,6 +471,7 @@ def _data(state: CountState, provenance: Provenance) -> dict[str, Any]:
         "n_abstained": int(abstained),
     }
 
+
 def _groups(groups: Grouping, evaluation: EvaluationSpec) -> list[dict[str, Any]]:
     """The entries of one grouping; values are computed for all its groups at once."""
     counts = groups.counts
@@ -702,7 +703,7 @@ def _curves(groups: Grouping) -> list[dict[str, Any]]:
 
 
 def _cross_areas(groups: Grouping, evaluation: EvaluationSpec) -> list[dict[str, Any]]:
-    """Areas under the ROC curve of the positives of each group among the negatives of each other, where groups are few."""
+    """Areas under the ROC curve of each group's positives among each other's negatives, where groups are few."""
     known = [int(group) for group in np.flatnonzero(~groups.is_unknown & (groups.sizes > 0))]
     if len(known) > _MOST_CROSSED:
         return []

@@ -16,7 +16,7 @@ entries are integers and merging is addition, so the merged state is bit-identic
 | replicates | [R, cells, K, K+1] int64 | the counts (or weights times 2**20), each row times its Poisson(1) weight |
 | losses | [cells, 4, 2] int64 | sums of Brier's score, of the log loss, and of their squares; see ``losses.py`` |
 | clipped | [cells] int64 | rows whose log loss is that of a probability of 2.2e-16, the least there is |
-| exact_scores, exact_places, exact_more | [entries] | every different score (bits of a float) and place, and the rows beside one |
+| exact_scores, exact_places, exact_more | [entries] | every different score and place, and the rows beside one |
 
 The last seven are kept only when asked for; the last line is explained in ``exact``.
 
@@ -199,11 +199,11 @@ class CountState:
         """Rows whose log loss is bounded, shape (cells,); None if losses are not kept."""
         return self._arrays.get("clipped")
 
-
     @property
     def exact_scores(self) -> ScoreTable | None:
         """Rows by every different score; None if they are not kept."""
         return self._exact
+
     @property
     def n_zero_weights(self) -> int:
         """Rows whose weight is 0: counted, but in no weighted value."""

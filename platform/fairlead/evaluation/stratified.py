@@ -223,7 +223,8 @@ class StratifiedGaps:
     def support(self) -> FloatArray:
         """Rows of the smaller group in strata that tell something, shape (pairs,)."""
         both = self.is_informative
-        return np.minimum(np.where(both, self.n, 0.0).sum(axis=1), np.where(both, self.m, 0.0).sum(axis=1))
+        ours, theirs = (np.where(both, part, 0.0).sum(axis=1) for part in (self.n, self.m))
+        return np.asarray(np.minimum(ours, theirs), dtype=np.float64)
 
     @property
     def is_informative(self) -> NDArray[np.bool_]:

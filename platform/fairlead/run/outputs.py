@@ -12,7 +12,7 @@ from typing import Any
 from fairlead.data.context import state_name
 from fairlead.data.export import read_model
 from fairlead.evaluation.measured import measurements_bytes
-from fairlead.evaluation.numbers import AnyState, merged, read_state
+from fairlead.evaluation.quantities import AnyState, merged, read_state
 from fairlead.lifecycle import Outcome
 from fairlead.protocol import (
     MEASUREMENTS_FILE,

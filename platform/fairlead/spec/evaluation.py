@@ -52,8 +52,8 @@ class EvaluationSpec(Document):
     threshold: float = Field(default=0.5, ge=0, le=1)
     """Score at and above which a binary workload predicts the positive class."""
     exact_auc: bool = Field(default=False, exclude_if=lambda value: value is False)
-    """Keep every different score of two classes, so that areas under the ROC curve have no error of binning: at most four
-    million by group and label, 16 bytes each. With more they come from 1,024 bins after all, and the report says so."""
+    """Keep every different score of two classes, so that areas under the ROC curve have no error of binning: at most
+    four million by group and label, 16 bytes each. With more they come from 1,024 bins, and the report says so."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -256,7 +256,9 @@ class ExperimentSpec(Document):
             refuse_strangers(self.predictions, self.evaluation, self.gates)
             return self
         if self.evaluation.task is not None:
-            raise ValueError("evaluation.task is for predictions made elsewhere: what is trained says itself what it is")
+            raise ValueError(
+                "evaluation.task is for predictions made elsewhere: what is trained says itself what it is"
+            )
         refuse_undeclared(self.evaluation, self.gates)
         known = set(self.data.sensitive)
         groupings = () if self.evaluation.groupings == "all" else self.evaluation.groupings

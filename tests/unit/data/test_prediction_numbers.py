@@ -17,7 +17,7 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error, ndcg_score,
 from fairlead.data.predictions import Predictions, count, refuse_hopeless_gates, survey
 from fairlead.errors import BadData, BadSpec
 from fairlead.evaluation import MomentState, RankState, build_report
-from fairlead.evaluation.numbers import merged, number_estimates, number_grouping
+from fairlead.evaluation.quantities import merged, number_estimates, number_grouping
 from fairlead.spec import PredictionsSpec, from_mapping
 from fairlead.testing.evaluation import a_provenance
 from fairlead.testing.ranks import together
@@ -69,7 +69,9 @@ def of_jobs(*by: str, **columns: Any) -> PredictionsSpec:
 def written(directory: Path, table: Mapping[str, Any], name: str = "p.parquet", rows: Any = slice(None)) -> Path:
     path = directory / name
     path.parent.mkdir(exist_ok=True)
-    content = pa.table({key: values if isinstance(values, pa.Array) else pa.array(values) for key, values in table.items()})
+    content = pa.table(
+        {key: values if isinstance(values, pa.Array) else pa.array(values) for key, values in table.items()}
+    )
     content = content.take(np.arange(len(content))[rows])
     if name.endswith(".parquet"):
         pyarrow.parquet.write_table(content, path, row_group_size=700)
@@ -91,7 +93,11 @@ def test_metrics_of_each_group_equal_scikit_learns(tmp_path: Path) -> None:
     groups = number_grouping(state, ["sex"])
     assert groups.keys == (("F",), ("M",), ("__unknown__",))
     sex = np.array(table["sex"].to_pylist(), dtype=object)
-    oracles = {"mean_absolute_error": mean_absolute_error, "mean_squared_error": mean_squared_error, "r2_score": r2_score}
+    oracles = {
+        "mean_absolute_error": mean_absolute_error,
+        "mean_squared_error": mean_squared_error,
+        "r2_score": r2_score,
+    }
     for metric, function in oracles.items():
         expected = [function(table["income"][sex == one], table["predicted"][sex == one]) for one in ("F", "M")]
         assert number_estimates(metric, groups).values[:2] == pytest.approx(expected, rel=1e-12)
@@ -167,7 +173,12 @@ def test_what_is_missing_is_counted_and_told(tmp_path: Path) -> None:
 
 
 def test_lists_of_one_row_and_without_relevance_are_told(tmp_path: Path) -> None:
-    table = {"list": ["a", "b", "b", "c", "c"], "relevance": [1, 0, 0, 2, None], "score": [1, 2, 1, 2, 1], "sex": ["F"] * 5}
+    table = {
+        "list": ["a", "b", "b", "c", "c"],
+        "relevance": [1, 0, 0, 2, None],
+        "score": [1, 2, 1, 2, 1],
+        "sex": ["F"] * 5,
+    }
     state = counted(written(tmp_path, table), spec=of_jobs(score="score")).state
     assert isinstance(state, RankState)
     assert (state.n_queries, state.n_single_queries, state.n_irrelevant_queries) == (3, 2, 1)
@@ -180,7 +191,11 @@ def test_lists_of_one_row_and_without_relevance_are_told(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("table", "spec", "named"),
     [
-        ({"predicted": [1.0, np.inf, *[1.0] * 2998]}, of_incomes(), r"row 2 of 'predicted' is inf; numbers must be finite"),
+        (
+            {"predicted": [1.0, np.inf, *[1.0] * 2998]},
+            of_incomes(),
+            r"row 2 of 'predicted' is inf; numbers must be finite",
+        ),
         ({"income": [-np.inf, *[1.0] * 2999]}, of_incomes(), r"row 1 of 'income' is -inf"),
         ({"income": ["much"] * 3000}, of_incomes(), r"'income' holds texts; numbers are needed there"),
         ({"income": [None] * 3000, "predicted": [None] * 3000}, of_incomes(), r"no row of 'income' has a number"),
@@ -211,7 +226,11 @@ def test_numbers_that_cannot_be_counted_are_refused_by_name(
         ({"list": [None, *["q"] * 9]}, {}, r"row 1 of 'list' is None; every row needs a query"),
         ({"rank": [0, *range(2, 11)]}, {"rank": "rank"}, r"row 1 of 'rank' is 0; ranks are places"),
         ({"rank": [1.5, *range(2, 11)]}, {"rank": "rank"}, r"row 1 of 'rank' is 1.5; ranks are places"),
-        ({"rank": [1, 1, *range(3, 11)]}, {"rank": "rank"}, r"query 'q0' \(.*row 1\) has two rows of rank 1; give each"),
+        (
+            {"rank": [1, 1, *range(3, 11)]},
+            {"rank": "rank"},
+            r"query 'q0' \(.*row 1\) has two rows of rank 1; give each",
+        ),
     ],
 )
 def test_lists_that_cannot_be_counted_are_refused_by_name(
@@ -232,7 +251,10 @@ def test_lists_that_cannot_be_counted_are_refused_by_name(
         ({"columns": {"target_range": [1, 1]}}, "the first number must be below the second"),
         ({"columns": {"target_range": [0, 1], "weight": "w"}}, "columns.weight has no place in a regression"),
         ({"evaluation": {"task": "ranking"}}, "a ranking needs columns.query"),
-        ({"evaluation": {"task": "regression"}, "columns": {"score": "s"}}, "columns.score has no place in a regression"),
+        (
+            {"evaluation": {"task": "regression"}, "columns": {"score": "s"}},
+            "columns.score has no place in a regression",
+        ),
     ],
 )
 def test_documents_that_contradict_themselves_are_refused(content: Mapping[str, Any], named: str) -> None:
@@ -247,7 +269,11 @@ def test_documents_that_contradict_themselves_are_refused(content: Mapping[str, 
         ("regression", {"metric": "mean_error_ratio", "by": ["sex"], "require": ">= 0.5"}, "did you mean"),
         ("regression", {"metric": "accuracy_score", "require": ">= 0.5"}, "no metric of a regression task"),
         ("ranking", {"metric": "exposure_ratio", "require": ">= 0.5"}, "compares groups: say which with by"),
-        (None, {"metric": "mean_squared_error_group_max", "by": ["sex"], "require": "<= 1"}, "it is one of a regression"),
+        (
+            None,
+            {"metric": "mean_squared_error_group_max", "by": ["sex"], "require": "<= 1"},
+            "it is one of a regression",
+        ),
     ],
 )
 def test_gates_that_no_rows_could_decide_are_refused(

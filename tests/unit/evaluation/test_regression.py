@@ -198,7 +198,9 @@ def test_ranks_and_relevances_outside_their_range_are_refused() -> None:
     st.sampled_from([1e-6, 1.0, 1e4]),
     st.sampled_from([0.0, 3.0, -1e5]),
 )
-def test_regression_equals_scikit_learn_to_twelve_digits_whatever_the_unit(seed: int, unit: float, shift: float) -> None:
+def test_regression_equals_scikit_learn_to_twelve_digits_whatever_the_unit(
+    seed: int, unit: float, shift: float
+) -> None:
     random = np.random.default_rng(seed)
     target = (random.normal(size=200) + shift) * unit
     predicted = target + random.standard_t(3, size=200) * unit / 5
@@ -278,7 +280,7 @@ def test_a_list_of_one_row_has_exposure_and_no_ndcg() -> None:
 
 
 def coverage(of_list: int, lists_drawn: int, *, runs: int = 300) -> tuple[float, float]:
-    """How often upper bounds hold of the gap and lower bounds of the ratio, where one group is placed lower on average."""
+    """How often upper bounds of the gap and lower ones of the ratio hold, where one group is placed lower."""
     truth = np.zeros(2)
     held_gap = held_ratio = 0
     random = np.random.default_rng(11)

@@ -254,9 +254,7 @@ def test_a_gate_within_departments_passes_where_the_one_over_all_rows_fails() ->
 def test_a_gate_within_strata_is_told_everywhere() -> None:
     gates = [a_gate("<= 0.05"), a_gate("<= 0.01", id="strict"), a_gate("<= 0.02", id="point", evidence="point")]
     evaluation = EvaluationSpec(groupings=(("sex",),), control=("department",), correction="holm")
-    report = build_report(
-        admissions(), provenance=a_provenance(n_expected=4526), evaluation=evaluation, gates=gates
-    )
+    report = build_report(admissions(), provenance=a_provenance(n_expected=4526), evaluation=evaluation, gates=gates)
     jsonschema.validate(report, report_schema())
     assert [gate["within"] for gate in report["gates"]] == [["department"]] * 3
     assert report["gates"][0]["p_value"] < 0.05
@@ -286,7 +284,7 @@ def test_of_three_groups_the_two_farthest_apart_decide() -> None:
             predictions = np.arange(100) < selected
             codes = np.tile([group, department], (100, 1))
             state.update(codes, [0] * 100, predictions.astype(int), record_hashes=np.arange(100) + state.n)
-    found = judged(state, a_gate(">= 0.5"))
+    found = judged(state, a_gate(">= 0.48"))
     assert (found.value, found.outcome) == (pytest.approx(0.6), Outcome.PASS)
 
 

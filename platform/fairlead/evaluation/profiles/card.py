@@ -147,7 +147,9 @@ def _gap_lines(report: Report) -> Iterator[str]:
     for entry in report["disparities"]:
         gap = shown_gap(entry)[0]
         if entry["metric"] in CARD_GAPS and gap["value"] is not None and not is_gap_hidden(report, entry):
-            bounds = "none" if None in (gap["lower95"], gap["upper95"]) else f"{gap['lower95']:.3f} to {gap['upper95']:.3f}"
+            bounds = (
+                "none" if None in (gap["lower95"], gap["upper95"]) else f"{gap['lower95']:.3f} to {gap['upper95']:.3f}"
+            )
             by = plain(" x ".join(entry["by"]))
             yield f"| {plain(entry['metric'])} | {by} | {gap['value']:.3f} | {bounds} |"
 
