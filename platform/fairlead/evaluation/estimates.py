@@ -21,6 +21,7 @@ Groups = IntArray | Sequence[int]
 BELOW_RESOLUTION = "below_resolution"
 """Reason for a mean that rounding has lost."""
 _MOST_FREEDOM = 1e8
+_ROUNDING = 1e-14
 
 
 class Estimates(Protocol):
@@ -340,6 +341,7 @@ class Jackknifed:
         rest = _quotient(whole[:, None] - numerators, below[:, None] - denominators)
         is_there = (numerators != 0) | (denominators != 0)
         moved = np.where(is_there, rest - values[:, None], 0.0)  # NaN where nothing would be left
+        moved = np.where(np.abs(moved) <= _ROUNDING * np.abs(values)[:, None], 0.0, moved)
         used = np.asarray(is_there.sum(axis=1), dtype=np.int64)
         return cls(values=values, moved=moved, used=used, support=rows, undefined=undefined, domain=domain)
 

@@ -819,4 +819,5 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _short(number: float) -> str:
-    return f"{number:.4f}"
+    size = abs(number)
+    return f"{number:.1f}" if size >= 1e4 else f"{number:.2g}" if 0 < size < 5e-4 else f"{number:.4f}"

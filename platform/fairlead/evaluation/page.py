@@ -24,6 +24,7 @@ from fairlead.evaluation.drawing import (
     Scale,
     Series,
     count,
+    figure,
     group_name,
     hidden_by,
     hidden_groups,
@@ -395,12 +396,18 @@ def _gate_card(report: Report, gate: Mapping[str, Any]) -> GateCard:
         why=sentence(gate["why"]),
         advice=f"At the observed rates about {_roughly(rows)} {where} would decide it." if rows else "",
         mark=Mark(text=count(gate["value"])) if is_count and gate["value"] is not None else _mark_of_gate(gate, scale),
-        end=f"{scale.end:g}",
-        start=f"{scale.start:g}",
+        end=_brief(scale.end),
+        start=_brief(scale.start),
         limit_at=None if is_count else scale.at(float(gate["limit"])),
         is_upper=operator.startswith("<"),
         id=gate["id"],
     )
+
+
+def _brief(value: float) -> str:
+    """An end of a scale in few letters."""
+    text = figure(value)
+    return text if len(text) <= 7 else f"{value:g}".replace("-", "\u2212")
 
 
 def _scale_of_gate(report: Report, gate: Mapping[str, Any]) -> Scale:
@@ -637,7 +644,8 @@ def _rung(
     keys = [tuple(shown[which].values()) for which in ("max", "min") if shown[which]]
     if any(key in hidden for key in keys):
         return Rung(name=name, mark=Mark(text="not shown", note="to protect a small group"), between="", limit_at=None)
-    between = f"highest {group_name(keys[0])}, lowest {group_name(keys[1])}" if len(keys) == 2 else ""
+    is_apart = len(keys) == 2 and keys[0] != keys[1]
+    between = f"highest {group_name(keys[0])}, lowest {group_name(keys[1])}" if is_apart else ""
     if "class" in shown:
         between = f"class “{short(shown['class'])}”: {between}"
     between = "; ".join(text for text in (between, remark) if text)
