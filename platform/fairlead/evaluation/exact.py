@@ -152,7 +152,8 @@ class ExactScores:
     def area(self, positives: int, negatives: int) -> RankAreas:
         """That of the positives of one group among the negatives of another; numbers as in ``group_of_cell``."""
         parts = [self._of_group(group, label) for label, group in enumerate((negatives, positives))]
-        scores = np.unique(np.concatenate([own for own, _ in parts]))
+        scores = np.sort(np.concatenate([own for own, _ in parts]))  # several times as fast as numpy's unique
+        scores = scores[np.flatnonzero(np.diff(scores, prepend=scores[:1] + np.uint64(1)))]
         tables = [np.zeros(len(scores), dtype=np.int64) for _ in parts]
         for table, (own, rows) in zip(tables, parts, strict=True):
             np.add.at(table, np.searchsorted(scores, own), rows)

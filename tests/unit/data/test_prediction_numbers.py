@@ -14,6 +14,7 @@ import pyarrow.parquet
 import pytest
 from sklearn.metrics import mean_absolute_error, mean_squared_error, ndcg_score, r2_score
 
+from fairlead.data import prediction_rows
 from fairlead.data.predictions import Predictions, count, refuse_hopeless_gates, survey
 from fairlead.errors import BadData, BadSpec
 from fairlead.evaluation import MomentState, RankState, build_report
@@ -124,10 +125,12 @@ SPECS = {
 }
 
 
+@pytest.mark.parametrize("portion", [2**20, 100])
 @pytest.mark.parametrize("case", SPECS)
 def test_nothing_depends_on_where_files_are_cut_nor_on_their_order_nor_format_nor_ranks(
-    tmp_path: Path, case: str
+    tmp_path: Path, case: str, portion: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(prediction_rows, "PORTION_ROWS", portion)
     make, spec, rows = SPECS[case]
     table = make()
     whole = counted(written(tmp_path, table), spec=spec)
