@@ -313,3 +313,14 @@ def coverage(of_list: int, lists_drawn: int, *, runs: int = 300) -> tuple[float,
 def test_bounds_of_exposure_hold_though_rows_of_a_list_compete(of_list: int, drawn: int) -> None:
     for held in coverage(of_list, drawn):
         assert held >= 0.915  # nominally 0.95; 300 runs tell it to within 0.025
+
+
+def test_upper_bounds_of_a_mean_square_hold_for_normal_errors() -> None:
+    random = np.random.default_rng(5)
+    held, runs, rows = 0, 400, 60
+    for _ in range(runs):
+        state = MomentState(attributes=[], low=-10, high=10)
+        errors = random.normal(0.5, 1, rows)
+        state.update(np.zeros((rows, 0)), np.zeros(rows), errors, record_hashes=np.arange(rows))
+        held += moment_estimates("mean_squared_error", moment_grouping(state)).limits(0.05).upper[0] >= 1.25
+    assert held / runs >= 0.925  # nominally 0.95; 400 runs tell it to within 0.022
