@@ -419,11 +419,12 @@ def logarithms(estimates: Estimates) -> Spread:
 
 
 def _half_width(error: FloatArray, freedom: IntArray, tail: float) -> FloatArray:
-    """How far limits are from their value by Student's distribution; infinite without a degree of freedom."""
+    """How far limits are from their value by Student's distribution; infinite where nothing tells."""
     from scipy import special  # large; see intervals.normal_quantile
 
     found = -special.stdtrit(np.maximum(freedom, 1).astype(np.float64), tail)
-    return np.where(freedom >= 1, found * error, np.inf)
+    is_known = (freedom >= 1) & np.isfinite(error)
+    return np.where(is_known, found * np.where(is_known, error, 0.0), np.inf)
 
 
 def _why_no_mean(rows: int, mean: float, undefined: str) -> str | None:
