@@ -9,6 +9,7 @@ from fairlead.data.builtin import BUILTIN_PREFIX, builtin_problem
 from fairlead.errors import Problem
 from fairlead.evaluation import problem_with_gate
 from fairlead.evaluation.champion import problem_with_champion
+from fairlead.evaluation.metrics import Task as MeasuredTask
 from fairlead.spec import CheckpointsSpec, DataSpec, ExperimentSpec, GateSpec, Manifest
 from fairlead.spec.manifest import Task
 
@@ -240,7 +241,7 @@ def _why_no_baseline(spec: ExperimentSpec, named: str, baseline: ExperimentSpec 
 
 def _gate_problems(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[Problem, ...]:
     """Gates on metrics that no report will have. Where the data decide the task, either will do."""
-    tasks: tuple[Task, ...] = (manifest.task,) if manifest and manifest.task else ("binary", "multiclass")
+    tasks = _possible_tasks(spec, manifest)
     found = []
     for index, gate in enumerate(spec.gates):
         messages = [
@@ -265,6 +266,13 @@ def _share_problem(gate: GateSpec, spec: ExperimentSpec) -> str | None:
         f"{gate.metric!r} is about sensitive attributes among the inputs, and data.features lists none: name columns "
         "under probes.attributions.share_of"
     )
+
+
+def _possible_tasks(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[MeasuredTask, ...]:
+    """Where the data decide how many classes there are, either."""
+    if spec.is_evaluation and (task := spec.of_predictions.task) != "classification":
+        return (task,)
+    return (manifest.task,) if manifest and manifest.task else ("binary", "multiclass")
 
 
 def _warnings(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[str, ...]:

@@ -103,6 +103,8 @@ class GateView(Representation):
     evidence: str
     condition: str | None = None
     """The probe whose counts it looks at; absent: the rows as they are."""
+    within: tuple[str, ...] = ()
+    """Attributes within whose strata groups are compared; empty: over all rows."""
     outcome: str
     """``pass``, ``fail`` or ``inconclusive``."""
     value: float | None = None

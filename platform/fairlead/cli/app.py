@@ -738,7 +738,8 @@ def evaluate(
     column: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ROLE=NAME", help="Another column: target, prediction, champion, score, weight or record_id."
+            metavar="ROLE=NAME",
+            help="Another column: target, prediction, champion, score, rank, query, weight or record_id.",
         ),
     ] = None,
     created: Annotated[
@@ -772,7 +773,9 @@ def evaluate(
       positive: "yes"            # the last class
       sensitive: \\[sex, age_band] # those that groupings and gates name
       bins: {age_band: {column: age, edges: [40, 60]}}
+      query: list_id             # of a ranking; target is then the relevance, score or rank the place
     evaluation:
+      task: classification       # or regression (target and prediction are numbers), or ranking
       groupings: [\\[sex], \\[sex, age_band]]
       threshold: 0.5
       min_support: 30

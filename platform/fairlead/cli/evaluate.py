@@ -19,7 +19,7 @@ from fairlead.cli.output import err, out
 from fairlead.cli.reporting import print_report
 from fairlead.data.predictions import Predictions, Survey, count, refuse_hopeless_gates, survey
 from fairlead.errors import BadInput
-from fairlead.evaluation import Provenance, build_report, report_bytes
+from fairlead.evaluation import CountState, Provenance, build_report, report_bytes
 from fairlead.evaluation.champion import Champion
 from fairlead.evaluation.page import render_page
 from fairlead.spec import PredictionsSpec, read_predictions_spec, request_for
@@ -129,7 +129,9 @@ def _report(spec: PredictionsSpec, found: Survey, counted: Predictions, created:
         provenance=provenance,
         evaluation=spec.evaluation,
         gates=spec.gates,
-        champion=Champion(column=spec.columns.champion, state=counted.state),
+        champion=Champion(
+            column=spec.columns.champion, state=counted.state if isinstance(counted.state, CountState) else None
+        ),
     )
 
 

@@ -235,6 +235,7 @@ def print_gates(console: Console, gates: tuple[GateView, ...]) -> None:
     rows = table("gate", "requires", "#value", "#bound", "outcome", "why", title="\nGates")
     for gate in gates:
         place = f" by {' x '.join(gate.by)}" if gate.by else ""
+        place += f" within {' x '.join(gate.within)}" if gate.within else ""
         place += f" under {gate.condition}" if gate.condition else ""
         asked = escape(f"{gate.metric}{place} {gate.require} ({gate.evidence})")
         outcome = styled(gate.outcome, OUTCOME_STYLES)

@@ -34,6 +34,13 @@ GROUP_METRICS = (
     "false_positive_rate",
     "precision_score",
     "roc_auc_score",
+    "mean_absolute_error",
+    "root_mean_squared_error",
+    "mean_error",
+    "r2_score",
+    "ndcg_score",
+    "exposure",
+    "exposure_per_relevance",
 )
 """Columns of the table of groups, as far as the report has them; the page and --json have all."""
 GAPS = (
@@ -42,6 +49,12 @@ GAPS = (
     "equalized_odds_difference",
     "accuracy_score_difference",
     "total_variation_distance",
+    "mean_error_difference",
+    "mean_absolute_error_difference",
+    "root_mean_squared_error_difference",
+    "ndcg_score_difference",
+    "exposure_ratio",
+    "exposure_per_relevance_ratio",
 )
 
 GROUP_COLUMN_WIDTH, METRIC_COLUMN_WIDTH = 20, 23
@@ -247,6 +260,7 @@ def _print_gates(console: Console, gates: Iterable[Report]) -> None:
     champions: list[ChampionView | None] = []
     for gate in gates:
         place = f" by {' x '.join(gate['by'])}" if gate.get("by") else ""
+        place += f" within {' x '.join(gate['within'])}" if gate.get("within") else ""
         place += f" under {gate['condition']}" if gate.get("condition") else ""
         asked = escape(f"{gate.get('metric', '')}{place} {gate.get('require', '')}")
         numbers = (number(gate.get(name)) for name in ("value", "lower95", "upper95"))

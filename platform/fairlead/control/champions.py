@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fairlead.control.results import EvaluationBroken, opened
-from fairlead.evaluation import CountState
+from fairlead.evaluation import AnyState, CountState
 from fairlead.evaluation.answers import MAX_ANSWERS, AnswerFile, Pairing, StrangeAnswers, pair
 from fairlead.evaluation.champion import UNNAMED, Champion
 from fairlead.protocol import ResultDocument
@@ -27,12 +27,13 @@ class Champions:
     store: Store
     storage: Path
 
-    def of(self, spec: ExperimentSpec, attempt: AttemptRow, result: ResultDocument, state: CountState) -> Champion:
+    def of(self, spec: ExperimentSpec, attempt: AttemptRow, result: ResultDocument, state: AnyState) -> Champion:
         """Whom the gates of ``spec`` mean; ``state``: what ``attempt`` has counted, with ``result``.
 
         Raises ``EvaluationBroken`` where the answers of ``attempt`` itself are not what was counted, and ``OSError``.
         """
-        if not any(gate.requirement.is_relative for gate in spec.gates):
+        is_asked = any(gate.requirement.is_relative for gate in spec.gates)
+        if not is_asked or not isinstance(state, CountState):
             return UNNAMED
         if spec.predictions is not None:
             return Champion(column=spec.predictions.champion, state=state)

@@ -18,12 +18,14 @@ from fairlead.control.results import EvaluationBroken, content_of
 from fairlead.control.rows import ids_of
 from fairlead.errors import BadInput, Unavailable
 from fairlead.evaluation import (
+    AnyState,
     Baseline,
     CountState,
     Measurements,
     Provenance,
     build_report,
     read_measurements,
+    read_state,
     report_bytes,
     report_sha256,
 )
@@ -105,7 +107,7 @@ class Evaluate:
 
     def _report(self, spec: ExperimentSpec, attempt: AttemptRow, result: ResultDocument) -> dict[str, Any]:
         assert result.evaluation is not None, "asked by the caller"
-        state = self._counts(attempt, result)
+        state = self._read(attempt, result, result.evaluation.state_file)
         conditions = {name: self._counted(attempt, result, file) for name, file in result.evaluation.conditions.items()}
         dataset = result.dataset or {}
         provenance = Provenance(
@@ -174,10 +176,17 @@ class Evaluate:
         return self._counted(attempt, result, result.evaluation.state_file)
 
     def _counted(self, attempt: AttemptRow, result: ResultDocument, file: FileEntry) -> CountState:
+        """Counts of classes in ``file``."""
+        state = self._read(attempt, result, file)
+        if not isinstance(state, CountState):
+            raise EvaluationBroken(f"{file.path} holds no counts of classes")
+        return state
+
+    def _read(self, attempt: AttemptRow, result: ResultDocument, file: FileEntry) -> AnyState:
         """Counts in ``file``, once more held against digest and expectation."""
         evaluation = result.evaluation
         assert evaluation is not None, "asked by the caller"
-        state = CountState.from_bytes(content_of(self.settings.storage, attempt, file))
+        state = read_state(content_of(self.settings.storage, attempt, file))
         incomplete = state.check_complete(
             expected_n=evaluation.expected_rows,
             expected_sum=evaluation.expected_sum,

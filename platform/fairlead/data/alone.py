@@ -123,6 +123,7 @@ def _run(train: Workload, workload: str, spec: ExperimentSpec, options: argparse
         outlet=outlet,
         seed=spec.seed,
         threshold=spec.evaluation.threshold,
+        exact_auc=spec.evaluation.exact_auc,
         device=choose_device(),
         resume_from=options.resume,
         export_to=options.save / "model" if options.save else None,

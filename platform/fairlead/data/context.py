@@ -98,6 +98,7 @@ class LocalContext:
         outlet: Outlet,
         seed: int = 0,
         threshold: float = 0.5,
+        exact_auc: bool = False,
         rank: int = 0,
         world_size: int = 1,
         device: str = "cpu",
@@ -116,6 +117,7 @@ class LocalContext:
         self.device = device
         self.seed = seed
         self.threshold = threshold
+        self._exact_auc = exact_auc
         self.states: dict[str, CountState] = {}
         """Counts of this rank by split, or ``split@condition``; what was never evaluated here is absent."""
         self.measurements: dict[str, Any] = {}
@@ -242,6 +244,7 @@ class LocalContext:
             classes=info.classes,
             has_scores=has_scores,
             has_losses=has_scores,
+            has_exact_scores=self._exact_auc and has_scores and not has_champion and len(info.classes) == 2,
             has_champion=has_champion,
         )
 

@@ -4,18 +4,24 @@ Nothing here depends on where files were cut, nor on the order of rows: values a
 """
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fairlead.data.columns import number_text
-from fairlead.data.dataset import MAX_CLASSES, Task
+from fairlead.data.dataset import MAX_CLASSES
 from fairlead.data.groups import MAX_LEVELS, UNKNOWN, band_levels, levels_of
 from fairlead.data.prediction_files import PredictionFile, Seen, Share, deal, find_files, stamps_of, told
 from fairlead.data.sources import bad
 from fairlead.errors import BadData, Problem
+from fairlead.evaluation.metrics import Task
 from fairlead.spec import PredictionsSpec
 from fairlead.workload import Attribute
 
@@ -75,6 +81,8 @@ class Survey:
     stamps: tuple[str, ...]
     """Of the files as they were then, see ``PredictionFile.stamp``."""
     ranks: Ranks = ALONE
+    limits: tuple[float, float] | None = None
+    """The least and the largest number of a regression."""
 
     @property
     def num_rows(self) -> int:
@@ -84,6 +92,8 @@ class Survey:
     @property
     def task(self) -> Task:
         """What gates are checked against."""
+        if (asked := self.spec.task) != "classification":
+            return asked
         return "binary" if len(self.classes) == 2 else "multiclass"
 
 
@@ -99,16 +109,19 @@ def survey(
     bands = {name: spec.columns.bins[name].column for name in spec.sensitive if name in spec.columns.bins}
     groups = [name for name in spec.sensitive if name not in bands]
     _refuse_missing_columns(spec, files, prediction, score, [*groups, *bands.values()])
-    classes_in = [name for name in (spec.columns.target, prediction, spec.columns.champion) if name]
-    wanted = list(dict.fromkeys([*classes_in, *groups]))
+    is_of_classes = spec.task == "classification"
+    named = [name for name in (spec.columns.target, prediction, spec.columns.champion) if name]
+    wanted = list(dict.fromkeys([*(named if is_of_classes else ()), *groups]))
     most = {name: MAX_LEVELS if name in groups else MAX_CLASSES for name in wanted}
+    numbers = named if spec.task == "regression" and spec.columns.target_range is None else []
     shares = deal(files, number=ranks.number, of=ranks.of)
-    found = _merged([str(file.path) for file in files], ranks.gather(_look(files, shares, most, seen)), most)
+    look = _Look(files=files, shares=shares, most=most, numbers=numbers, target=spec.columns.target)
+    found = _merged([str(file.path) for file in files], ranks.gather(look.seen(seen)), most)
     files = tuple(replace(file, num_rows=rows) for file, rows in zip(files, found.num_rows, strict=True))
     if not sum(file.num_rows or 0 for file in files):
         raise BadData(f"{listed(files)}: there are columns but no rows")
     values = found.values
-    classes = _classes(spec, values[spec.columns.target])
+    classes = _classes(spec, values[spec.columns.target]) if is_of_classes else ()
     return Survey(
         spec=spec,
         files=files,
@@ -120,10 +133,14 @@ def survey(
         shares=shares,
         stamps=found.stamps,
         ranks=ranks,
+        limits=_limits(spec, found.extent) if spec.task == "regression" else None,
     )
 
 
 # ---- one rank's part, and all together ------------------------------------------------------------------------------
+
+Extent = tuple[float, float]
+_NOTHING: Extent = (math.inf, -math.inf)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,21 +152,56 @@ class _Seen:
     num_rows: tuple[int | None, ...]
     """None: not read here."""
     values: Mapping[str, Values]
+    extent: Extent
+    """The least and the largest of the numbers asked for."""
 
 
-def _look(files: Sequence[PredictionFile], shares: Sequence[Share], most: Mapping[str, int], seen: Seen) -> _Seen:
-    stamps = stamps_of(files, seen)
-    values = {name: Values() for name in most}
-    num_rows = []
-    for file, share in zip(files, shares, strict=True):
-        reading = file.read(list(most), share)
-        for batch in reading:
-            for name, array in batch.columns.items():
-                _collect(values[name], file, name, array, most=most[name])
-            seen(len(batch))
-        num_rows.append(reading.num_rows)
-    names = tuple(file.names for file in files)
-    return _Seen(names=names, stamps=stamps, num_rows=tuple(num_rows), values=values)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Look:
+    """What one rank reads: the values of columns ``most``, and how far those of ``numbers`` reach."""
+
+    files: Sequence[PredictionFile]
+    shares: Sequence[Share]
+    most: Mapping[str, int]
+    numbers: Sequence[str]
+    target: str
+
+    def seen(self, seen: Seen) -> _Seen:
+        """One pass over this rank's rows."""
+        stamps = stamps_of(self.files, seen)
+        values, extent = {name: Values() for name in self.most}, _NOTHING
+        wanted = list(dict.fromkeys([*self.most, *self.numbers])) or [self.target]
+        num_rows = []
+        for file, share in zip(self.files, self.shares, strict=True):
+            reading = file.read(wanted, share)
+            for batch in reading:
+                for name in self.most:
+                    _collect(values[name], file, name, batch.columns[name], most=self.most[name])
+                for name in self.numbers:
+                    extent = _wider(extent, _extent_of(numbers_of(file, name, batch.columns[name])))
+                seen(len(batch))
+            num_rows.append(reading.num_rows)
+        names = tuple(file.names for file in self.files)
+        return _Seen(names=names, stamps=stamps, num_rows=tuple(num_rows), values=values, extent=extent)
+
+
+def _extent_of(numbers: NDArray[np.float64]) -> Extent:
+    """Of finite numbers: others are refused when they are counted, which names their rows."""
+    finite = numbers[np.isfinite(numbers)]
+    return (float(finite.min()), float(finite.max())) if len(finite) else _NOTHING
+
+
+def _wider(one: Extent, other: Extent) -> Extent:
+    return min(one[0], other[0]), max(one[1], other[1])
+
+
+def _limits(spec: PredictionsSpec, extent: Extent) -> Extent:
+    """What is declared, else what was found; where all numbers are one, a little around it."""
+    low, high = spec.columns.target_range or extent
+    if low > high:
+        raise bad("/columns/target", f"no row of {spec.columns.target!r} has a number", "there is nothing to measure")
+    room = max(abs(low), 1.0) / 2 if low == high else 0.0
+    return low - room, high + room
 
 
 def _merged(paths: Sequence[str], seen: Sequence[_Seen], most: Mapping[str, int]) -> _Seen:
@@ -168,7 +220,8 @@ def _merged(paths: Sequence[str], seen: Sequence[_Seen], most: Mapping[str, int]
     for name, together in values.items():
         _refuse_many(together, paths[0], name, most[name])
     num_rows = tuple(next(iter(found)) for found in rows)
-    return _Seen(names=seen[0].names, stamps=seen[0].stamps, num_rows=num_rows, values=values)
+    extent = reduce(_wider, (one.extent for one in seen))
+    return _Seen(names=seen[0].names, stamps=seen[0].stamps, num_rows=num_rows, values=values, extent=extent)
 
 
 def refuse_change(paths: Sequence[str], said: Sequence[Sequence[Any]]) -> None:
@@ -188,6 +241,10 @@ def refuse_change(paths: Sequence[str], said: Sequence[Sequence[Any]]) -> None:
 def _chosen(spec: PredictionsSpec, files: Sequence[PredictionFile]) -> tuple[str | None, Any]:
     """The columns of predictions and scores: those named, or those called so if any file has them."""
     columns = spec.columns
+    if spec.task == "regression":
+        return columns.prediction or "prediction", None
+    if spec.task == "ranking":
+        return None, None if columns.rank is not None else columns.score or "score"
     anywhere = {name for file in files for name in file.names}
 
     def there(role: str) -> Any:
@@ -208,6 +265,7 @@ def _refuse_missing_columns(
     columns = spec.columns
     scores = list(score.values()) if isinstance(score, Mapping) else [score]
     asked = [("target", columns.target), ("weight", columns.weight), ("record_id", columns.record_id)]
+    asked += [("query", columns.query), ("rank", columns.rank)]
     asked += [("prediction", prediction), ("champion", columns.champion), *(("score", name) for name in scores)]
     asked += [("sensitive", name) for name in groups]
     problems = tuple(
@@ -239,7 +297,7 @@ def _score_columns(
             what = f"{strangers[0]!r} is no class" if strangers else f"there is no column for class {missing[0]!r}"
             raise bad("/columns/score", f"score: {what}", f"the classes are {few(classes)}")
         return tuple(score[name] for name in wanted)
-    if score is None or len(classes) == 2:
+    if score is None or len(classes) == 2 or spec.task == "ranking":
         return () if score is None else (score,)
     if spec.columns.is_named("score") or not has_prediction:
         message = f"{files[0].path}: one column of scores, {score!r}, says too little about {len(classes)} classes"
@@ -260,7 +318,10 @@ def _collect(values: Values, file: PredictionFile, name: str, array: Any, *, mos
 
 def _refuse_many(values: Values, path: Path | str, name: str, most: int) -> None:
     if len(values.found) > most:
-        hint = "if it holds scores, give it as --column score=NAME; if it holds numbers, put them into bands with bins"
+        hint = (
+            "if it holds scores, give it as --column score=NAME; if it holds numbers, put them into bands with bins, "
+            "or, if it is what was predicted, set evaluation.task: regression"
+        )
         raise BadData(f"{path}: {name!r} has more than {most} different values, too many to be groups; {hint}")
 
 
@@ -278,6 +339,20 @@ def plain(file: PredictionFile, name: str, array: Any) -> Any:
     ):
         raise BadData(f"{file.path}: {name!r} is of type {kind}, which {_NESTED}")
     return array
+
+
+def numbers_of(file: PredictionFile, name: str, array: Any) -> NDArray[np.float64]:
+    """The column as numbers, NaN where missing. Raises ``BadData`` for texts that are none."""
+    import pyarrow
+
+    values = plain(file, name, array)
+    if file.format != "CSV" and (pyarrow.types.is_string(values.type) or pyarrow.types.is_large_string(values.type)):
+        raise BadData(f"{file.path}: {name!r} holds texts; numbers are needed there")
+    try:
+        numbers = values.cast(pyarrow.float64(), safe=False)
+    except pyarrow.ArrowException as error:
+        raise BadData(f"{file.path}: {name!r} does not hold numbers: {error}") from error
+    return np.asarray(numbers.fill_null(np.nan).to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
 def is_missing(value: Any) -> bool:
@@ -306,7 +381,8 @@ def _classes(spec: PredictionsSpec, target: Values) -> tuple[str, ...]:
         raise bad("/columns/target", f"no row of {columns.target!r} has a label", "nothing can be compared with it")
     if fractions := sorted(text for text in found if not target.are_texts and not _is_whole(text)):
         message = f"{columns.target!r} holds {fractions[0]}, which is no class"
-        raise bad("/columns/target", message, "classes are texts or whole numbers")
+        hint = "classes are texts or whole numbers; of predicted numbers say evaluation.task: regression"
+        raise bad("/columns/target", message, hint)
     classes = columns.classes or tuple(sorted(found) if target.are_texts else sorted(found, key=_order))
     if len(classes) < 2:
         message = f"all labels of {columns.target!r} are {classes[0]!r}"

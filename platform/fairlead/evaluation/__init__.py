@@ -30,6 +30,9 @@ from fairlead.evaluation.metrics import (
     metric_names,
     nearest_metric,
 )
+from fairlead.evaluation.quantities import AnyState, read_state
+from fairlead.evaluation.ranking import RankState
+from fairlead.evaluation.regression import MomentState
 from fairlead.evaluation.replicates import draw_tables
 from fairlead.evaluation.report import (
     HEADLINES,
@@ -47,6 +50,7 @@ __all__ = [
     "ABSTAINED",
     "HEADLINES",
     "UNKNOWN",
+    "AnyState",
     "Baseline",
     "Bounds",
     "CountState",
@@ -58,8 +62,10 @@ __all__ = [
     "Incomplete",
     "Limits",
     "Measurements",
+    "MomentState",
     "Outcome",
     "Provenance",
+    "RankState",
     "aggregate_names",
     "build_report",
     "disparity",
@@ -76,6 +82,7 @@ __all__ = [
     "overall_outcome",
     "problem_with_gate",
     "read_measurements",
+    "read_state",
     "report_bytes",
     "report_schema",
     "report_sha256",

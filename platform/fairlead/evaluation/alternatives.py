@@ -65,8 +65,8 @@ def miettinen_nurminen_interval(
     z = normal_quantile((1 - confidence) / 2)
     pairs = np.stack(np.broadcast_arrays(*(np.asarray(v, dtype=np.float64) for v in (x1, n1, x2, n2))))
     difference = pairs[0] / pairs[1] - pairs[2] / pairs[3]
-    lower = _crossing(lambda delta: _difference_score(delta, pairs) > z, np.full_like(difference, -1.0), difference)
-    upper = _crossing(lambda delta: _difference_score(delta, pairs) > -z, difference, np.full_like(difference, 1.0))
+    lower = crossing(lambda delta: _difference_score(delta, pairs) > z, np.full_like(difference, -1.0), difference)
+    upper = crossing(lambda delta: _difference_score(delta, pairs) > -z, difference, np.full_like(difference, 1.0))
     return Limits(lower, upper)
 
 
@@ -109,7 +109,7 @@ def _hybrid(one: FloatArray, two: FloatArray, phi: FloatArray) -> FloatArray:
 def _difference_score(delta: FloatArray, pairs: FloatArray) -> FloatArray:
     """The score statistic of "rate 1 is rate 2 plus ``delta``"; decreasing in ``delta``."""
     x1, n1, x2, n2 = pairs
-    second = _restricted_rate(delta, pairs)
+    second = restricted_rate(delta, pairs)
     first = np.clip(second + delta, 0.0, 1.0)
     total = n1 + n2
     variance = (first * (1 - first) / n1 + second * (1 - second) / n2) * total / (total - 1)
@@ -118,7 +118,7 @@ def _difference_score(delta: FloatArray, pairs: FloatArray) -> FloatArray:
         return np.where(np.abs(distance) < 1e-15, 0.0, distance / np.sqrt(np.maximum(variance, 1e-30)))
 
 
-def _restricted_rate(delta: FloatArray, pairs: FloatArray) -> FloatArray:
+def restricted_rate(delta: FloatArray, pairs: FloatArray) -> FloatArray:
     """The likeliest rate 2 when rate 1 is ``delta`` more: the middle root of a cubic, by the cosine formula."""
     x1, n1, x2, n2 = pairs
     total = n1 + n2
@@ -134,7 +134,7 @@ def _restricted_rate(delta: FloatArray, pairs: FloatArray) -> FloatArray:
     return np.asarray(np.clip(root, np.maximum(0.0, -delta), np.minimum(1.0, 1.0 - delta)), dtype=np.float64)
 
 
-def _crossing(is_above: Callable[[FloatArray], NDArray[np.bool_]], low: FloatArray, high: FloatArray) -> FloatArray:
+def crossing(is_above: Callable[[FloatArray], NDArray[np.bool_]], low: FloatArray, high: FloatArray) -> FloatArray:
     """Where a falling function comes down to its level, by bisection."""
     for _ in range(_HALVINGS):
         middle = (low + high) / 2

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fairlead.evaluation.encoding import MAX_STATE_BYTES
 from fairlead.workload import Attribute
 
 IntArray = NDArray[np.int64]
@@ -136,6 +137,18 @@ def margin(attributes: Sequence[Attribute], array: IntArray, by: Sequence[str]) 
     return result
 
 
+def groups_of_cells(attributes: Sequence[Attribute], by: Sequence[str]) -> IntArray:
+    """The group of each cell, as a place in ``keys_of``, shape (cells,)."""
+    names, shape = [attribute.name for attribute in attributes], shape_of(attributes)
+    cells = np.arange(int(np.prod(shape, dtype=np.int64)))
+    found = np.zeros(len(cells), dtype=np.int64)
+    for name in by:
+        axis = names.index(name)
+        inner = int(np.prod(shape[axis + 1 :], dtype=np.int64))
+        found = found * shape[axis] + cells // inner % shape[axis]
+    return found
+
+
 def listed(keys: Sequence[Key], rows: IntArray) -> IntArray:
     """Groups worth a line: an intersection with a missing level only if it has rows."""
     is_worth = [len(key) < 2 or UNKNOWN not in key for key in keys]
@@ -150,6 +163,16 @@ def refuse_ambiguous(attributes: Sequence[Attribute]) -> None:
     for attribute in attributes:
         if len(set(attribute.levels)) != len(attribute.levels) or UNKNOWN in attribute.levels:
             raise ValueError(f"levels of {attribute.name!r} must be unique and not {UNKNOWN!r}")
+
+
+def refuse_large(attributes: Sequence[Attribute], size: int, *, what: str = "") -> None:
+    """Raises ``ValueError`` for a state of more than 64 MB; ``what``: it counts beside the attributes."""
+    if size > MAX_STATE_BYTES:
+        levels = ", ".join(f"{a.name} ({len(a.levels)} levels)" for a in attributes)
+        raise ValueError(
+            f"counting {levels}{what} needs {size >> 20} MB, at most {MAX_STATE_BYTES >> 20} "
+            "are allowed: use fewer attributes, or bins with fewer levels"
+        )
 
 
 def shaped_codes(codes: ArrayLike, *, rows: int, columns: int) -> NDArray[Any]:

@@ -137,6 +137,8 @@ def compared_metrics(task: Task, *, over_groups: bool) -> tuple[str, ...]:
 
 def problem_with_comparison(metric: str, task: Task) -> str | None:
     """Why ``metric``, which is known, is never held against a champion, with what is; None if it is."""
+    if task not in _UNPAIRED:
+        return f"a {task} is not held against a champion: ask for a number"
     name, is_grouped = canonical(metric), is_over_groups(metric, task)
     there = compared_metrics(task, over_groups=is_grouped)
     if name in there:

@@ -72,7 +72,9 @@ def mitigation_section(
 
 def _comparison(by: Sequence[str], before: Report, after: Report) -> list[dict[str, Any]]:
     asked: list[tuple[str, tuple[str, ...]]] = [(name, ()) for name in OVERALL] + [(name, tuple(by)) for name in GAPS]
-    asked += [(gate["metric"], tuple(gate["by"])) for gate in after["gates"] if "condition" not in gate]
+    asked += [
+        (gate["metric"], tuple(gate["by"])) for gate in after["gates"] if not {"condition", "within"} & gate.keys()
+    ]
     found = []
     once = {(canonical(metric), frozenset(groups)): groups for metric, groups in reversed(asked)}  # the first spelling
     for (metric, _), groups in reversed(once.items()):

@@ -16,10 +16,13 @@ from fairlead.evaluation.estimates import (
     Bootstrapped,
     Estimates,
     IntArray,
+    Jackknifed,
+    MeanSquares,
     Rates,
     SampleMeans,
     WeightedRates,
     is_defined,
+    logarithms,
 )
 from fairlead.evaluation.groups import Grouping
 from fairlead.evaluation.intervals import (
@@ -31,6 +34,7 @@ from fairlead.evaluation.intervals import (
     minimum_bounds,
     overall_gap_bounds,
     ratio_bounds,
+    ratio_of_gap,
 )
 from fairlead.evaluation.metrics import (
     PUBLISHED,
@@ -331,6 +335,8 @@ def _bounds(question: Question, parts: Sequence[_Part], alpha: float) -> tuple[s
             return f"worst-{estimates[0].method}", maximum_bounds(estimates, alpha=alpha)
         case "ratio" if is_counted:
             return "pairs-koopman", ratio_bounds(rates, alpha=alpha)
+        case "ratio" if all(_is_positive_mean(one) for one in estimates):
+            return f"pairs-{estimates[0].method}-log", ratio_of_gap([logarithms(one) for one in estimates], alpha=alpha)
         case "difference_to_overall" if all(isinstance(one, Rates) for one in estimates):
             totals = [part.total for part in parts]
             wholes = [(float(t.numerators[0]), float(t.denominators[0])) for t in totals if isinstance(t, Rates)]
@@ -340,9 +346,13 @@ def _bounds(question: Question, parts: Sequence[_Part], alpha: float) -> tuple[s
             return None, None
 
 
+def _is_positive_mean(estimates: Estimates) -> bool:
+    return isinstance(estimates, SampleMeans | MeanSquares | Jackknifed) and bool(np.all(estimates.values > 0))
+
+
 def _pairs_method(estimates: Estimates) -> str:
     """How two groups are compared: the limits of each, combined as Newcombe does."""
-    if isinstance(estimates, SampleMeans | Bootstrapped):
+    if isinstance(estimates, SampleMeans | MeanSquares | Jackknifed | Bootstrapped):
         return f"pairs-{estimates.method}"
     return "pairs-newcombe"
 

@@ -1,8 +1,8 @@
 """How values look on the page: marks on scales, charts, and numbers and names as people write them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import ceil, isfinite
+from dataclasses import dataclass, replace
+from math import ceil, floor, isfinite, log10
 from typing import Any
 
 from fairlead.evaluation.cells import UNKNOWN
@@ -20,6 +20,10 @@ REASONS = {
     "no_negative_predictions": "none predicted negative",
     "single_group": "fewer than two groups have a value",
     "both_zero": "all rates are zero",
+    "no_variation": "no variation",
+    "below_resolution": "too small beside the range of the numbers",
+    "no_relevance": "no relevance",
+    "no_query_of_its_own": "no list of its own",
 }
 
 
@@ -35,6 +39,44 @@ class Mark:
     is_low_support: bool = False
     pooled: str = ""
     """Of few rows: what all groups together suggest."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scale:
+    """Where values are drawn, from ``start`` to ``end``; ``is_open``: of any size, not shares of 1."""
+
+    start: float = 0.0
+    end: float = 1.0
+    is_open: bool = False
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """What stands at both ends."""
+        return figure(self.start), figure(self.end)
+
+    def at(self, value: float | None) -> float | None:
+        """A position in percent; None off the scale."""
+        return None if value is None else percent((value - self.start) / (self.end - self.start))
+
+    def side(self, value: float | None) -> float | None:
+        """The same, but at the nearer end where an interval leaves the scale."""
+        return None if value is None else self.at(min(max(value, self.start), self.end))
+
+    def text(self, value: float | None) -> str:
+        """A value in as many digits as are worth reading."""
+        return number(value) if value is None or not self.is_open else figure(value)
+
+
+SHARES = Scale()
+
+
+def scale_of(values: Sequence[float | None]) -> Scale:
+    """A scale for values of any size: from 0, or as far to the left as to the right, to a round number."""
+    there = [value for value in values if value is not None and isfinite(value)]
+    reach = max(map(abs, there), default=1.0) or 1.0
+    size = 10.0 ** floor(log10(reach))
+    end = next(step * size for step in (1, 1.5, 2, 3, 4, 5, 7.5, 10) if reach <= step * size * (1 + 1e-9))
+    return Scale(start=-end if min(there, default=0.0) < 0 else 0.0, end=end, is_open=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +98,7 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
-    """A square chart, its upright axis from 0 to 1, points in units of the chart."""
+    """A square chart, points in units of the chart."""
 
     title: str
     x_axis: str
@@ -65,6 +107,9 @@ class Chart:
     has_diagonal: bool
     x_end: float = 1.0
     """The value at the right end."""
+    x_start: float = 0.0
+    y_start: float = 0.0
+    y_end: float = 1.0
     marker_at: float | None = None
     """A vertical line, such as the threshold in use."""
 
@@ -99,50 +144,44 @@ def hidden_by(report: Report, by: Sequence[str]) -> frozenset[Key]:
     return hidden_groups(found, min_display=report["settings"]["min_display"])
 
 
-def mark_of_bounds(entry: Mapping[str, Any], *, end: float = 1.0) -> Mark:
-    """Value and one-sided bounds of a gap or a gate, on a scale from 0 to ``end``."""
+def mark_of_bounds(entry: Mapping[str, Any], *, end: float = 1.0, scale: Scale | None = None) -> Mark:
+    """Value and one-sided bounds of a gap or a gate, on ``scale`` or on one from 0 to ``end``."""
+    on = scale or Scale(end=end)
     if entry["value"] is None:
         return Mark(text="no value", note=REASONS.get(entry.get("reason", ""), ""))
     low, high = entry["lower95"], entry["upper95"]
     is_exact = low is not None and low == high == entry["value"]
+    place = on.side if on.is_open else on.at
     return Mark(
-        text=number(entry["value"]),
-        note="" if low is None or is_exact else f"{number(low)} to {number(high)}",
-        at=percent(entry["value"] / end),
-        low=None if low is None else percent(low / end),
-        high=None if high is None else percent(high / end),
+        text=on.text(entry["value"]),
+        note="" if low is None or high is None or is_exact else f"{on.text(low)} to {on.text(high)}",
+        at=on.at(entry["value"]),
+        low=place(low),
+        high=place(high),
     )
 
 
-def mark_of_difference(entry: Mapping[str, Any], *, end: float) -> Mark:
-    """Value and one-sided bounds of a difference that may have either sign, on a scale from -``end`` to ``end``."""
+def mark_of_difference(entry: Mapping[str, Any], *, scale: Scale) -> Mark:
+    """Value and one-sided bounds of a difference that may have either sign, with their signs."""
+    mark, low, high = mark_of_bounds(entry, scale=scale), entry["lower95"], entry["upper95"]
     if entry["value"] is None:
-        return Mark(text="no value")
-    low, high = entry["lower95"], entry["upper95"]
-    at, start, stop = (
-        None if value is None else percent((value + end) / (2 * end)) for value in (entry["value"], low, high)
-    )
-    return Mark(
-        text=signed(entry["value"]),
-        note="" if low is None else f"{signed(low)} to {signed(high)}",
-        at=at,
-        low=start,
-        high=stop,
-    )
+        return mark
+    return replace(mark, text=signed(entry["value"]), note="" if low is None else f"{signed(low)} to {signed(high)}")
 
 
-def mark_of_interval(entry: Mapping[str, Any]) -> Mark:
+def mark_of_interval(entry: Mapping[str, Any], *, scale: Scale = SHARES) -> Mark:
     """Value and two-sided interval of one group."""
     pooled = f"{number(entry['pooled']['value'])} with the others" if "pooled" in entry else ""
     if entry["value"] is None:
         return Mark(text="–", note=REASONS.get(entry.get("reason", ""), entry.get("reason", "")), pooled=pooled)
     low, high = entry["interval"] or (None, None)
+    place = scale.side if scale.is_open else scale.at
     return Mark(
-        text=number(entry["value"]),
-        note=f"{number(low)} to {number(high)}" if low is not None else "",
-        at=percent(entry["value"]),
-        low=percent(low),
-        high=percent(high),
+        text=scale.text(entry["value"]),
+        note=f"{scale.text(low)} to {scale.text(high)}" if low is not None else "",
+        at=scale.at(entry["value"]),
+        low=place(low),
+        high=place(high),
         is_low_support=entry["support"] == "low",
         pooled=pooled,
     )
@@ -193,6 +232,17 @@ def percent(value: float | None) -> float | None:
 def number(value: float | None) -> str:
     """Three digits after the point."""
     return "–" if value is None else f"{value:.3f}"
+
+
+def figure(value: float) -> str:
+    """Four digits of a number of any size, its thousands apart, with a true minus."""
+    size = floor(log10(abs(value))) if value else 0
+    if not -4 <= size < 9:
+        text = f"{value:.3e}"
+    else:
+        text = f"{value:,.{max(0, 3 - size)}f}".replace(",", " ")
+        text = text.rstrip("0").rstrip(".") if "." in text else text
+    return text.replace("-", "\u2212")
 
 
 def sentence(text: str) -> str:

@@ -18,7 +18,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 MAX_STATE_BYTES = 64 * 1024 * 1024
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip member needs a date; a constant one keeps the bytes equal
-_MOST_MEMBERS = 24
+_MOST_MEMBERS = 40
 _DAMAGE = (LookupError, TypeError, RuntimeError, OverflowError, EOFError, AttributeError, zipfile.BadZipFile)
 
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
+from math import isfinite
 from typing import Any
 
 from fairlead.evaluation.disparities import Disparity, Extreme
-from fairlead.evaluation.estimates import Estimates, FScores, Means, Quotients, RankAreas, Rates
+from fairlead.evaluation.estimates import Estimates, ExactAreas, FScores, Means, Quotients, RankAreas, Rates
 from fairlead.evaluation.intervals import Bounds
 from fairlead.evaluation.metrics import PUBLISHED
 from fairlead.spec import EvaluationSpec
@@ -47,6 +48,8 @@ def values_of(estimates: Estimates, evaluation: EvaluationSpec) -> list[dict[str
 def _remarks(estimates: Estimates, group: int, *, is_defined: bool) -> dict[str, Any]:
     if isinstance(estimates, RankAreas) and is_defined:
         return {"bin_error": float(estimates.bin_errors[group])}
+    if isinstance(estimates, ExactAreas) and is_defined:
+        return {"bin_error": 0.0}
     if isinstance(estimates, Means) and estimates.skips_undefined:
         return {"n_classes_undefined": estimates.num_undefined_parts(group)}
     return {}
@@ -69,10 +72,12 @@ def _exact(fraction: Fraction | None) -> tuple[int | None, int | None]:
 
 
 def bounds_of(bounds: Bounds | None) -> dict[str, Any]:
-    """Bounds as the report writes them, null where there are none."""
+    """Bounds as the report writes them, null where there are none, or where they know nothing: JSON has no infinity."""
     if bounds is None:
         return {"lower95": None, "upper95": None, "interval": None}
-    return {"lower95": bounds.lower, "upper95": bounds.upper, "interval": list(bounds.interval)}
+    is_whole = all(map(isfinite, bounds.interval))
+    lower, upper = (side if isfinite(side) else None for side in (bounds.lower, bounds.upper))
+    return {"lower95": lower, "upper95": upper, "interval": list(bounds.interval) if is_whole else None}
 
 
 def disparity_of(found: Disparity, keys: Sequence[dict[str, str]]) -> dict[str, Any]:

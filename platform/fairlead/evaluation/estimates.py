@@ -5,18 +5,23 @@ has no meaning is NaN in ``values``, None in ``exact``, and has a reason.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fairlead.evaluation.intervals import FloatArray, Limits, normal_quantile, wilson_limits
+from fairlead.evaluation.intervals import FloatArray, Limits, Spread, normal_quantile, wilson_limits
 from fairlead.evaluation.replicates import Resampled
 
 IntArray = NDArray[np.int64]
 Groups = IntArray | Sequence[int]
+
+BELOW_RESOLUTION = "below_resolution"
+"""Reason for a mean that rounding has lost."""
+_MOST_FREEDOM = 1e8
+_ROUNDING = 1e-14
 
 
 class Estimates(Protocol):
@@ -226,7 +231,7 @@ class SampleMeans:
         return None
 
     def reason(self, group: int) -> str | None:
-        return None if self.rows[group] > 0 else self.undefined
+        return _why_no_mean(self.rows[group], self.means[group], self.undefined)
 
     def limits(self, tail: float) -> Limits:
         from scipy import special  # large; see intervals.normal_quantile
@@ -244,6 +249,188 @@ class SampleMeans:
             undefined=self.undefined,
             domain=self.domain,
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeanSquares:
+    """Means of squares of numbers, or their roots, with the limits of a sum of squares.
+
+    That sum is taken for a multiple of a chi-squared variable with the same mean and variance (Satterthwaite 1946),
+    as it is when the numbers are normal around 0; Student's limits ignore that it leans to one side. ``rows``: shape
+    (groups,); ``means`` and ``variances`` (of one square, divided by n - 1): as in ``SampleMeans``.
+    """
+
+    rows: IntArray
+    means: FloatArray
+    variances: FloatArray
+    is_root: bool
+
+    @property
+    def method(self) -> str | None:
+        return "satterthwaite"
+
+    @property
+    def values(self) -> FloatArray:
+        return self._unit(np.where(self.rows > 0, self.means, np.nan))
+
+    @property
+    def support(self) -> IntArray:
+        return self.rows
+
+    def exact(self, group: int) -> Fraction | None:
+        return None
+
+    def reason(self, group: int) -> str | None:
+        return _why_no_mean(self.rows[group], self.means[group], "empty")
+
+    def limits(self, tail: float) -> Limits:
+        from scipy import special  # large; see intervals.normal_quantile
+
+        means, rows = np.nan_to_num(self.means), np.maximum(self.rows, 2).astype(np.float64)
+        spread = np.nan_to_num(self.variances)
+        is_spread, is_enough = spread > 0, self.rows >= 2
+        freedom = np.where(is_spread, 2 * rows * means**2 / np.where(is_spread, spread, 1.0), 1.0)
+        freedom = np.minimum(freedom, _MOST_FREEDOM)
+        with np.errstate(divide="ignore"):  # of very little freedom: the upper limit is infinite
+            beyond = [means * freedom / special.chdtri(freedom, side) for side in (tail, 1 - tail)]
+        lower, upper = (np.where(is_spread, limit, means) for limit in beyond)
+        return Limits(self._unit(np.where(is_enough, lower, 0.0)), self._unit(np.where(is_enough, upper, np.inf)))
+
+    def take(self, groups: Groups) -> "MeanSquares":
+        return MeanSquares(
+            rows=self.rows[groups],
+            means=self.means[groups],
+            variances=self.variances[groups],
+            is_root=self.is_root,
+        )
+
+    def _unit(self, squares: FloatArray) -> FloatArray:
+        return np.sqrt(squares) if self.is_root else squares
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Jackknifed:
+    """Sums over sums of rows that depend on each other, such as those of one list, with the spread between buckets.
+
+    ``values``: shape (groups,); ``moved``: how far each value moves when a bucket is left out, shape (groups,
+    buckets), 0 where the bucket has no row of the group; ``used``: buckets that have some. Limits are Student's with
+    one degree of freedom less than those (delete-a-group jackknife; Kott 2001), without the factor (b - 1) / b, which
+    errs on the safe side. Groups share buckets, so that their dependence is in ``covariances``.
+    """
+
+    values: FloatArray
+    moved: FloatArray
+    used: IntArray
+    support: IntArray
+    undefined: str
+    domain: tuple[float, float]
+
+    @classmethod
+    def of(
+        cls,
+        numerators: FloatArray,
+        denominators: FloatArray,
+        *,
+        rows: IntArray,
+        domain: tuple[float, float],
+        undefined: str,
+    ) -> "Jackknifed":
+        """Quotients of sums over buckets; both of shape (groups, buckets)."""
+        whole, below = numerators.sum(axis=1), denominators.sum(axis=1)
+        values = _quotient(whole, below)
+        rest = _quotient(whole[:, None] - numerators, below[:, None] - denominators)
+        is_there = (numerators != 0) | (denominators != 0)
+        moved = np.where(is_there, rest - values[:, None], 0.0)  # NaN where nothing would be left
+        moved = np.where(np.abs(moved) <= _ROUNDING * np.abs(values)[:, None], 0.0, moved)
+        used = np.asarray(is_there.sum(axis=1), dtype=np.int64)
+        return cls(values=values, moved=moved, used=used, support=rows, undefined=undefined, domain=domain)
+
+    @property
+    def method(self) -> str | None:
+        return "jackknife-t"
+
+    @property
+    def covariances(self) -> FloatArray:
+        """Of the values of each two groups, shape (groups, groups); infinite where one bucket is all there is."""
+        is_lost = np.asarray(np.isnan(self.moved).any(axis=1), dtype=np.bool_)
+        found = np.nan_to_num(self.moved) @ np.nan_to_num(self.moved).T
+        return np.where(is_lost[:, None] | is_lost[None, :], np.inf, found)
+
+    @property
+    def logged(self) -> "Jackknifed":
+        """The same of logarithms; values must be positive."""
+        with np.errstate(divide="ignore"):
+            moved = np.log(self.values[:, None] + self.moved) - np.log(self.values)[:, None]
+        return replace(self, values=np.log(self.values), moved=np.where(np.isinf(moved), np.nan, moved))
+
+    def exact(self, group: int) -> Fraction | None:
+        return None
+
+    def reason(self, group: int) -> str | None:
+        if not np.isnan(self.values[group]):
+            return None
+        return self.undefined if self.support[group] else "empty"
+
+    def limits(self, tail: float) -> Limits:
+        half = _half_width(np.sqrt(np.diagonal(self.covariances)), self.used - 1, tail)
+        values = self.values
+        return Limits(*(np.clip(values + side, *self.domain) for side in (-half, half)))
+
+    def pair_limits(self, tail: float) -> Limits:
+        """Limits of the value of each group less that of each other, shape (groups, groups)."""
+        between = self.covariances
+        alone = np.diagonal(between)
+        with np.errstate(invalid="ignore"):
+            variances = np.maximum(alone[:, None] + alone[None, :] - 2 * between, 0.0)
+        error = np.sqrt(np.where(np.isnan(variances), np.inf, variances))
+        half = _half_width(error, np.minimum(self.used[:, None], self.used[None, :]) - 1, tail)
+        gaps = self.values[:, None] - self.values[None, :]
+        return Limits(gaps - half, gaps + half)
+
+    def take(self, groups: Groups) -> "Jackknifed":
+        return Jackknifed(
+            values=self.values[groups],
+            moved=self.moved[groups],
+            used=self.used[groups],
+            support=self.support[groups],
+            undefined=self.undefined,
+            domain=self.domain,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Logarithms:
+    """Logarithms of positive values, and of their limits."""
+
+    of: Estimates
+
+    @property
+    def values(self) -> FloatArray:
+        return np.asarray(np.log(self.of.values), dtype=np.float64)
+
+    def limits(self, tail: float) -> Limits:
+        with np.errstate(divide="ignore"):
+            return Limits(*(np.log(np.maximum(limit, 0.0)) for limit in self.of.limits(tail)))
+
+
+def logarithms(estimates: Estimates) -> Spread:
+    """The logarithms of ``estimates``, which are positive and have limits: their gap is that of a ratio."""
+    return estimates.logged if isinstance(estimates, Jackknifed) else Logarithms(of=estimates)
+
+
+def _half_width(error: FloatArray, freedom: IntArray, tail: float) -> FloatArray:
+    """How far limits are from their value by Student's distribution; infinite where nothing tells."""
+    from scipy import special  # large; see intervals.normal_quantile
+
+    found = -special.stdtrit(np.maximum(freedom, 1).astype(np.float64), tail)
+    is_known = (freedom >= 1) & np.isfinite(error)
+    return np.where(is_known, found * np.where(is_known, error, 0.0), np.inf)
+
+
+def _why_no_mean(rows: int, mean: float, undefined: str) -> str | None:
+    if rows == 0:
+        return undefined
+    return BELOW_RESOLUTION if np.isnan(mean) else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -505,15 +692,16 @@ class RankAreas:
         return "no_negative_labels" if has_positives else "no_positive_labels"
 
     def limits(self, tail: float) -> Limits:
+        return _logit_limits(self.values, *self.spread(), tail=tail)
+
+    def spread(self) -> tuple[FloatArray, FloatArray]:
+        """Where limits start from, and the standard error there, shape (groups,) each."""
         centre = np.nan_to_num(self.values, nan=0.5)
         pairs = np.maximum(self._pairs(), 1.0)
         inner = (centre * pairs + 0.5) / (pairs + 1)  # a perfect order has a logit too, then
         few = (self.support < 10) | (centre <= 0) | (centre >= 1)
         error = np.where(few, self._hanley_mcneil_error(inner), self._delong_error(centre))
-        start = np.where(few, inner, np.clip(centre, 1e-12, 1 - 1e-12))
-        logit, step = np.log(start / (1 - start)), normal_quantile(tail) * error / (start * (1 - start))
-        lower, upper = 1 / (1 + np.exp(step - logit)), 1 / (1 + np.exp(-step - logit))
-        return Limits(np.minimum(lower, centre), np.maximum(upper, centre))
+        return np.where(few, inner, np.clip(centre, 1e-12, 1 - 1e-12)), error
 
     def take(self, groups: Groups) -> "RankAreas":
         return RankAreas(positives=self.positives[groups], negatives=self.negatives[groups])
@@ -545,6 +733,65 @@ class RankAreas:
         of_negatives = (num_negatives - 1) * (second - area**2)
         variance = (area * (1 - area) + of_positives + of_negatives) / (num_positives * num_negatives)
         return np.asarray(np.sqrt(np.maximum(variance, 0.0)), dtype=np.float64)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExactAreas:
+    """Areas under the ROC curve from unbinned scores: those of ``RankAreas``, worked out once for each group.
+
+    ``starts`` and ``errors``: what ``RankAreas.spread`` gives. All of shape (groups,).
+    """
+
+    values: FloatArray
+    support: IntArray
+    starts: FloatArray
+    errors: FloatArray
+    exacts: tuple[Fraction | None, ...]
+    reasons: tuple[str | None, ...]
+
+    @classmethod
+    def of(cls, groups: Sequence[RankAreas]) -> "ExactAreas":
+        """From the areas of one group each, whose bins are all the different scores."""
+        spreads = [each.spread() for each in groups]
+        return cls(
+            values=np.concatenate([np.empty(0), *(each.values for each in groups)]),
+            support=np.concatenate([np.empty(0, dtype=np.int64), *(each.support for each in groups)]),
+            starts=np.concatenate([np.empty(0), *(start for start, _ in spreads)]),
+            errors=np.concatenate([np.empty(0), *(error for _, error in spreads)]),
+            exacts=tuple(each.exact(0) for each in groups),
+            reasons=tuple(each.reason(0) for each in groups),
+        )
+
+    @property
+    def method(self) -> str | None:
+        return "delong-logit"
+
+    def exact(self, group: int) -> Fraction | None:
+        return self.exacts[group]
+
+    def reason(self, group: int) -> str | None:
+        return self.reasons[group]
+
+    def limits(self, tail: float) -> Limits:
+        return _logit_limits(self.values, self.starts, self.errors, tail=tail)
+
+    def take(self, groups: Groups) -> "ExactAreas":
+        chosen = [int(group) for group in groups]
+        return ExactAreas(
+            values=self.values[chosen],
+            support=self.support[chosen],
+            starts=self.starts[chosen],
+            errors=self.errors[chosen],
+            exacts=tuple(self.exacts[group] for group in chosen),
+            reasons=tuple(self.reasons[group] for group in chosen),
+        )
+
+
+def _logit_limits(values: FloatArray, starts: FloatArray, errors: FloatArray, *, tail: float) -> Limits:
+    centre = np.nan_to_num(values, nan=0.5)
+    logit, step = np.log(starts / (1 - starts)), normal_quantile(tail) * errors / (starts * (1 - starts))
+    lower, upper = 1 / (1 + np.exp(step - logit)), 1 / (1 + np.exp(-step - logit))
+    return Limits(np.minimum(lower, centre), np.maximum(upper, centre))
 
 
 def _quotient(numerators: FloatArray, denominators: FloatArray) -> FloatArray:

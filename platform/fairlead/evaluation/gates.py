@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
 from functools import partial
-from math import ceil, exp, log
+from math import ceil, exp, isfinite, log
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,15 +44,26 @@ from fairlead.evaluation.metrics import (
     Task,
     canonical,
     group_estimates,
+    has_bounds,
     is_over_groups,
     known_metric,
     nearest_metric,
     needs_losses,
     needs_scores,
+    task_of_metric,
 )
 from fairlead.evaluation.multiplicity import SMALLEST_P, adjusted
+from fairlead.evaluation.quantities import (
+    NumberGroups,
+    NumberState,
+    number_disparity,
+    number_estimates,
+    number_grouping,
+    task_of,
+)
 from fairlead.evaluation.replicates import REPLICATES
 from fairlead.evaluation.state import CountState
+from fairlead.evaluation.stratified import CONDITIONAL, rate_within, stratified_gaps
 from fairlead.spec import Document, EvaluationSpec, GateSpec
 from fairlead.spec.evaluation import Correction
 
@@ -86,6 +97,8 @@ class GateOutcome:
     why: str
     condition: str | None = None
     """The probe whose counts it looked at; None: the rows as they are."""
+    within: tuple[str, ...] = ()
+    """Attributes within whose strata groups were compared."""
     value: float | None = None
     bound: float | None = None
     """The number that was compared with the limit."""
@@ -127,27 +140,58 @@ def problem_with_gate(
 
     ``asked``: what the spec wants measured beside the counts, ``ExperimentSpec.measured``; None: nothing was trained.
     """
-    if gate.requirement.is_relative and (gate.metric in METRICS or gate.condition is not None):
+    if gate.requirement.is_relative and (gate.metric in METRICS or gate.condition is not None or gate.within):
         what = f"{gate.metric!r}" if gate.metric in METRICS else f"condition {gate.condition!r}"
+        what = "a gap within strata" if gate.within else what
         return f"{what} of the champion is not known: ask for a number, or for a metric of the rows as they are"
+    if gate.metric in METRICS and gate.within:
+        return f"{gate.metric!r} has nothing to do with strata: drop within"
     if gate.metric in METRICS and gate.condition is not None:
         return f"{gate.metric!r} has nothing to do with a condition: drop it"
     if gate.metric in METRICS:
         return problem_with_measured_gate(gate, asked) or _wrong_bound(gate)
     if not known_metric(gate.metric, task):
-        near = nearest_metric(gate.metric, task)
-        hint = f"did you mean {near!r}?" if near else "see the report for the names that exist"
-        return f"no metric of a {task} task is called {gate.metric!r}; {hint}"
+        return f"no metric of a {task} task is called {gate.metric!r}; {_hint(gate.metric, task)}"
     if unknown := [name for name in gate.by if name not in attributes]:
         there = ", ".join(attributes) or "none: name some under data.sensitive"
         return f"{unknown[0]!r} is not a sensitive attribute; there are {there}"
     if is_over_groups(gate.metric, task) and not gate.by:
         return f"{gate.metric!r} compares groups: say which with by, such as [{next(iter(attributes), 'sex')}]"
+    if gate.within and (problem := _problem_within(gate, task, attributes)) is not None:
+        return problem
     if gate.by and not is_over_groups(gate.metric, task):
         return f"{gate.metric!r} is one value for all rows: drop by, or ask for {gate.metric}_group_min"
     if gate.requirement.is_relative and (problem := problem_with_comparison(gate.metric, task)):
         return problem
-    return _wrong_bound(gate)
+    return _wrong_bound(gate) or _no_bound(gate, task)
+
+
+def _problem_within(gate: GateSpec, task: Task, attributes: Sequence[str]) -> str | None:
+    """Why ``gate`` can never be evaluated within strata."""
+    if task != "binary":
+        return "gaps within strata are those of two classes: drop within"
+    if rate_within(canonical(gate.metric)) is None:
+        return f"{gate.metric!r} is not compared within strata: that are {', '.join(CONDITIONAL)}"
+    if both := [name for name in gate.within if name in gate.by]:
+        return f"{both[0]!r} is what groups are compared by: they cannot be compared within it as well"
+    if unknown := [name for name in gate.within if name not in attributes]:
+        return f"{unknown[0]!r} is not an attribute; there are {', '.join(attributes) or 'none'}"
+    return None
+
+
+def _no_bound(gate: GateSpec, task: Task) -> str | None:
+    if gate.evidence_used == "point" or has_bounds(gate.metric, task):
+        return None
+    return f"bounds of {gate.metric!r} are not known: ask for evidence: point, or for another metric"
+
+
+def _hint(metric: str, task: Task) -> str:
+    """What may have been meant by a metric that ``task`` does not have."""
+    other = task_of_metric(metric)
+    if other in ("regression", "ranking"):
+        return f"it is one of a {other}: of predictions made elsewhere evaluation.task says what they are"
+    near = nearest_metric(metric, task)
+    return f"did you mean {near!r}?" if near else "see the report for the names that exist"
 
 
 def _wrong_bound(gate: GateSpec) -> str | None:
@@ -187,6 +231,20 @@ def evaluate_gates(
         else _uncounted(gate)
         for gate in gates
     ]
+    return _together(cases, evaluation, champion)
+
+
+def evaluate_number_gates(
+    state: NumberState, gates: Sequence[GateSpec], evaluation: EvaluationSpec
+) -> tuple[GateOutcome, ...]:
+    """The same of counts of a regression or a ranking."""
+    overall = number_grouping(state)
+    cases = [_number_case(state, gate, evaluation, overall) for gate in gates]
+    return _together(cases, evaluation, UNNAMED)
+
+
+def _together(cases: Sequence["_Case"], evaluation: EvaluationSpec, champion: Champion) -> tuple[GateOutcome, ...]:
+    alpha = 1 - evaluation.confidence
     outcomes = [_judged(case, alpha) for case in cases]
     if evaluation.correction == "none":
         return tuple(outcomes)
@@ -240,8 +298,12 @@ def _case(state: CountState, gate: GateSpec, evaluation: EvaluationSpec, overall
         problem = "the model gave no scores"
     if problem is None and needs_losses(gate.metric) and overall.counts.losses is None:
         problem = "these counts hold no losses; those of before there were any do not"
+    if problem is None and gate.within and overall.counts.is_resampled:
+        problem = "gaps within strata count rows, and these have weights or come in clusters"
     if problem is not None:
         return _Settled(gate, _outcome(gate, Outcome.INCONCLUSIVE, f"not measured: {problem}"))
+    if gate.within:
+        return _WithinStrata(gate, evaluation, state)
     if gate.by:
         return _OverGroups(gate, evaluation, grouping(state, gate.by), overall.counts)
     if canonical(gate.metric) == COUNT:
@@ -265,6 +327,17 @@ def _relative_case(state: CountState, gate: GateSpec, evaluation: EvaluationSpec
         except ValueError as error:  # of very many classes pairs keep only right and wrong
             problem = str(error)
     return _Settled(gate, _outcome(gate, Outcome.INCONCLUSIVE, f"not compared: {problem}"))
+
+
+def _number_case(state: NumberState, gate: GateSpec, evaluation: EvaluationSpec, overall: NumberGroups) -> _Case:
+    attributes = [attribute.name for attribute in state.attributes]
+    if (problem := problem_with_gate(gate, task=task_of(state), attributes=attributes)) is not None:
+        return _Settled(gate, _outcome(gate, Outcome.INCONCLUSIVE, f"not measured: {problem}"))
+    if canonical(gate.metric) == COUNT:
+        return _Settled(gate, _decide(gate, _exactly(int(overall.sizes[0]))))
+    groups = number_grouping(state, gate.by) if gate.by else overall
+    without = state.book.n_nan_scores
+    return _OverNumbers(gate, evaluation, groups, overall, num_unpredicted=without)
 
 
 def _measured_case(gate: GateSpec, measurements: Measurements, sections: Mapping[str, Mapping[str, Any]]) -> _Case:
@@ -516,6 +589,113 @@ class _RelativeOverGroups(_OverGroups):
         return self._both.distance(alpha=alpha, min_support=self._evaluation.min_support)
 
 
+class _WithinStrata:
+    """A gate on a comparison of groups within strata."""
+
+    def __init__(self, gate: GateSpec, evaluation: EvaluationSpec, state: CountState) -> None:
+        self.gate, self._evaluation = gate, evaluation
+        rate = rate_within(canonical(gate.metric))
+        assert rate is not None, "a problem with the gate otherwise"
+        self._groups = grouping(state, gate.by)
+        self._gaps = stratified_gaps(state, gate.by, gate.within, rate)
+        is_enough = self._gaps.support >= max(evaluation.min_support, 1)
+        self._few = tuple(self._named(int(pair)) for pair in np.flatnonzero(~is_enough))
+        self._enough = self._gaps.take([int(pair) for pair in np.flatnonzero(is_enough)])
+
+    def outcome(self, alpha: float) -> GateOutcome:
+        gate, least, gaps = self.gate, self._evaluation.min_support, self._enough
+        if not gaps.pairs:
+            why = f"no two groups have {least} rows each in strata with rows of both"
+            return _outcome(gate, Outcome.INCONCLUSIVE, f"{why}: {_listed(self._few)}" if self._few else why)
+        largest = int(np.argmax(np.abs(gaps.values)))
+        exact = abs(gaps.exact(largest))
+        evidence = _Evidence(value=float(exact), exact=exact, bounds=gaps.bounds(alpha), missing=None)
+        outcome = _decide(gate, evidence)
+        if self._few and outcome.outcome is Outcome.PASS:
+            outcome = _despite_low_support(gate, self._evaluation, evidence, outcome, self._few)
+        num_silent = int((~gaps.is_informative[largest]).sum())
+        if num_silent:
+            told = f"{num_silent} of {gaps.is_informative.shape[1]} strata tell nothing: they lack one of the groups"
+            outcome = replace(outcome, why=f"{outcome.why}; {told}")
+        return outcome
+
+    def rows_needed(self, alpha: float) -> int | None:
+        return None  # it depends on the strata that they are in
+
+    @property
+    def smallest_p(self) -> float:
+        return SMALLEST_P
+
+    def _named(self, pair: int) -> str:
+        return " against ".join(group_name(self._groups, group) for group in self._gaps.pairs[pair])
+
+
+class _OverNumbers:
+    """A gate on a value for all rows, or on a comparison of groups, of a regression or a ranking."""
+
+    def __init__(
+        self,
+        gate: GateSpec,
+        evaluation: EvaluationSpec,
+        groups: NumberGroups,
+        overall: NumberGroups,
+        *,
+        num_unpredicted: int,
+    ) -> None:
+        self.gate, self._evaluation, self._groups, self._overall = gate, evaluation, groups, overall
+        self._num_unpredicted = num_unpredicted
+
+    def outcome(self, alpha: float) -> GateOutcome:
+        found = self._of_groups(alpha) if self.gate.by else self._of_all_rows(alpha)
+        if found.outcome is not Outcome.PASS or not self._num_unpredicted:
+            return found
+        why = f"{self._num_unpredicted} rows have no prediction, and how far off it would be there nobody knows"
+        return replace(found, outcome=Outcome.INCONCLUSIVE, why=why)
+
+    def rows_needed(self, alpha: float) -> int | None:
+        return None  # nobody knows how other rows would vary
+
+    @property
+    def smallest_p(self) -> float:
+        return SMALLEST_P
+
+    def _of_groups(self, alpha: float) -> GateOutcome:
+        gate, groups, least = self.gate, self._groups, self._evaluation.min_support
+        found = number_disparity(gate.metric, groups, self._overall, alpha=alpha, min_support=least)
+        left_out = sorted({*found.low_support, *found.undefined})
+        names = tuple(named(dict(zip(groups.by, groups.keys[group], strict=True))) for group in left_out)
+        if left_out and found.of_supported.value is None:
+            why = f"fewer than two groups have {least} rows or queries that count; too few or none: {_listed(names)}"
+            return _outcome(gate, Outcome.INCONCLUSIVE, why, _bounded(gate, _evidence(found, found.of_all)))
+        evidence = _bounded(gate, _evidence(found, found.of_supported))
+        outcome = _decide(gate, evidence)
+        if left_out and outcome.outcome is Outcome.PASS:
+            return _despite_low_support(gate, self._evaluation, evidence, outcome, names)
+        return outcome
+
+    def _of_all_rows(self, alpha: float) -> GateOutcome:
+        gate, estimates = self.gate, number_estimates(self.gate.metric, self._overall)
+        reason, support = estimates.reason(0), int(estimates.support[0])
+        bounds = single_bounds(estimates, alpha=alpha) if estimates.method and reason is None else None
+        value = None if reason else float(estimates.values[0])
+        evidence = _bounded(gate, _Evidence(value=value, exact=None, bounds=bounds, missing=_no_value(reason)))
+        outcome = _decide(gate, evidence)
+        if outcome.outcome is Outcome.PASS and support < self._evaluation.min_support:
+            why = f"{support} rows or queries count for this, fewer than the {self._evaluation.min_support} needed"
+            return _outcome(gate, Outcome.INCONCLUSIVE, why, evidence)
+        return outcome
+
+
+def _bounded(gate: GateSpec, evidence: _Evidence) -> _Evidence:
+    """Without bounds that know nothing on one side: infinity is no number that a limit could be compared with."""
+    bounds = evidence.bounds
+    if bounds is None or (isfinite(bounds.lower) and isfinite(bounds.upper)):
+        return evidence
+    if gate.evidence_used == "point":
+        return replace(evidence, bounds=None)
+    return replace(evidence, value=None, bounds=None, missing="one row, or one list, does not tell how far it varies")
+
+
 def _smallest_p(estimates: Sequence[Estimates]) -> float:
     """Limits from resamplings cannot resolve more than these are many."""
     return 1 / REPLICATES if any(isinstance(each, Bootstrapped) for each in estimates) else SMALLEST_P
@@ -567,6 +747,9 @@ REASONS = {
     "single_group": "fewer than two groups have a value to compare",
     "both_zero": "all rates are zero, so they have no ratio",
     "overall_undefined": "there is no value over all rows to compare with",
+    "below_resolution": "the numbers are too small beside their range to be told from rounding",
+    "no_relevance": "no row has any relevance",
+    "no_query_of_its_own": "no query of two rows or more, one of them relevant, is of one group alone",
 }
 """What the reasons for an absent value mean."""
 
@@ -633,6 +816,7 @@ def _outcome(
         outcome=outcome,
         why=why,
         condition=gate.condition,
+        within=gate.within,
         value=value,
         bound=compared[gate.evidence_used],
         lower95=bounds.lower if bounds else None,
@@ -740,7 +924,12 @@ def _smallest_share(estimates: Estimates, groups: Grouping) -> float:
 
 def group_name(groups: Grouping, group: int) -> str:
     """A group as people write it: ``sex=F, age_band=40-60``."""
-    return ", ".join(f"{name}={level}" for name, level in groups.key(group).items()) or "all rows"
+    return named(groups.key(group))
+
+
+def named(key: Mapping[str, str]) -> str:
+    """A group's levels as people write them; without any: all rows."""
+    return ", ".join(f"{name}={level}" for name, level in key.items()) or "all rows"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -749,4 +938,5 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _short(number: float) -> str:
-    return f"{number:.4f}"
+    size = abs(number)
+    return f"{number:.1f}" if size >= 1e4 else f"{number:.2g}" if 0 < size < 5e-4 else f"{number:.4f}"

@@ -7,7 +7,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from fairlead.evaluation.cells import UNKNOWN, IntArray, keys_of, listed, margin
+from fairlead.evaluation.cells import UNKNOWN, IntArray, groups_of_cells, keys_of, listed, margin
+from fairlead.evaluation.exact import ExactScores
 from fairlead.evaluation.metrics import Counts
 from fairlead.evaluation.state import CountState
 from fairlead.spec import EvaluationSpec, GateSpec
@@ -63,6 +64,7 @@ def grouping(state: CountState, by: Sequence[str] = ()) -> Grouping:
         replicates=of_groups(None if state.replicates is None else np.moveaxis(state.replicates, 0, 1)),
         losses=of_groups(state.losses),
         paired=of_groups(state.paired),
+        exact=_exact(state, by, chosen),
     )
     return Grouping(
         by=tuple(by),
@@ -71,6 +73,13 @@ def grouping(state: CountState, by: Sequence[str] = ()) -> Grouping:
         calibration=calibration,
         score_sums=score_sums,
     )
+
+
+def _exact(state: CountState, by: Sequence[str], chosen: IntArray) -> ExactScores | None:
+    table = state.exact_scores
+    if table is None or table.is_dropped:
+        return None
+    return ExactScores(table=table, group_of_cell=groups_of_cells(state.attributes, by), groups=chosen)
 
 
 def requested_groupings(

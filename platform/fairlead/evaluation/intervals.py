@@ -12,7 +12,7 @@ since the truly largest pair is one fixed pair; a lower bound does, and gets Bon
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +23,7 @@ MANY_GROUPS = 200
 _SMALLEST_LOG_RATIO = -46.0  # e**-46 = 1e-20: below any ratio of counts
 _HALVINGS = 60
 _SCORE_TOLERANCE = 1e-9
+_FINITE = -float(np.finfo(np.float64).max)
 
 
 class Limits(NamedTuple):
@@ -51,6 +52,15 @@ class Spread(Protocol):
 
     def limits(self, tail: float) -> Limits:
         """Shape (groups,) each; they contain the values."""
+        ...
+
+
+@runtime_checkable
+class Paired(Spread, Protocol):
+    """A spread whose groups depend on each other, and which knows how any two differ."""
+
+    def pair_limits(self, tail: float) -> Limits:
+        """Limits of the value of each group less that of each other, shape (groups, groups)."""
         ...
 
 
@@ -147,6 +157,16 @@ def ratio_bounds(rates: Sequence[Counted], *, alpha: float) -> Bounds:
     return _bounds(lower, upper, alpha)
 
 
+def ratio_of_gap(logarithms: Sequence[Spread], *, alpha: float) -> Bounds:
+    """Bounds of the smallest min / max of positive values, from their logarithms' largest gap. In [0, 1].
+
+    Limits of the logarithms combined as for differences: Zou and Donner 2008, section 3.
+    """
+    gap = gap_bounds(logarithms, alpha=alpha)
+    low, high = gap.interval
+    return Bounds(lower=math.exp(-gap.upper), upper=math.exp(-gap.lower), interval=(math.exp(-high), math.exp(-low)))
+
+
 def minimum_bounds(spreads: Sequence[Spread], *, alpha: float) -> Bounds:
     """Bounds of the smallest value over all groups of ``spreads``."""
     groups = sum(len(spread.values) for spread in spreads)
@@ -215,7 +235,9 @@ def ordered_pairs(spread: Spread) -> int:
 
 
 def _largest_upper_difference(spread: Spread, tail: float) -> float:
-    """max over i != j of v_i - v_j + hypot(u_i - v_i, v_j - l_j)."""
+    """max over i != j of v_i - v_j + hypot(u_i - v_i, v_j - l_j), or of the upper limits of pairs."""
+    if isinstance(spread, Paired):
+        return _largest_of_pairs(spread.pair_limits(tail).upper)
     values, limits = spread.values, spread.limits(tail)
     above, below = limits.upper - values, values - limits.lower
     first, second = _undominated(values, above), _undominated(-values, below)
@@ -224,12 +246,18 @@ def _largest_upper_difference(spread: Spread, tail: float) -> float:
 
 
 def largest_lower_difference(spread: Spread, tail: float) -> float:
-    """max over i != j of v_i - v_j - hypot(v_i - l_i, u_j - v_j)."""
+    """max over i != j of v_i - v_j - hypot(v_i - l_i, u_j - v_j), or of the lower limits of pairs."""
+    if isinstance(spread, Paired):
+        return _largest_of_pairs(spread.pair_limits(tail).lower)
     values, limits = spread.values, spread.limits(tail)
     above, below = limits.upper - values, values - limits.lower
     first, second = _undominated(values, -below), _undominated(-values, -above)
     gaps = values[first, None] - values[None, second] - np.hypot(below[first, None], above[None, second])
     return _largest_off_diagonal(gaps, first, second)
+
+
+def _largest_of_pairs(limits: FloatArray) -> float:
+    return float(limits[~np.eye(len(limits), dtype=bool)].max())
 
 
 def _largest_off_diagonal(gaps: FloatArray, first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
@@ -240,7 +268,7 @@ def _undominated(first: FloatArray, second: FloatArray) -> NDArray[np.int64]:
     """Groups that fewer than two others beat in both coordinates: only these can be part of the extreme pair."""
     order = np.lexsort((-second, -first))
     heights = second[order]
-    heights = np.where(np.isnan(heights), -np.inf, heights)
+    heights = np.nan_to_num(heights, nan=_FINITE, neginf=_FINITE, posinf=np.inf)  # below nothing that is there
     best = _before(np.maximum.accumulate(heights))
     runner_up = _before(np.maximum.accumulate(np.minimum(heights, best)))
     return np.asarray(order[heights > runner_up], dtype=np.int64)

@@ -19,6 +19,7 @@ import numpy as np
 from fairlead.evaluation.estimates import (
     Bootstrapped,
     Estimates,
+    ExactAreas,
     FScores,
     IntArray,
     Means,
@@ -28,6 +29,7 @@ from fairlead.evaluation.estimates import (
     Rates,
     WeightedRates,
 )
+from fairlead.evaluation.exact import ExactScores
 from fairlead.evaluation.intervals import FloatArray
 from fairlead.evaluation.losses import LOSSES, loss_estimates
 from fairlead.evaluation.measured import METRICS as MEASURED
@@ -35,7 +37,7 @@ from fairlead.evaluation.replicates import Resampled, is_drawable
 from fairlead.evaluation.scores import CALIBRATION_METRICS, calibration_estimates
 from fairlead.evaluation.state import SQUARE_SCALE, WEIGHT_SCALE
 
-Task = Literal["binary", "multiclass"]
+Task = Literal["binary", "multiclass", "regression", "ranking"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,6 +127,24 @@ BINARY_ONLY = ("treatment_equality",)
 SCORE_METRICS = ("roc_auc_score",)
 COUNT = "count"
 
+REGRESSION_METRICS = (
+    "mean_prediction",
+    "mean_target",
+    "mean_error",
+    "mean_absolute_error",
+    "mean_squared_error",
+    "root_mean_squared_error",
+    "r2_score",
+)
+RANKING_METRICS = ("exposure", "exposure_per_relevance", "ndcg_score")
+"""``exposure_per_relevance`` is the sum of exposures over that of relevances: its ratio between groups is the
+disparate treatment ratio."""
+_OF_NUMBERS: dict[Task, tuple[str, ...]] = {"regression": REGRESSION_METRICS, "ranking": RANKING_METRICS}
+_SIGNED = ("mean_prediction", "mean_target", "mean_error", "r2_score")
+"""Metrics that may be below 0, so that their ratios mean nothing."""
+BOUNDLESS = ("r2_score",)
+"""Metrics of numbers without limits."""
+
 ALIASES = {"recall_score": "true_positive_rate"}
 PUBLISHED = {
     "demographic_parity_difference": "selection_rate_difference",
@@ -187,6 +207,8 @@ class Counts:
     """The counts or weights of each resampling, shape (groups, R, K, K+1)."""
     losses: IntArray | None = None
     """Sums of losses of scores, shape (groups, 4, 2)."""
+    exact: ExactScores | None = None
+    """Every different score, where the state kept them."""
     paired: IntArray | None = None
     """Rows by label, prediction and the champion's prediction; see ``CountState.paired``."""
     _families: dict[str, tuple["Family", ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -201,7 +223,8 @@ class Counts:
         """The counts of some of the groups."""
         names = ("histogram", "calibration", "score_sums", "weights", "squares", "replicates", "losses", "paired")
         kept = {name: array[groups] for name in names if (array := getattr(self, name)) is not None}
-        return Counts(table=self.table[groups], classes=self.classes, **kept)
+        exact = None if self.exact is None else self.exact.take(groups)
+        return Counts(table=self.table[groups], classes=self.classes, exact=exact, **kept)
 
     @property
     def is_resampled(self) -> bool:
@@ -231,6 +254,8 @@ def one_against_rest(table: IntArray, positive: int) -> Confusion:
 
 def metric_names(task: Task, *, has_scores: bool = True, has_losses: bool = True) -> tuple[str, ...]:
     """Every metric of one group, ``count`` aside."""
+    if task in _OF_NUMBERS:
+        return _OF_NUMBERS[task]
     binary = BINARY_ONLY + (SCORE_METRICS if has_scores else ()) if task == "binary" else ()
     return (*WHOLE_RATES, *RATES, *OTHER_METRICS, *binary, *(LOSSES if has_scores and has_losses else ()))
 
@@ -238,9 +263,23 @@ def metric_names(task: Task, *, has_scores: bool = True, has_losses: bool = True
 def aggregate_names(task: Task, *, has_scores: bool = True, has_losses: bool = True) -> tuple[str, ...]:
     """Every gap, ratio and extreme over groups."""
     names = metric_names(task, has_scores=has_scores, has_losses=has_losses)
-    own = tuple(f"{metric}_{aggregate}" for metric in names for aggregate in AGGREGATES)
+    own = tuple(
+        f"{metric}_{aggregate}"
+        for metric in names
+        for aggregate in AGGREGATES
+        if metric not in _SIGNED or not aggregate.startswith("ratio")
+    )
+    if task in _OF_NUMBERS:
+        return own
     spreads = SPREADS[:1] if task == "multiclass" else SPREADS[1:] if has_scores else ()
     return (*PUBLISHED, *EQUALIZED_ODDS, *spreads, *own)
+
+
+def has_bounds(name: str, task: Task) -> bool:
+    """Whether bounds of ``name``, a metric of numbers or an aggregate of one, are known; of classes it depends."""
+    if task not in _OF_NUMBERS or name == COUNT:
+        return True
+    return not name.startswith(BOUNDLESS) and not name.endswith("_to_overall")
 
 
 def needs_scores(name: str) -> bool:
@@ -256,18 +295,27 @@ def needs_losses(name: str) -> bool:
 def known_metric(name: str, task: Task) -> bool:
     """Whether a gate may ask for ``name``."""
     name = canonical(name)
-    return name in {COUNT, *CALIBRATION_METRICS, *metric_names(task)} or is_over_groups(name, task)
+    alone = (COUNT, *(() if task in _OF_NUMBERS else CALIBRATION_METRICS), *metric_names(task))
+    return name in alone or is_over_groups(name, task)
 
 
 def nearest_metric(name: str, task: Task) -> str | None:
     """The known metric whose name is most like ``name``; None if none is like it."""
-    known = (*metric_names(task), *CALIBRATION_METRICS, *aggregate_names(task), *ALIASES, *MEASURED)
+    of_classes = () if task in _OF_NUMBERS else (*CALIBRATION_METRICS, *ALIASES)
+    known = (*metric_names(task), *of_classes, *aggregate_names(task), *MEASURED)
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
+
+
+def task_of_metric(name: str) -> Task | None:
+    """The first task that has a metric called ``name``; None if none has."""
+    tasks: tuple[Task, ...] = ("binary", "multiclass", "regression", "ranking")
+    return next((task for task in tasks if known_metric(name, task)), None)
 
 
 def is_over_groups(name: str, task: Task) -> bool:
     """Whether ``name`` compares groups, and so needs a grouping."""
-    return canonical(name) in aggregate_names(task) or canonical(name) in _CALIBRATION_AGGREGATES
+    is_of_calibration = task not in _OF_NUMBERS and canonical(name) in _CALIBRATION_AGGREGATES
+    return canonical(name) in aggregate_names(task) or is_of_calibration
 
 
 def canonical(name: str) -> str:
@@ -316,6 +364,8 @@ def group_estimates(metric: str, counts: Counts) -> Estimates:
     if metric in LOSSES and counts.losses is not None and counts.calibration is not None:
         rows = np.asarray(counts.calibration.sum(axis=(1, 2)), dtype=np.int64)
         return loss_estimates(metric, counts.losses, rows, num_classes=len(counts.classes))
+    if metric == "roc_auc_score" and counts.exact is not None:
+        return counts.exact.areas
     if metric == "roc_auc_score" and counts.histogram is not None:
         return RankAreas(positives=counts.histogram[:, 1], negatives=counts.histogram[:, 0])
     if metric == "balanced_accuracy_score":
@@ -329,6 +379,19 @@ def group_estimates(metric: str, counts: Counts) -> Estimates:
         parts = _over_classes(metric, counts)
         return Means(parts=parts, skips_undefined=True, is_independent=is_independent)
     raise ValueError(f"{metric!r} cannot be computed for this {counts.task} task")
+
+
+def cross_area(counts: Counts, positives: int, negatives: int) -> Estimates | None:
+    """The chance that a positive row of one group scores above a negative one of another; None without scores.
+
+    Source: Kallus and Zhou 2019 (xAUC).
+    """
+    if counts.exact is not None:
+        found = counts.exact
+        return ExactAreas.of([found.area(int(found.groups[positives]), int(found.groups[negatives]))])
+    if counts.histogram is None:
+        return None
+    return RankAreas(positives=counts.histogram[[positives], 1], negatives=counts.histogram[[negatives], 0])
 
 
 def class_estimates(metric: str, counts: Counts, positive: int) -> Estimates:

@@ -16,12 +16,15 @@ from jinja2 import Environment, StrictUndefined, Template
 from fairlead.evaluation.cells import UNKNOWN
 from fairlead.evaluation.drawing import (
     CHART,
+    SHARES,
     Chart,
     Key,
     Mark,
     Report,
+    Scale,
     Series,
     count,
+    figure,
     group_name,
     hidden_by,
     hidden_groups,
@@ -42,6 +45,19 @@ from fairlead.evaluation.measured import METRICS
 from fairlead.evaluation.metrics import canonical, needs_losses, split_aggregate
 from fairlead.evaluation.page_attributions import attributions_part
 from fairlead.evaluation.page_measured import energy_part, privacy_part
+from fairlead.evaluation.page_numbers import (
+    COLUMNS,
+    LADDER,
+    MEANINGS,
+    TILES,
+    TITLES,
+    WORDS,
+    facts,
+    is_of_numbers,
+    prediction_chart,
+    scale_of_gap,
+    scale_of_metric,
+)
 from fairlead.evaluation.page_probes import changed_inputs, drift_part, importance_part, temperature_part, way_name
 from fairlead.evaluation.report import report_sha256
 from fairlead.representation import ChampionView
@@ -75,6 +91,7 @@ _TITLES = {
     "brier_score_loss": "Brier score",
     "log_loss": "log loss",
     "count": "number of rows",
+    **TITLES,
 }
 _NAMED = {
     "demographic_parity_difference": "gap in selection rate (demographic parity)",
@@ -110,10 +127,12 @@ _MEANINGS = {
     "f1_score": "balance of precision and true positive rate",
     "brier_score_loss": "mean squared distance of score and label: 0 is best, a score of one half has 0.25",
     "log_loss": "mean surprise at the label, in nats: 0 is best",
+    **MEANINGS,
 }
 _COLUMNS = {
     "binary": ("selection_rate", "true_positive_rate", "false_positive_rate", "accuracy_score"),
     "multiclass": ("accuracy_score", "balanced_accuracy_score", "f1_score"),
+    **COLUMNS,
 }
 _TILES = {
     "binary": (
@@ -127,6 +146,7 @@ _TILES = {
         "log_loss",
     ),
     "multiclass": ("accuracy_score", "balanced_accuracy_score", "f1_score", "precision_score", "log_loss"),
+    **TILES,
 }
 _LADDER = {
     "binary": (
@@ -143,6 +163,7 @@ _LADDER = {
         "accuracy_score_difference",
         "f1_score_difference",
     ),
+    **LADDER,
 }
 _METHODS = {
     "reweighing": "While training, rows counted more or less, so that of the weighted rows the label says nothing of "
@@ -206,6 +227,10 @@ class Rung:
     mark: Mark
     between: str
     limit_at: float | None
+    is_upper: bool = True
+    """Whether the limit is one that must not be exceeded."""
+    ends: tuple[str, str] | None = None
+    """Of its own scale; None: it is that of the whole ladder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -262,7 +287,8 @@ class Section:
     """Everything about one grouping."""
 
     title: str
-    columns: tuple[tuple[str, str], ...]
+    columns: tuple[tuple[str, str, tuple[str, str] | None], ...]
+    """Name, meaning, and the ends of its scale where that is not from 0 to 1."""
     count_names: tuple[str, ...]
     rows: tuple[GroupRow, ...]
     num_more: int
@@ -271,8 +297,11 @@ class Section:
     ladder_end: str
     """The value at the right end of the ladder's scale."""
     heat_map: HeatMap | None
+    crossed: HeatMap | None
+    """Areas under the ROC curve across groups."""
     charts: tuple[Chart, ...]
     resolution: str
+    """Empty where nothing can be said."""
     conditional: tuple[str, ...]
     """Its gaps within strata, in sentences."""
     beyond_chance: str
@@ -304,6 +333,9 @@ def render_page(report: Report, *, sha256: str | None = None) -> str:
         temperature=temperature_part(report),
         tiles=_tiles(report),
         who=[_who(report, attribute["name"]) for attribute in report["attributes"]],
+        facts=facts(report),
+        words=WORDS.get(report["task"], {}),
+        is_of_numbers=is_of_numbers(report),
         charts=charts,
         classes=_class_rows(report),
         sections=[_section(report, by) for by in _groupings(report)],
@@ -357,38 +389,48 @@ def _headline(report: Report) -> dict[str, str]:
 def _gate_card(report: Report, gate: Mapping[str, Any]) -> GateCard:
     operator = gate["require"][: len(gate["require"]) - len(gate["require"].lstrip("<>="))]
     by = f" by {listed_by(gate['by'])}" if gate["by"] else ""
+    within = f", within {listed_by(gate['within'])}" if "within" in gate else ""
     under = f", under {_condition(report, gate['condition'])}" if "condition" in gate else ""
     title = metric_title(gate["metric"]) if gate["metric"] else ""
     rows = gate["rows_needed_per_group"]
     where = "rows in each group" if gate["by"] else "rows"
     is_count = gate["metric"] == "count"
-    start, end = _scale_of(gate)
+    scale = _scale_of_gate(report, gate)
     limit = _of_champion(gate) if "champion" in gate else gate["limit"].strip()
     return GateCard(
         outcome=gate["outcome"],
         symbol=_SYMBOLS[gate["outcome"]],
-        sentence=f"{title[:1].upper()}{title[1:]}{by}{under}: {_OPERATORS[operator]} {limit}",
+        sentence=f"{title[:1].upper()}{title[1:]}{by}{within}{under}: {_OPERATORS[operator]} {limit}",
         why=sentence(gate["why"]),
         advice=f"At the observed rates about {_roughly(rows)} {where} would decide it." if rows else "",
-        mark=Mark(text=count(gate["value"])) if is_count else _mark_of_gate(gate, end=end),
-        start=f"{start:g}".replace("-", "\u2212"),
-        end=f"{end:g}",
-        limit_at=None if is_count else percent((float(gate["limit"]) - start) / (end - start)),
+        mark=Mark(text=count(gate["value"])) if is_count and gate["value"] is not None else _mark_of_gate(gate, scale),
+        end=_brief(scale.end),
+        start=_brief(scale.start),
+        limit_at=None if is_count else scale.at(float(gate["limit"])),
         is_upper=operator.startswith("<"),
         id=gate["id"],
         champion=_champion_of(gate),
-        champion_at=percent(-start / (end - start)) if "champion" in gate else None,
+        champion_at=scale.at(0.0) if "champion" in gate else None,
     )
 
 
-def _scale_of(gate: Mapping[str, Any]) -> tuple[float, float]:
-    """Where the scale of a gate begins and ends; a difference to the champion may have either sign."""
-    reach = [gate[name] for name in (*_REACH, "lower95")] + [float(gate["limit"])]
+def _brief(value: float) -> str:
+    """An end of a scale in few letters."""
+    text = figure(value)
+    return text if len(text) <= 7 else f"{value:g}".replace("-", "\u2212")
+
+
+def _scale_of_gate(report: Report, gate: Mapping[str, Any]) -> Scale:
+    """Of a difference to the champion it has room for either sign."""
+    limit = float(gate["limit"])
+    if is_of_numbers(report) and gate["metric"] not in METRICS:
+        return scale_of_gap(gate["metric"], [gate], [limit])
+    reach = [gate[name] for name in (*_REACH, "lower95")] + [limit]
     if "champion" in gate:
         end = round_end([None if value is None else abs(value) for value in reach], least=0.01)
-        return -end, end
+        return Scale(start=-end, end=end)
     is_open = gate["metric"] in _SMALL or gate["metric"] in METRICS or needs_losses(gate["metric"])
-    return 0.0, round_end(reach) if is_open else 1.0
+    return Scale(end=round_end(reach) if is_open else 1.0)
 
 
 def _of_champion(gate: Mapping[str, Any]) -> str:
@@ -410,10 +452,10 @@ def _champion_of(gate: Mapping[str, Any]) -> str:
     return f"Champion: {found.who}.{values}" if found.who else ""
 
 
-def _mark_of_gate(gate: Mapping[str, Any], *, end: float) -> Mark:
+def _mark_of_gate(gate: Mapping[str, Any], scale: Scale) -> Mark:
     if "champion" in gate:
-        return mark_of_difference(gate, end=end)
-    mark = mark_of_bounds(gate, end=end)
+        return mark_of_difference(gate, scale=scale)
+    mark = mark_of_bounds(gate, scale=scale)
     return replace(mark, text=f"{gate['value']:.4g}") if gate["metric"] in METRICS and mark.at is not None else mark
 
 
@@ -423,8 +465,8 @@ def _condition(report: Report, name: str) -> str:
 
 
 def _plain_gates(report: Report) -> list[Mapping[str, Any]]:
-    """Gates whose limit is a number, on the rows as they are."""
-    return [gate for gate in report["gates"] if "condition" not in gate and "champion" not in gate]
+    """Gates whose limit is a number, on all rows as they are."""
+    return [gate for gate in report["gates"] if not {"condition", "champion", "within"} & gate.keys()]
 
 
 def _mitigation_part(report: Report) -> MitigationPart:
@@ -498,8 +540,9 @@ def _group_change(
 def _tiles(report: Report) -> list[tuple[str, str, Mark]]:
     """Headline values over all rows: name, meaning, value."""
     metrics = _overall(report)["metrics"]
+    scale = Scale(is_open=is_of_numbers(report))
     return [
-        (_TITLES[metric], _meaning(report, metric), mark_of_interval(metrics[metric]))
+        (_TITLES[metric], _meaning(report, metric), mark_of_interval(metrics[metric], scale=scale))
         for metric in _TILES[report["task"]]
         if metric in metrics
     ]
@@ -508,12 +551,12 @@ def _tiles(report: Report) -> list[tuple[str, str, Mark]]:
 def _accuracy_by_group(report: Report) -> list[tuple[str, list[GroupRow]]]:
     """Accuracy of each level of each single attribute that was a grouping."""
     found = []
-    for by in _groupings(report):
+    for by in _groupings(report) if not is_of_numbers(report) else ():
         if len(by) == 1:
             groups = [group for group in report["groups"] if group["by"] == list(by)]
             hidden = hidden_groups(groups, min_display=report["settings"]["min_display"])
             there = [group for group in groups if group["n"]][:_MOST_GROUPS]
-            rows = [_group_row(report, group, hidden, metrics=("accuracy_score",)) for group in there]
+            rows = [_group_row(report, group, hidden, scales={"accuracy_score": SHARES}) for group in there]
             found.append((by[0], rows))
     return found
 
@@ -522,26 +565,30 @@ def _who(report: Report, attribute: str) -> tuple[str, list[GroupRow]]:
     """How many rows each level has; the levels of a single attribute, whether or not it was a grouping."""
     found = [group for group in report["groups"] if group["by"] == [attribute]]
     hidden = hidden_groups(found, min_display=report["settings"]["min_display"])
-    return attribute, [_group_row(report, group, hidden, metrics=()) for group in found[:_MOST_GROUPS]]
+    return attribute, [_group_row(report, group, hidden, scales={}) for group in found[:_MOST_GROUPS]]
 
 
 def _section(report: Report, by: Sequence[str]) -> Section:
     found = [group for group in report["groups"] if group["by"] == list(by)]
     hidden = hidden_groups(found, min_display=report["settings"]["min_display"])
     listed = [group for group in found if group["n"] or not group["unknown"]]
-    metrics = _COLUMNS[report["task"]]
+    scales = {metric: scale_of_metric(report, by, metric, hidden) for metric in _COLUMNS[report["task"]]}
     overall = _overall(report)["metrics"]
     end = _ladder_end(report, by)
     return Section(
         title=f"By {listed_by(by)}",
-        columns=tuple((_TITLES[metric], _meaning(report, metric)) for metric in metrics),
+        columns=tuple(
+            (_TITLES[metric], _meaning(report, metric), scale.ends if scale.is_open else None)
+            for metric, scale in scales.items()
+        ),
         count_names=_count_names(report),
-        rows=tuple(_group_row(report, group, hidden, metrics=metrics) for group in listed[:_MOST_GROUPS]),
+        rows=tuple(_group_row(report, group, hidden, scales=scales) for group in listed[:_MOST_GROUPS]),
         num_more=max(0, len(listed) - _MOST_GROUPS),
-        overall=tuple(percent(overall[metric]["value"]) for metric in metrics),
+        overall=tuple(scale.at(overall[metric]["value"]) for metric, scale in scales.items()),
         ladder=_ladder(report, by, hidden, end=end),
-        ladder_end=f"{end:g}",
+        ladder_end="" if is_of_numbers(report) else f"{end:g}",
         heat_map=_heat_map(report, found, hidden) if len(by) == 2 else None,
+        crossed=_crossed(report, by, hidden),
         charts=_charts(report, by=tuple(by), hidden=hidden),
         resolution=_resolution(report, by),
         conditional=_conditional(report, by, hidden),
@@ -549,7 +596,9 @@ def _section(report: Report, by: Sequence[str]) -> Section:
     )
 
 
-def _group_row(report: Report, group: Mapping[str, Any], hidden: frozenset[Key], *, metrics: Sequence[str]) -> GroupRow:
+def _group_row(
+    report: Report, group: Mapping[str, Any], hidden: frozenset[Key], *, scales: Mapping[str, Scale]
+) -> GroupRow:
     key = tuple(group["key"].values())
     is_hidden = key in hidden
     total = max(1, sum(one["n"] for one in report["groups"] if not one["by"]))
@@ -570,7 +619,9 @@ def _group_row(report: Report, group: Mapping[str, Any], hidden: frozenset[Key],
         rows=rows,
         share="" if is_hidden else f"{100 * group['n'] / total:.1f} %",
         flags=tuple(name for name, is_set in flags if is_set),
-        marks=() if is_hidden else tuple(mark_of_interval(group["metrics"][metric]) for metric in metrics),
+        marks=()
+        if is_hidden
+        else tuple(mark_of_interval(group["metrics"][metric], scale=scale) for metric, scale in scales.items()),
         counts=() if is_hidden else tuple(count(group["counts"].get(name, 0)) for name in _count_names(report)),
         hidden_because=hidden_because,
     )
@@ -605,27 +656,44 @@ def _ladder_end(report: Report, by: Sequence[str]) -> float:
 
 def _ladder(report: Report, by: Sequence[str], hidden: frozenset[Key], *, end: float) -> tuple[Rung, ...]:
     found = {entry["metric"]: entry for entry in report["disparities"] if entry["by"] == list(by)}
-    limits = {gate["metric"]: float(gate["limit"]) for gate in _plain_gates(report) if set(gate["by"]) == set(by)}
+    gates = {gate["metric"]: gate for gate in _plain_gates(report) if set(gate["by"]) == set(by)}
     return tuple(
-        _rung(metric, found[metric], hidden, limit=limits.get(metric), end=end)
+        _rung(metric, found[metric], hidden, gate=gates.get(metric), end=None if is_of_numbers(report) else end)
         for metric in _LADDER[report["task"]]
         if metric in found
     )
 
 
-def _rung(metric: str, entry: Mapping[str, Any], hidden: frozenset[Key], *, limit: float | None, end: float) -> Rung:
+def _rung(
+    metric: str,
+    entry: Mapping[str, Any],
+    hidden: frozenset[Key],
+    *,
+    gate: Mapping[str, Any] | None,
+    end: float | None,
+) -> Rung:
+    """``end``: of the whole ladder's scale; None: each rung has a scale of its own, since their units differ."""
     title = metric_title(metric)
     name = f"{title[:1].upper()}{title[1:]}"
     shown, remark = _shown(entry)
-    ends = [tuple(shown[which].values()) for which in ("max", "min") if shown[which]]
-    if any(key in hidden for key in ends):
+    keys = [tuple(shown[which].values()) for which in ("max", "min") if shown[which]]
+    if any(key in hidden for key in keys):
         return Rung(name=name, mark=Mark(text="not shown", note="to protect a small group"), between="", limit_at=None)
-    between = f"highest {group_name(ends[0])}, lowest {group_name(ends[1])}" if len(ends) == 2 else ""
+    is_apart = len(keys) == 2 and keys[0] != keys[1]
+    between = f"highest {group_name(keys[0])}, lowest {group_name(keys[1])}" if is_apart else ""
     if "class" in shown:
         between = f"class “{short(shown['class'])}”: {between}"
     between = "; ".join(text for text in (between, remark) if text)
-    mark = mark_of_bounds(shown, end=end)
-    return Rung(name=name, mark=mark, between=between, limit_at=None if limit is None else percent(limit / end))
+    limits = [float(gate["limit"])] if gate else []
+    scale = scale_of_gap(metric, [shown], limits) if end is None else Scale(end=end)
+    return Rung(
+        name=name,
+        mark=mark_of_bounds(shown, scale=scale),
+        between=between,
+        limit_at=scale.at(limits[0]) if limits else None,
+        is_upper=gate is None or gate["require"].startswith("<"),
+        ends=scale.ends if end is None else None,
+    )
 
 
 def _heat_map(report: Report, found: Sequence[Mapping[str, Any]], hidden: frozenset[Key]) -> HeatMap | None:
@@ -637,7 +705,7 @@ def _heat_map(report: Report, found: Sequence[Mapping[str, Any]], hidden: frozen
         return None
     shown = [g["metrics"][metric]["value"] for k, g in by_key.items() if k not in hidden and UNKNOWN not in k]
     values = [value for value in shown if value is not None]
-    low, high = min(values, default=0.0), max(values, default=1.0)
+    low, high, scale = min(values, default=0.0), max(values, default=1.0), Scale(is_open=is_of_numbers(report))
     return HeatMap(
         title=f"{_TITLES[metric][:1].upper()}{_TITLES[metric][1:]} at the intersections",
         columns=tuple(short(column) for column in columns),
@@ -645,7 +713,8 @@ def _heat_map(report: Report, found: Sequence[Mapping[str, Any]], hidden: frozen
             (
                 short(row),
                 tuple(
-                    _heat_cell(by_key[row, column], metric, (row, column) in hidden, low, high) for column in columns
+                    _heat_cell(by_key[row, column], metric, (row, column) in hidden, scale, low, high)
+                    for column in columns
                 ),
             )
             for row in rows
@@ -653,18 +722,54 @@ def _heat_map(report: Report, found: Sequence[Mapping[str, Any]], hidden: frozen
     )
 
 
-def _heat_cell(group: Mapping[str, Any], metric: str, is_hidden: bool, low: float, high: float) -> HeatCell:
+def _crossed(report: Report, by: Sequence[str], hidden: frozenset[Key]) -> HeatMap | None:
+    """Reports of before there were any have none."""
+    found = [entry for entry in report.get("cross_areas", ()) if entry["by"] == list(by)]
+    own = {tuple(group["key"].values()): group for group in report["groups"] if group["by"] == list(by)}
+    cells = {tuple(tuple(one[side].values()) for side in ("positives", "negatives")): one for one in found}
+    cells |= {(key, key): group["metrics"]["roc_auc_score"] for key, group in own.items() if found}
+    keys = list(dict.fromkeys(key for key, _ in cells if UNKNOWN not in key and own[key]["n"]))
+    shown = [one["value"] for pair, one in cells.items() if not hidden & set(pair) and one["value"] is not None]
+    if not found or not shown:
+        return None
+    low, high = min(shown), max(shown)
+    return HeatMap(
+        title="Area under the ROC curve across groups",
+        columns=tuple(group_name(key) for key in keys),
+        rows=tuple(
+            (
+                group_name(row),
+                tuple(_area_cell(cells[row, column], bool(hidden & {row, column}), low, high) for column in keys),
+            )
+            for row in keys
+        ),
+    )
+
+
+def _area_cell(entry: Mapping[str, Any], is_hidden: bool, low: float, high: float) -> HeatCell:
+    if is_hidden:
+        return HeatCell(text="not shown", rows="", shade=0.0, is_hatched=True)
+    mark = mark_of_interval(entry)
+    shade = (entry["value"] - low) / (high - low) if entry["value"] is not None and high > low else 0.5
+    return HeatCell(text=mark.text, rows=mark.note, shade=shade, is_hatched=entry["support"] != "ok")
+
+
+def _heat_cell(
+    group: Mapping[str, Any], metric: str, is_hidden: bool, scale: Scale, low: float, high: float
+) -> HeatCell:
     entry = group["metrics"][metric]
     if is_hidden:
         return HeatCell(text="not shown", rows="", shade=0.0, is_hatched=True)
     if entry["value"] is None:
         return HeatCell(text="–", rows="no rows", shade=0.0, is_hatched=True)
     shade = (entry["value"] - low) / (high - low) if high > low else 0.5
-    is_low = entry["support"] != "ok"
-    return HeatCell(text=number(entry["value"]), rows=f"n = {count(group['n'])}", shade=shade, is_hatched=is_low)
+    is_low, text = entry["support"] != "ok", scale.text(entry["value"])
+    return HeatCell(text=text, rows=f"n = {count(group['n'])}", shade=shade, is_hatched=is_low)
 
 
 def _charts(report: Report, *, by: tuple[str, ...], hidden: frozenset[Key] = frozenset()) -> tuple[Chart, ...]:
+    if is_of_numbers(report):
+        return prediction_chart(report, by, hidden)
     reliability = _entries(report["calibration"], by, hidden)
     curves = _entries(report["curves"], by, hidden)
     sizes = {tuple(g["key"].values()): g["n"] for g in report["groups"] if g["by"] == list(by)}
@@ -753,6 +858,8 @@ def _class_rows(report: Report) -> list[tuple[str, list[Mark]]]:
 
 
 def _resolution(report: Report, by: Sequence[str]) -> str:
+    if is_of_numbers(report):
+        return ""
     entry = next((one for one in report["resolution"] if one["by"] == list(by)), None)
     if entry is None or entry["smallest_provable_gap"] is None:
         return "With so few rows no gap can be bounded here."

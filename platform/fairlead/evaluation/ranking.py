@@ -1,17 +1,23 @@
 """Ranking: who is shown where, and how well ranked lists serve each group.
 
-*Exposure* of a row at rank r is ``1 / log2(1 + r)``: how much of a reader's attention the place gets. A group's
-exposure is the mean over its rows. *NDCG* of a query is its discounted sum of relevances over the best possible one;
-its unit is the query, so it counts for the group of which all rows of the query are (those of the one who asks);
-queries with rows of several groups have no such group, and are counted apart. Source: Singh and Joachims 2018;
-Järvelin and Kekäläinen 2002, gains linear as in scikit-learn's ``ndcg_score``.
+*Exposure* of a row at rank r is ``1 / log2(1 + r)``: how much of a reader's attention the place gets; rows that share
+places share their exposure. A group's exposure is the mean over its rows. *NDCG* of a query is its discounted sum of
+relevances over the best possible one; its unit is the query, so it counts for the group of which all rows of the query
+are (those of the one who asks); queries with rows of several groups have no such group, and count in the mean over all
+rows alone. A query of one row or without any relevant one has no NDCG. Source: Singh and Joachims 2018; Järvelin and
+Kekäläinen 2002, gains linear and ties averaged as in scikit-learn's ``ndcg_score``.
+
+Rows of one query compete for places, so exposures of a list are not independent: their spread is found by leaving out
+queries, a hundredth of them at a time (see ``Jackknifed``).
 
 | array | shape, dtype | holds |
 | --- | --- | --- |
-| sums | [cells, 7] int64 | n; exposures and their squares times 2**32; relevances times 2**20; queries; NDCG and its
-  square times 2**32 |
-| queries | [3] int64 | all, those with rows of several cells, those without any relevant row |
+| exposure | [cells, 100, 5] int64 | by bucket of queries: rows, exposures and relevances, two words each |
+| ndcg | [query cells, 5] int64 | queries with an NDCG, sums of it and of its square, two words each |
+| queries | [4] int64 | all, those with rows of several cells, those without any relevant row, those of one row |
 | book | [6] uint64 | as in ``cells``; NaN labels are rows without a relevance |
+
+A query's cell is that of its rows; each attribute has one more level, "several", after the unknown one. See ``words``.
 """
 
 import math
@@ -23,6 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fairlead.evaluation.cells import (
+    CHUNK_ROWS,
     UNKNOWN,
     Book,
     Incomplete,
@@ -34,6 +41,7 @@ from fairlead.evaluation.cells import (
     listed,
     margin,
     refuse_ambiguous,
+    refuse_large,
     refuse_length,
     refuse_unknown_codes,
     shape_of,
@@ -41,36 +49,43 @@ from fairlead.evaluation.cells import (
 )
 from fairlead.evaluation.disparities import Disparity, compare
 from fairlead.evaluation.encoding import Encoded, digest, encode
-from fairlead.evaluation.estimates import Estimates, Plain, SampleMeans
+from fairlead.evaluation.estimates import Estimates, Jackknifed, SampleMeans
 from fairlead.evaluation.intervals import FloatArray
-from fairlead.evaluation.metrics import split_aggregate
+from fairlead.evaluation.keyed import splitmix64
+from fairlead.evaluation.metrics import RANKING_METRICS, split_aggregate
+from fairlead.evaluation.words import add_words, fraction_words, fractions_of
 from fairlead.workload import Attribute
 
-RANKING_METRICS = ("exposure", "exposure_per_relevance", "ndcg_score")
-"""``exposure_per_relevance`` is the sum of exposures over that of relevances: its ratio between groups is the
-disparate treatment ratio."""
 LARGEST_RELEVANCE = 1024.0
-_FORMAT = "fairlead-ranking/1"
-_SCALE, _RELEVANCE_SCALE = 2.0**32, 2.0**20
-_ALL, _MIXED, _IRRELEVANT = range(3)
+BUCKETS = 100
+_FORMAT = "fairlead-ranking/2"
+_ALL, _MIXED, _IRRELEVANT, _SINGLE = range(4)
 
 
 class RankState:
-    """Exposure and NDCG by cell. Raises ``ValueError`` for ambiguous attributes."""
+    """Exposure and NDCG by cell. Raises ``ValueError`` for ambiguous attributes, and a state of more than 64 MB."""
 
     def __init__(self, *, attributes: Sequence[Attribute]) -> None:
         self.attributes = tuple(attributes)
         refuse_ambiguous(self.attributes)
+        cells, query_cells = (math.prod(shape_of(each)) for each in (self.attributes, self._of_queries))
+        refuse_large(self.attributes, 8 * (cells * BUCKETS * 5 + query_cells * 5))
         self._arrays: dict[str, NDArray[Any]] = {
             "book": np.zeros(6, dtype=np.uint64),
-            "queries": np.zeros(3, dtype=np.int64),
-            "sums": np.zeros((math.prod(shape_of(self.attributes)), 7), dtype=np.int64),
+            "exposure": np.zeros((cells, BUCKETS, 5), dtype=np.int64),
+            "ndcg": np.zeros((query_cells, 5), dtype=np.int64),
+            "queries": np.zeros(4, dtype=np.int64),
         }
 
     @property
-    def sums(self) -> IntArray:
-        """Sums by cell, shape (cells, 7)."""
-        return self._arrays["sums"]
+    def exposure(self) -> IntArray:
+        """Rows, exposures and relevances by cell and bucket, shape (cells, 100, 5)."""
+        return self._arrays["exposure"]
+
+    @property
+    def ndcg(self) -> IntArray:
+        """Queries, NDCG and its square by the cell of the query, shape (query cells, 5)."""
+        return self._arrays["ndcg"]
 
     @property
     def book(self) -> Book:
@@ -92,6 +107,11 @@ class RankState:
         """Queries without any relevant row: they have no NDCG."""
         return int(self._arrays["queries"][_IRRELEVANT])
 
+    @property
+    def n_single_queries(self) -> int:
+        """Queries of one row: there is nothing to rank, and they have no NDCG."""
+        return int(self._arrays["queries"][_SINGLE])
+
     def update(
         self,
         codes: ArrayLike,
@@ -100,21 +120,25 @@ class RankState:
         queries: ArrayLike,
         *,
         record_hashes: ArrayLike,
+        ties: ArrayLike | None = None,
     ) -> None:
         """Add whole queries, in place: all rows of a query must come in one call.
 
         ``codes``: shape (n, attributes); ``ranks``: 1 for the first; ``relevances``: 0 to 1024, NaN where unknown (such
-        a row is entered in the book alone); ``queries``: whole numbers that tell queries apart. All shape (n,). Raises
-        ``ValueError`` for values outside these.
+        a row is entered in the book alone); ``queries``: whole numbers that tell queries apart; ``ties``: how many rows
+        share the places from ``ranks`` on, see ``places``. All shape (n,). Raises ``ValueError`` for values outside
+        these.
         """
         places, wanted = np.asarray(ranks), np.asarray(relevances, dtype=np.float64)
         asked, hashes = np.asarray(queries), np.asarray(record_hashes, dtype=np.uint64)
+        shared = np.ones(len(places), dtype=np.int64) if ties is None else np.asarray(ties)
         levels = shaped_codes(codes, rows=len(places), columns=len(self.attributes))
-        for what, values in (("relevances", wanted), ("queries", asked), ("record_hashes", hashes)):
+        for what, values in (("relevances", wanted), ("queries", asked), ("record_hashes", hashes), ("ties", shared)):
             refuse_length(what, values, len(places))
         refuse_unknown_codes(levels, self.attributes)
-        if len(places) and (np.any(places != np.rint(places)) or places.min() < 1):
-            raise ValueError("ranks must be whole numbers from 1")
+        for what, values in (("ranks", places), ("ties", shared)):
+            if len(values) and (np.any(values != np.rint(values)) or values.min() < 1):
+                raise ValueError(f"{what} must be whole numbers from 1")
         if np.any((wanted < 0) | (wanted > LARGEST_RELEVANCE)):
             raise ValueError(f"relevances must lie between 0 and {LARGEST_RELEVANCE:g}")
         cells = cells_of(levels, shape_of(self.attributes))
@@ -125,7 +149,8 @@ class RankState:
             nan_labels=int(np.count_nonzero(~is_there)),
             nan_scores=0,
         )
-        self._count(cells[is_there], places[is_there].astype(np.float64), wanted[is_there], asked[is_there])
+        attention = exposures(places[is_there].astype(np.int64), shared[is_there].astype(np.int64))
+        self._count(levels[is_there].astype(np.int64), attention, wanted[is_there], asked[is_there])
 
     def merge(self, other: "RankState") -> "RankState":
         """The sum of both. Raises ``ValueError`` when they count different things."""
@@ -147,10 +172,15 @@ class RankState:
         header = encoded.header
         if header.get("format") != _FORMAT:
             raise ValueError(f"the format of this evaluation state is {header.get('format')!r}, not {_FORMAT!r}")
-        state = cls(
-            attributes=[Attribute(name=str(name), levels=tuple(map(str, each))) for name, each in header["attributes"]]
-        )
+        try:
+            attributes = [
+                Attribute(name=str(name), levels=tuple(map(str, each))) for name, each in header["attributes"]
+            ]
+        except (LookupError, TypeError) as error:
+            raise ValueError(f"these bytes are not an evaluation state: {error!r}") from error
+        state = cls(attributes=attributes)
         state._arrays = encoded.restore(state._arrays)
+        state._refuse_contradictions()
         return state
 
     def digest(self) -> str:
@@ -161,61 +191,120 @@ class RankState:
         """Whether the state holds exactly the rows of a split."""
         return self.book.check_complete(expected_n=expected_n, expected_sum=expected_sum, expected_xor=expected_xor)
 
+    @property
+    def _of_queries(self) -> tuple[Attribute, ...]:
+        """The attributes of queries: the unknown level is one like the others, and the last code means several."""
+        return tuple(Attribute(name=one.name, levels=(*one.levels, UNKNOWN)) for one in self.attributes)
+
     def _identity(self) -> dict[str, Any]:
         return {"attributes": [[attribute.name, list(attribute.levels)] for attribute in self.attributes]}
 
-    def _count(self, cells: IntArray, ranks: FloatArray, relevances: FloatArray, queries: NDArray[Any]) -> None:
-        order = np.lexsort((relevances, ranks, queries))  # sums of floats in one order, whatever order rows came in
-        cells, ranks, relevances = cells[order], ranks[order], relevances[order]
-        names, query = np.unique(queries[order], return_inverse=True)
-        exposure = 1 / np.log2(1 + ranks)
-        self._add(0, cells, np.ones(len(cells)))
-        self._add(1, cells, np.rint(exposure * _SCALE))
-        self._add(2, cells, np.rint(exposure**2 * _SCALE))
-        self._add(3, cells, np.rint(relevances * _RELEVANCE_SCALE))
-        if not len(names):
+    def _refuse_contradictions(self) -> None:
+        """A state from elsewhere must at least agree with itself."""
+        if any(int(array.min(initial=0)) < 0 for name, array in self._arrays.items() if name != "book"):
+            raise ValueError("this evaluation state has negative counts")
+        rows, scored = int(self.exposure[:, :, 0].sum()), int(self.ndcg[:, 0].sum())
+        if rows != self.book.n - self.book.n_nan_labels or scored > self.n_queries or self.n_queries > rows:
+            raise ValueError("this evaluation state contradicts itself: its counts do not add up to its rows")
+
+    def _count(self, codes: IntArray, attention: FloatArray, relevances: FloatArray, queries: NDArray[Any]) -> None:
+        order = np.lexsort((relevances, -attention, queries))  # floats are added in one order, however rows came in
+        codes, attention, relevances, queries = codes[order], attention[order], relevances[order], queries[order]
+        self._count_exposures(codes, attention, relevances, queries)
+        if not len(queries):
             return
-        gain = np.bincount(query, weights=relevances * exposure, minlength=len(names))
-        best = _best_gains(query, relevances, len(names))
-        start = np.searchsorted(query, np.arange(len(names)))
-        is_mixed = np.bincount(query, weights=cells != cells[start][query], minlength=len(names)) > 0
-        is_relevant = best > 0
-        counted = is_relevant & ~is_mixed
+        names, start, query, size = np.unique(queries, return_index=True, return_inverse=True, return_counts=True)
+        gain = np.bincount(query, weights=relevances * attention, minlength=len(names))
+        best = _best_gains(query, relevances, start)
+        is_several = np.maximum.reduceat(codes, start, axis=0) != np.minimum.reduceat(codes, start, axis=0)
+        several = np.array([len(one.levels) for one in self._of_queries], dtype=np.int64)
+        homes = cells_of(np.where(is_several, several, codes[start]), shape_of(self._of_queries))
+        is_relevant, is_single = best > 0, size == 1
+        counted = np.flatnonzero(is_relevant & ~is_single)
         ndcg = np.minimum(gain[counted] / best[counted], 1.0)
-        home = cells[start][counted]
-        self._add(4, home, np.ones(len(home)))
-        self._add(5, home, np.rint(ndcg * _SCALE))
-        self._add(6, home, np.rint(ndcg**2 * _SCALE))
-        self._arrays["queries"] += np.array([len(names), is_mixed.sum(), (~is_relevant).sum()], dtype=np.int64)
+        for first in range(0, len(counted), CHUNK_ROWS):
+            some = ndcg[first : first + CHUNK_ROWS]
+            words = [np.ones(len(some)), *fraction_words(some, 2), *fraction_words(some**2, 2)]
+            add_words(self.ndcg, homes[counted[first : first + CHUNK_ROWS]], words)
+        found = (len(names), is_several.any(axis=1).sum(), (~is_relevant).sum(), is_single.sum())
+        self._arrays["queries"] += np.array(found, dtype=np.int64)
 
-    def _add(self, column: int, cells: IntArray, values: FloatArray) -> None:
-        for start in range(0, len(cells), 2**16):  # floats are exact below 2**53
-            rows = slice(start, start + 2**16)
-            total = np.bincount(cells[rows], weights=values[rows], minlength=len(self.sums))
-            self.sums[:, column] += total.astype(np.int64)
+    def _count_exposures(
+        self, codes: IntArray, attention: FloatArray, relevances: FloatArray, queries: NDArray[Any]
+    ) -> None:
+        cells = cells_of(codes, shape_of(self.attributes))
+        places = cells * BUCKETS + buckets_of(queries)
+        flat = self.exposure.reshape(-1, 5)
+        for first in range(0, len(places), CHUNK_ROWS):
+            rows = slice(first, first + CHUNK_ROWS)
+            shares = relevances[rows] / LARGEST_RELEVANCE
+            words = [*fraction_words(attention[rows], 2), *fraction_words(shares, 2)]
+            add_words(flat, places[rows], [np.ones(len(shares)), *words])
 
 
-def _best_gains(query: IntArray, relevances: FloatArray, num_queries: int) -> FloatArray:
+def buckets_of(queries: NDArray[Any]) -> IntArray:
+    """The bucket of each query, which follows from its number alone, shape (n,)."""
+    return np.asarray(splitmix64(queries.astype(np.uint64)) % np.uint64(BUCKETS), dtype=np.int64)
+
+
+def places(scores: FloatArray, queries: NDArray[Any]) -> tuple[IntArray, IntArray]:
+    """First place and number of rows that share it, shape (n,) each: the highest score of a query comes first."""
+    order = np.lexsort((-scores, queries))
+    query, score = queries[order], scores[order]
+    is_new = np.ones(len(order), dtype=bool)
+    is_new[1:] = query[1:] != query[:-1]
+    is_other = is_new.copy()
+    is_other[1:] |= score[1:] != score[:-1]
+    at = np.arange(len(order))
+    place = at - np.maximum.accumulate(np.where(is_new, at, 0)) + 1
+    run = np.cumsum(is_other) - 1
+    first, size = np.empty(len(order), dtype=np.int64), np.empty(len(order), dtype=np.int64)
+    first[order] = place[is_other][run]
+    size[order] = np.bincount(run)[run] if len(order) else 0
+    return first, size
+
+
+def exposures(ranks: IntArray, ties: IntArray) -> FloatArray:
+    """The mean attention that the places from ``ranks`` on get which ``ties`` rows share, shape (n,) each."""
+    alone = 1 / np.log2(1 + ranks)
+    is_shared = ties > 1
+    if not is_shared.any():
+        return np.asarray(alone, dtype=np.float64)
+    first, last = ranks[is_shared] - 1, ranks[is_shared] - 1 + ties[is_shared]
+    summed = np.concatenate([[0.0], np.cumsum(1 / np.log2(2 + np.arange(last.max())))])
+    alone[is_shared] = (summed[last] - summed[first]) / ties[is_shared]
+    return np.asarray(alone, dtype=np.float64)
+
+
+def _best_gains(query: IntArray, relevances: FloatArray, start: IntArray) -> FloatArray:
     """Discounted sum of relevances had the most relevant come first."""
     order = np.lexsort((-relevances, query))
-    start = np.searchsorted(query, np.arange(num_queries))
     place = np.arange(len(query)) - start[query]
     gains = relevances[order] / np.log2(2 + place)
-    return np.asarray(np.bincount(query, weights=gains, minlength=num_queries), dtype=np.float64)
+    return np.asarray(np.bincount(query, weights=gains, minlength=len(start)), dtype=np.float64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankGroups:
-    """Groups of one grouping, as in ``groups.Grouping``; ``sums``: shape (groups, 7)."""
+    """Groups of one grouping, as in ``groups.Grouping``.
+
+    ``exposure``: shape (groups, 100, 5); ``ndcg``: shape (groups, 5).
+    """
 
     by: tuple[str, ...]
     keys: tuple[Key, ...]
-    sums: IntArray
+    exposure: IntArray
+    ndcg: IntArray
 
     @property
     def sizes(self) -> IntArray:
-        """Rows of each group."""
-        return self.sums[:, 0]
+        """Rows of each group that have a relevance."""
+        return np.asarray(self.exposure[:, :, 0].sum(axis=1), dtype=np.int64)
+
+    @property
+    def queries(self) -> IntArray:
+        """Queries of each group alone that have an NDCG."""
+        return self.ndcg[:, 0]
 
     @property
     def is_unknown(self) -> NDArray[np.bool_]:
@@ -226,33 +315,55 @@ class RankGroups:
 def rank_grouping(state: RankState, by: Sequence[str] = ()) -> RankGroups:
     """Sum the cells over all attributes but ``by``. Raises ``ValueError`` for an unknown attribute."""
     keys = keys_of(state.attributes, by)
-    sums = margin(state.attributes, state.sums, by)
-    chosen = listed(keys, sums[:, 0])
-    return RankGroups(by=tuple(by), keys=tuple(keys[index] for index in chosen), sums=sums[chosen])
+    exposure = margin(state.attributes, state.exposure, by)
+    chosen = listed(keys, np.asarray(exposure[:, :, 0].sum(axis=1), dtype=np.int64))
+    return RankGroups(
+        by=tuple(by),
+        keys=tuple(keys[index] for index in chosen),
+        exposure=exposure[chosen],
+        ndcg=_of_one_group(state, by)[chosen],
+    )
+
+
+def _of_one_group(state: RankState, by: Sequence[str]) -> IntArray:
+    """NDCG of the queries whose rows are all of one group, shape (groups, 5); of all queries without ``by``."""
+    summed = margin(state._of_queries, state.ndcg, by)
+    sizes = {one.name: len(one.levels) for one in state._of_queries}
+    whole = summed.reshape(*(sizes[name] + 1 for name in by), 5)
+    alone = whole[tuple(slice(sizes[name]) for name in by)]
+    return np.ascontiguousarray(alone).reshape(-1, 5)
 
 
 def rank_estimates(metric: str, groups: RankGroups) -> Estimates:
     """One of ``RANKING_METRICS`` for each group. Raises ``ValueError`` for another."""
-    n, exposures, squares, relevances, queries, ndcg, ndcg_squares = groups.sums.T
+    rows, seen, wanted = _parts(groups.exposure)
     match metric:
         case "exposure":
-            return _means(n, exposures / _SCALE, squares / _SCALE, "empty")
-        case "ndcg_score":
-            return _means(queries, ndcg / _SCALE, ndcg_squares / _SCALE, "no_query_of_its_own")
+            return Jackknifed.of(seen, rows, rows=groups.sizes, domain=(0.0, 1.0), undefined="empty")
         case "exposure_per_relevance":
-            wanted = relevances / _RELEVANCE_SCALE
-            values = np.where(wanted > 0, exposures / _SCALE / np.where(wanted > 0, wanted, 1.0), np.nan)
-            return Plain(values=values, support=n, undefined="no_relevance")
+            return Jackknifed.of(seen, wanted, rows=groups.sizes, domain=(0.0, np.inf), undefined="no_relevance")
+        case "ndcg_score":
+            return _means(groups.ndcg)
         case _:
             raise ValueError(f"{metric!r} is no metric of ranking; there are {', '.join(RANKING_METRICS)}")
 
 
-def _means(n: IntArray, totals: FloatArray, squares: FloatArray, undefined: str) -> SampleMeans:
-    rows = np.maximum(n, 1)
+def _parts(exposure: IntArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Rows, exposures and relevances by group and bucket, shape (groups, 100) each."""
+    rows = exposure[:, :, 0].astype(np.float64)
+    return rows, fractions_of(exposure[:, :, 1:3]), fractions_of(exposure[:, :, 3:5]) * LARGEST_RELEVANCE
+
+
+def _means(sums: IntArray) -> SampleMeans:
+    queries = sums[:, 0]
+    totals, squares = fractions_of(sums[:, 1:3]), fractions_of(sums[:, 3:5])
+    rows = np.maximum(queries, 1)
     means = totals / rows
     spread = np.maximum(squares - rows * means**2, 0.0)
-    variances = np.where(n > 1, spread / np.maximum(n - 1, 1), np.nan)
-    return SampleMeans(rows=n, means=means, variances=variances, undefined=undefined)
+    variances = np.where(queries > 1, spread / np.maximum(queries - 1, 1), np.nan)
+    return SampleMeans(
+        rows=queries, means=means, variances=variances, undefined="no_query_of_its_own", domain=(0.0, 1.0)
+    )
 
 
 def rank_disparity(name: str, groups: RankGroups, overall: RankGroups, *, alpha: float, min_support: int) -> Disparity:

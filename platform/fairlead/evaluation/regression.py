@@ -1,18 +1,21 @@
 """Regression: what workers keep of the numbers a model predicts, and metrics of each group made of it.
 
-Values are scaled by a power of two, chosen from the declared range, to whole numbers of 30 bits, so that merging is
-addition; a product of two has 60 bits and is summed as a high and a low word. Every metric is exact for the rounded
-values, which are off by at most a thousand-millionth of the range's larger end.
+Values are taken from the middle of their range and scaled by a power of two, chosen from its width, to whole numbers
+of 50 bits, so that merging is addition; see ``words``. Every metric is exact for the rounded values, which are off by
+at most half a *step*: 4e-16 of the range's width.
 
 | array | shape, dtype | holds |
 | --- | --- | --- |
-| moments | [cells, 10] int64 | n, sums of y, p and abs(p - y), then of y*y, p*p and y*p as two words each |
+| moments | [cells, 26] int64 | n; sums of y, p and abs(p - y), two words each; of y*y, p*p and (p - y)**2, four words
+  each; of (p - y)**4, six words; rows whose error is not 0 and was rounded to 0 |
+| bins | [cells, 20, 5] int64 | by equal bins of the prediction: rows, sums of y and of p, two words each |
 | book | [6] uint64 | as in ``cells``; its last two entries count rows whose target or prediction is NaN |
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,6 +34,7 @@ from fairlead.evaluation.cells import (
     listed,
     margin,
     refuse_ambiguous,
+    refuse_large,
     refuse_length,
     refuse_unknown_codes,
     shape_of,
@@ -38,40 +42,55 @@ from fairlead.evaluation.cells import (
 )
 from fairlead.evaluation.disparities import Disparity, compare
 from fairlead.evaluation.encoding import Encoded, digest, encode
-from fairlead.evaluation.estimates import Estimates, Plain, SampleMeans
+from fairlead.evaluation.estimates import Estimates, MeanSquares, Plain, SampleMeans
 from fairlead.evaluation.intervals import FloatArray
-from fairlead.evaluation.metrics import split_aggregate
+from fairlead.evaluation.metrics import REGRESSION_METRICS, split_aggregate
+from fairlead.evaluation.words import add_words, fraction_words, square_words, total, whole_words
 from fairlead.workload import Attribute
 
 MEANS = ("mean_prediction", "mean_target", "mean_error", "mean_absolute_error")
 """Metrics with Student's limits; ``mean_error`` is the prediction less the target (bias)."""
-OTHERS = ("mean_squared_error", "root_mean_squared_error", "r2_score")
-REGRESSION_METRICS = MEANS + OTHERS
-_FORMAT = "fairlead-moments/1"
-_BITS, _WORD = 30, 31
+SQUARES = ("mean_squared_error", "root_mean_squared_error")
+"""Metrics with limits as of a sum of squares, see ``MeanSquares``."""
+BINS = 20
+_FORMAT = "fairlead-moments/2"
+_BITS = 50
+_WIDEST = 1e60
+_FEWEST_STEPS = 2**14
+"""Numbers that are on average fewer steps away from each other say little beside the rounding."""
+_COLUMNS = 26
 
 
 class MomentState:
     """Moments of targets and predictions by cell; ``low`` and ``high``: the declared range of both.
 
-    Raises ``ValueError`` for an empty or infinite range and for ambiguous attributes.
+    Raises ``ValueError`` for an empty or endless range, ambiguous attributes, and a state of more than 64 MB.
     """
 
     def __init__(self, *, attributes: Sequence[Attribute], low: float, high: float) -> None:
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise ValueError(f"the range of the target must be finite and not empty, not {low} to {high}")
+        if not (1 / _WIDEST < high / 2 - low / 2 < _WIDEST and max(abs(low), abs(high)) < _WIDEST):
+            raise ValueError(f"the range of the target, {low:g} to {high:g}, cannot be kept: take another unit")
         self.attributes, self.low, self.high = tuple(attributes), float(low), float(high)
         refuse_ambiguous(self.attributes)
         cells = math.prod(shape_of(self.attributes))
+        refuse_large(self.attributes, 8 * cells * (_COLUMNS + 5 * BINS))
         self._arrays: dict[str, NDArray[Any]] = {
             "book": np.zeros(6, dtype=np.uint64),
-            "moments": np.zeros((cells, 10), dtype=np.int64),
+            "bins": np.zeros((cells, BINS, 5), dtype=np.int64),
+            "moments": np.zeros((cells, _COLUMNS), dtype=np.int64),
         }
 
     @property
     def moments(self) -> IntArray:
-        """Sums by cell, shape (cells, 10)."""
+        """Sums by cell, shape (cells, 26)."""
         return self._arrays["moments"]
+
+    @property
+    def bins(self) -> IntArray:
+        """Rows and sums by cell and bin of the prediction, shape (cells, 20, 5)."""
+        return self._arrays["bins"]
 
     @property
     def book(self) -> Book:
@@ -79,9 +98,10 @@ class MomentState:
         return Book(self._arrays["book"])
 
     @property
-    def scale(self) -> float:
-        """A power of two: values times it are whole numbers of 30 bits."""
-        return 2.0 ** (_BITS - math.frexp(max(abs(self.low), abs(self.high)))[1])
+    def unit(self) -> "Unit":
+        """What the whole numbers mean."""
+        half = self.high / 2 - self.low / 2
+        return Unit(centre=self.low / 2 + self.high / 2, scale=2.0 ** (_BITS - math.frexp(half)[1]))
 
     def update(self, codes: ArrayLike, targets: ArrayLike, predictions: ArrayLike, *, record_hashes: ArrayLike) -> None:
         """Add some rows, in place; a row whose target or prediction is NaN is entered in the book alone.
@@ -107,7 +127,8 @@ class MomentState:
         if self._identity() != other._identity():
             raise ValueError("only states over the same attributes and the same range can be merged")
         merged = MomentState(attributes=self.attributes, low=self.low, high=self.high)
-        merged._arrays = {"moments": self.moments + other.moments, "book": self.book.merged(other.book)}
+        merged._arrays = {name: array + other._arrays[name] for name, array in self._arrays.items()}
+        merged._arrays["book"] = self.book.merged(other.book)
         return merged
 
     def to_bytes(self) -> bytes:
@@ -121,9 +142,15 @@ class MomentState:
         header = encoded.header
         if header.get("format") != _FORMAT:
             raise ValueError(f"the format of this evaluation state is {header.get('format')!r}, not {_FORMAT!r}")
-        attributes = [Attribute(name=str(name), levels=tuple(map(str, each))) for name, each in header["attributes"]]
-        state = cls(attributes=attributes, low=header["low"], high=header["high"])
+        try:
+            attributes = [
+                Attribute(name=str(name), levels=tuple(map(str, each))) for name, each in header["attributes"]
+            ]
+            state = cls(attributes=attributes, low=float(header["low"]), high=float(header["high"]))
+        except (LookupError, TypeError) as error:
+            raise ValueError(f"these bytes are not an evaluation state: {error!r}") from error
         state._arrays = encoded.restore(state._arrays)
+        state._refuse_contradictions()
         return state
 
     def digest(self) -> str:
@@ -138,6 +165,14 @@ class MomentState:
         attributes = [[attribute.name, list(attribute.levels)] for attribute in self.attributes]
         return {"attributes": attributes, "low": self.low, "high": self.high}
 
+    def _refuse_contradictions(self) -> None:
+        """A state from elsewhere must at least agree with itself."""
+        rows = self.moments[:, 0]
+        if int(rows.min(initial=0)) < 0 or int(self.bins[:, :, 0].min(initial=0)) < 0:
+            raise ValueError("this evaluation state has negative counts")
+        if int(rows.sum()) > self.book.n or np.any(self.bins[:, :, 0].sum(axis=1) != rows):
+            raise ValueError("this evaluation state contradicts itself: its counts do not add up to its rows")
+
     def _count(self, codes: NDArray[Any], y: FloatArray, p: FloatArray, hashes: NDArray[np.uint64]) -> None:
         cells = cells_of(codes, shape_of(self.attributes))
         is_target, is_number = ~np.isnan(y), ~np.isnan(p)
@@ -148,35 +183,55 @@ class MomentState:
             nan_scores=int(np.count_nonzero(~is_number)),
         )
         kept = is_target & is_number
-        at = cells[kept]
-        whole_y, whole_p = (np.rint(values[kept] * self.scale).astype(np.int64) for values in (y, p))
-        single = [np.ones_like(at), whole_y, whole_p, np.abs(whole_p - whole_y)]
-        double = [word for one, two in _products(whole_y, whole_p) for word in _words(one * two)]
-        for column, values in enumerate((*single, *double)):
-            total = np.bincount(at, weights=values.astype(np.float64), minlength=len(self.moments))
-            self.moments[:, column] += total.astype(np.int64)
+        at, targets, predictions = cells[kept], y[kept], p[kept]
+        whole_y, whole_p = (self.unit.steps(values) for values in (targets, predictions))
+        error = np.abs(whole_p - whole_y)
+        fourth = np.ldexp(error.astype(np.float64), -_BITS - 1) ** 4
+        lost = (error == 0) & (targets != predictions)
+        one, of_y, of_p = np.ones(len(at)), whole_words(whole_y), whole_words(whole_p)
+        squares = [word for values in (whole_y, whole_p, error) for word in square_words(np.abs(values))]
+        more = [*whole_words(error), *squares, *fraction_words(fourth, 6), lost.astype(np.float64)]
+        add_words(self.moments, at, [one, *of_y, *of_p, *more])
+        place = at * BINS + self._bin(predictions)
+        add_words(self.bins.reshape(-1, 5), place, [one, *of_y, *of_p])
 
-
-def _products(y: IntArray, p: IntArray) -> tuple[tuple[IntArray, IntArray], ...]:
-    return (y, y), (p, p), (y, p)
-
-
-def _words(values: IntArray) -> tuple[IntArray, IntArray]:
-    return values >> _WORD, values & (2**_WORD - 1)
+    def _bin(self, predictions: FloatArray) -> IntArray:
+        """Equal bins of the range, closed on the left; the last on both sides."""
+        width = self.high / 2 - self.low / 2
+        share = (predictions / 2 - self.low / 2) / width
+        return np.asarray(np.clip((share * BINS).astype(np.int64), 0, BINS - 1), dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Unit:
+    """What whole numbers stand for: ``centre + number / scale``."""
+
+    centre: float
+    scale: float
+
+    @property
+    def step(self) -> float:
+        """The distance of two numbers that can be told apart."""
+        return 1 / self.scale
+
+    def steps(self, values: FloatArray) -> IntArray:
+        """Whole numbers of these values."""
+        return np.asarray(np.rint((values - self.centre) * self.scale).astype(np.int64), dtype=np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
 class MomentGroups:
-    """Groups of one grouping, as in ``groups.Grouping``; ``moments``: shape (groups, 10)."""
+    """Groups of one grouping, as in ``groups.Grouping``; ``moments``: shape (groups, 26), ``bins``: (groups, 20, 5)."""
 
     by: tuple[str, ...]
     keys: tuple[Key, ...]
     moments: IntArray
-    scale: float
+    bins: IntArray
+    unit: Unit
 
     @property
     def sizes(self) -> IntArray:
-        """Rows of each group."""
+        """Rows of each group that have a target and a prediction."""
         return self.moments[:, 0]
 
     @property
@@ -184,29 +239,42 @@ class MomentGroups:
         """Groups with a missing level."""
         return np.array([UNKNOWN in key for key in self.keys], dtype=bool)
 
+    @cached_property
+    def sums(self) -> tuple["Sums", ...]:
+        """Each group's sums."""
+        return tuple(Sums.of(row, self.unit) for row in self.moments)
+
 
 def moment_grouping(state: MomentState, by: Sequence[str] = ()) -> MomentGroups:
     """Sum the cells over all attributes but ``by``. Raises ``ValueError`` for an unknown attribute."""
     keys = keys_of(state.attributes, by)
     moments = margin(state.attributes, state.moments, by)
+    bins = margin(state.attributes, state.bins, by)
     chosen = listed(keys, moments[:, 0])
     return MomentGroups(
-        by=tuple(by), keys=tuple(keys[index] for index in chosen), moments=moments[chosen], scale=state.scale
+        by=tuple(by),
+        keys=tuple(keys[index] for index in chosen),
+        moments=moments[chosen],
+        bins=bins[chosen],
+        unit=state.unit,
     )
 
 
 def moment_estimates(metric: str, groups: MomentGroups) -> Estimates:
     """One of ``REGRESSION_METRICS`` for each group. Raises ``ValueError`` for another."""
-    sums = [_Sums.of(row, groups.scale) for row in groups.moments]
-    if metric in MEANS:
-        pairs = [each.mean_and_variance(metric) for each in sums]
-        means, variances = (np.array(column, dtype=np.float64) for column in zip(*pairs, strict=True))
-        return SampleMeans(rows=groups.sizes, means=means, variances=variances)
-    if metric in OTHERS:
-        values = np.array([each.other(metric) for each in sums], dtype=np.float64)
-        undefined = "no_variation" if metric == "r2_score" else "empty"
-        return Plain(values=values, support=groups.sizes, undefined=undefined)
-    raise ValueError(f"{metric!r} is no metric of regression; there are {', '.join(REGRESSION_METRICS)}")
+    if metric not in REGRESSION_METRICS:
+        raise ValueError(f"{metric!r} is no metric of regression; there are {', '.join(REGRESSION_METRICS)}")
+    if metric == "r2_score":
+        values = np.array([each.r2 for each in groups.sums], dtype=np.float64)
+        return Plain(values=values, support=groups.sizes, undefined="no_variation")
+    is_square = metric in SQUARES
+    pairs = [each.mean_square if is_square else each.mean_and_variance(metric) for each in groups.sums]
+    means, variances = (np.array(column, dtype=np.float64) for column in zip(*pairs, strict=True))
+    if is_square:
+        is_root = metric == "root_mean_squared_error"
+        return MeanSquares(rows=groups.sizes, means=means, variances=variances, is_root=is_root)
+    domain = (0.0, np.inf) if metric == "mean_absolute_error" else (-np.inf, np.inf)
+    return SampleMeans(rows=groups.sizes, means=means, variances=variances, domain=domain)
 
 
 def moment_disparity(
@@ -227,8 +295,8 @@ def moment_disparity(
 
 
 @dataclass(frozen=True, slots=True)
-class _Sums:
-    """The sums of one group, in whole numbers of any size; ``scale`` to the first power, squares to the second."""
+class Sums:
+    """The sums of one group, in whole numbers of any size: of steps, their squares and fourth powers."""
 
     n: int
     y: int
@@ -236,38 +304,55 @@ class _Sums:
     absolute: int
     yy: int
     pp: int
-    yp: int
-    scale: float
+    squared_error: int
+    fourth: int
+    lost: int
+    unit: Unit
 
     @classmethod
-    def of(cls, row: IntArray, scale: float) -> "_Sums":
-        n, y, p, absolute, *words = (int(value) for value in row)
-        high, low = words[0::2], words[1::2]
-        yy, pp, yp = ((one << _WORD) + two for one, two in zip(high, low, strict=True))
-        return cls(n, y, p, absolute, yy, pp, yp, scale)
+    def of(cls, row: IntArray, unit: Unit) -> "Sums":
+        """From one line of ``MomentState.moments``."""
+        n, *words, lost = (int(value) for value in row)
+        y, p, absolute = (total(words[at : at + 2]) for at in (0, 2, 4))
+        yy, pp, squared = (total(words[at : at + 4]) for at in (6, 10, 14))
+        fourth = total(words[18:]) << (4 * (_BITS + 1) - 6 * 26)
+        return cls(n, y, p, absolute, yy, pp, squared, fourth, lost, unit)
 
     @property
-    def squared_error(self) -> int:
-        return self.pp - 2 * self.yp + self.yy
+    def is_coarse(self) -> bool:
+        """Whether errors are so small beside the range that rounding tells more than they do."""
+        is_nothing = self.absolute == 0 and self.lost == 0
+        return self.n > 0 and not is_nothing and self.absolute < _FEWEST_STEPS * self.n
 
     def mean_and_variance(self, metric: str) -> tuple[float, float]:
-        total, squares = {
-            "mean_prediction": (self.p, self.pp),
-            "mean_target": (self.y, self.yy),
-            "mean_error": (self.p - self.y, self.squared_error),
-            "mean_absolute_error": (self.absolute, self.squared_error),
+        """The mean of one of ``MEANS``, and the variance of one row's number; NaN where there is none."""
+        sums, squares, centre = {
+            "mean_prediction": (self.p, self.pp, self.unit.centre),
+            "mean_target": (self.y, self.yy, self.unit.centre),
+            "mean_error": (self.p - self.y, self.squared_error, 0.0),
+            "mean_absolute_error": (self.absolute, self.squared_error, 0.0),
         }[metric]
-        if self.n == 0:
+        is_of_errors = metric in ("mean_error", "mean_absolute_error")
+        if self.n == 0 or (is_of_errors and self.is_coarse):
             return np.nan, np.nan
-        spread = self.n * squares - total * total  # whole numbers: nothing cancels
-        variance = spread / (self.n * (self.n - 1)) / self.scale**2 if self.n > 1 else np.nan
-        return total / self.n / self.scale, variance
+        spread = self.n * squares - sums * sums  # whole numbers: nothing cancels
+        variance = spread / (self.n * (self.n - 1)) / self.unit.scale**2 if self.n > 1 else np.nan
+        return centre + sums / self.n / self.unit.scale, variance
 
-    def other(self, metric: str) -> float:
-        if self.n == 0:
-            return np.nan
-        if metric == "r2_score":
-            spread = self.n * self.yy - self.y * self.y
-            return 1 - self.n * self.squared_error / spread if spread else np.nan
-        mean = self.squared_error / self.n / self.scale**2
-        return mean if metric == "mean_squared_error" else math.sqrt(mean)
+    @property
+    def mean_square(self) -> tuple[float, float]:
+        """The mean squared error, and the variance of one row's squared error; NaN where there is none."""
+        if self.n == 0 or self.is_coarse:
+            return np.nan, np.nan
+        mean = self.squared_error / self.n / self.unit.scale**2
+        if self.n == 1:
+            return mean, np.nan
+        spread = max(self.n * self.fourth - self.squared_error**2, 0)
+        return mean, spread / (self.n * (self.n - 1)) / self.unit.scale**4
+
+    @property
+    def r2(self) -> float:
+        """The coefficient of determination; NaN where targets do not vary by more than rounding."""
+        spread = self.n * self.yy - self.y * self.y
+        is_varied = self.n > 0 and spread >= (_FEWEST_STEPS * self.n) ** 2
+        return 1 - self.n * self.squared_error / spread if is_varied else np.nan

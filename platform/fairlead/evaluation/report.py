@@ -11,18 +11,29 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import resources
+from itertools import permutations
 from math import isfinite
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from fairlead.evaluation.cells import Book
 from fairlead.evaluation.champion import UNNAMED, Champion
 from fairlead.evaluation.comparison import Baseline, mitigation_section, why_not_comparable
 from fairlead.evaluation.disparities import disparity
 from fairlead.evaluation.entries import disparity_of, values_of
 from fairlead.evaluation.estimates import Estimates, IntArray, Rates
+from fairlead.evaluation.exact import ENTRY_BYTES, MOST_ENTRIES
 from fairlead.evaluation.gap_tests import GapTest, gap_tests
-from fairlead.evaluation.gates import CORRECTIONS, GateOutcome, evaluate_gates, is_tested, overall_outcome
+from fairlead.evaluation.gates import (
+    CORRECTIONS,
+    GateOutcome,
+    evaluate_gates,
+    evaluate_number_gates,
+    is_tested,
+    overall_outcome,
+)
 from fairlead.evaluation.groups import Grouping, grouping, requested_groupings
 from fairlead.evaluation.intervals import gap_bounds, wilson_interval
 from fairlead.evaluation.measured import METRICS, NOTHING, SECTIONS, Measurements
@@ -33,6 +44,7 @@ from fairlead.evaluation.metrics import (
     benefit_counts,
     between_group_entropy,
     class_estimates,
+    cross_area,
     differential_fairness,
     generalized_entropy,
     group_estimates,
@@ -40,7 +52,16 @@ from fairlead.evaluation.metrics import (
     one_against_rest,
     theil_index,
 )
+from fairlead.evaluation.number_report import (
+    NO_CLASSES,
+    number_data,
+    number_disparities,
+    number_groups,
+    number_limitations,
+    number_section,
+)
 from fairlead.evaluation.pooling import pooled_rates, prior_of
+from fairlead.evaluation.quantities import AnyState, NumberGroups, NumberState, number_grouping, number_tests, task_of
 from fairlead.evaluation.recalibration import before_and_after
 from fairlead.evaluation.robustness import robustness_section
 from fairlead.evaluation.scores import calibration, roc_points, sweep
@@ -75,6 +96,16 @@ HEADLINES = (
     "accuracy_score_group_min",
     "roc_auc_score_difference",
     "total_variation_distance",
+    "mean_absolute_error",
+    "root_mean_squared_error",
+    "mean_error",
+    "r2_score",
+    "mean_absolute_error_difference",
+    "mean_absolute_error_group_max",
+    "ndcg_score",
+    "ndcg_score_difference",
+    "exposure_ratio",
+    "exposure_per_relevance_ratio",
 )
 """Metrics that are sent to tracking unless others are asked for; those of gates always are."""
 
@@ -84,6 +115,7 @@ _SCALARS = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 _PER_CLASS = ("selection_rate", "base_rate", "true_positive_rate", "false_positive_rate", "precision_score")
 _SETTINGS = {"min_support", "min_display", "low_support", "on_inconclusive"}
 _MOST_CLASSES_SHOWN = 50
+_MOST_CROSSED = 10
 _KEY_LIMIT = 250
 _BESIDE_COUNTS = ("attributions", "drift", "energy", "explanations", "privacy", "robustness")
 """What is only measured where the spec asks for it."""
@@ -132,7 +164,7 @@ class Looks:
 
 
 def build_report(
-    state: CountState,
+    state: AnyState,
     *,
     provenance: Provenance,
     evaluation: EvaluationSpec,
@@ -148,8 +180,10 @@ def build_report(
 
     With ``mitigation`` it says what that changed against ``baseline``, measured in the same way. What ``measurements``
     ask for gets a section each. ``conditions``: counts of the same rows by the conditions that ``probes`` made.
-    ``champion``: whom gates hold the model against.
+    ``champion``: whom gates hold the model against. A regression or a ranking has none of these.
     """
+    if not isinstance(state, CountState):
+        return _of_numbers(state, provenance, evaluation, gates)
     looks = Looks(measurements=measurements, probes=probes, conditions=conditions or {}, champion=champion)
     if mitigation is None:
         return _measured(state, provenance, evaluation, gates, looks)
@@ -201,21 +235,54 @@ def _measured(
     tests = gap_tests(groupings, overall, evaluation.disparity_correction, min_support=evaluation.min_support)
     simple = [overall, *(groups for groups in groupings if len(groups.by) == 1)]
     report = {
+        **_envelope(state, provenance, evaluation, outcomes, gates, beside),
+        "state": _counts(state),
+        "data": _data(state, provenance),
+        "task": overall.counts.task,
+        "classes": list(state.classes),
+        "positive_class": state.classes[1] if len(state.classes) == 2 else None,
+        "threshold": {"value": evaluation.threshold, "origin": "spec"} if len(state.classes) == 2 else None,
+        "groups": [entry for groups in (overall, *groupings) for entry in _groups(groups, evaluation)],
+        "disparities": disparities,
+        "conditional": [entry for groups in groupings for entry in _conditional(state, groups.by, evaluation)],
+        "multiplicity": _multiplicity(gates, tests, evaluation, looks.champion),
+        "resolution": [_resolution(groups, overall, evaluation) for groups in groupings],
+        "inequality": _inequality(overall, groupings),
+        "calibration": [entry for groups in simple for entry in _calibrations(groups, evaluation.confidence)],
+        "cross_areas": [entry for groups in groupings for entry in _cross_areas(groups, evaluation)],
+        "curves": [entry for groups in simple for entry in _curves(groups)],
+        "thresholds": [entry for groups in groupings for entry in _sweep(groups, overall)],
+        "names": {slug: list(groups.by) for slug, groups in zip(_slugs(groupings), groupings, strict=True)},
+        "not_measured": _not_measured(state, sections),
+        "limitations": [*_limitations(state, evaluation, overall, groupings, tests), *provenance.remarks],
+        **sections,
+    }
+    return dict(sorted(report.items()))
+
+
+def _envelope(
+    state: AnyState,
+    provenance: Provenance,
+    evaluation: EvaluationSpec,
+    outcomes: Sequence[GateOutcome],
+    gates: Sequence[GateSpec],
+    champion: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """What every report has: of what, when, with which settings, and how the gates turned out.
+
+    ``champion``: who was compared with, for gates that hold the model against it.
+    """
+    return {
         "schema": SCHEMA,
         "created": provenance.created.astimezone(UTC).isoformat().replace("+00:00", "Z"),
         "experiment": provenance.experiment,
         "attempt": provenance.attempt,
         "confidence": evaluation.confidence,
         "outcome": overall_outcome(outcomes).value,
-        "gates": [_gate(outcome, gate, beside) for outcome, gate in zip(outcomes, gates, strict=True)],
+        "gates": [_gate(outcome, gate, champion) for outcome, gate in zip(outcomes, gates, strict=True)],
         "model": {"digest": provenance.model_digest},
         "code": {"digest": provenance.code_digest},
         "state": {"digest": state.digest()},
-        "data": _data(state, provenance),
-        "task": overall.counts.task,
-        "classes": list(state.classes),
-        "positive_class": state.classes[1] if len(state.classes) == 2 else None,
-        "threshold": {"value": evaluation.threshold, "origin": "spec"} if len(state.classes) == 2 else None,
         "settings": evaluation.model_dump(mode="json", include=_SETTINGS),
         "attributes": [
             {
@@ -225,19 +292,33 @@ def _measured(
             }
             for attribute in state.attributes
         ],
-        "groups": [entry for groups in (overall, *groupings) for entry in _groups(groups, evaluation)],
-        "disparities": disparities,
-        "conditional": [entry for groups in groupings for entry in _conditional(state, groups.by, evaluation)],
-        "multiplicity": _multiplicity(gates, tests, evaluation, looks.champion),
-        "resolution": [_resolution(groups, overall, evaluation) for groups in groupings],
-        "inequality": _inequality(overall, groupings),
-        "calibration": [entry for groups in simple for entry in _calibrations(groups, evaluation.confidence)],
-        "curves": [entry for groups in simple for entry in _curves(groups)],
-        "thresholds": [entry for groups in groupings for entry in _sweep(groups, overall)],
+    }
+
+
+def _of_numbers(
+    state: NumberState, provenance: Provenance, evaluation: EvaluationSpec, gates: Sequence[GateSpec]
+) -> dict[str, Any]:
+    """The report of a regression or a ranking, which only predictions made elsewhere can be."""
+    overall, names = number_grouping(state), [attribute.name for attribute in state.attributes]
+    groupings = [number_grouping(state, by) for by in requested_groupings(evaluation, gates, names)]
+    outcomes = evaluate_number_gates(state, gates, evaluation)
+    least, correction = evaluation.min_support, evaluation.disparity_correction
+    tests = number_tests(task_of(state), groupings, correction, min_support=least)
+    limits = number_limitations(state, [overall, *groupings], evaluation)
+    report = {
+        **_envelope(state, provenance, evaluation, outcomes, gates),
+        **NO_CLASSES,
+        "data": _source(provenance) | number_data(state),
+        "task": task_of(state),
+        "groups": [entry for groups in (overall, *groupings) for entry in number_groups(state, groups, evaluation)],
+        "disparities": [
+            entry for groups in groupings for entry in number_disparities(state, groups, overall, evaluation)
+        ],
+        "multiplicity": _multiplicity(gates, tests, evaluation, UNNAMED),
         "names": {slug: list(groups.by) for slug, groups in zip(_slugs(groupings), groupings, strict=True)},
-        "not_measured": _not_measured(state, sections),
-        "limitations": [*_limitations(state, evaluation, overall, groupings, tests), *provenance.remarks],
-        **sections,
+        "not_measured": sorted(_BESIDE_COUNTS),
+        "limitations": [*_always(state.book, evaluation, groupings, tests), *limits, *provenance.remarks],
+        **number_section(state, [overall, *groupings]),
     }
     return dict(sorted(report.items()))
 
@@ -332,6 +413,7 @@ def _gate(outcome: GateOutcome, gate: GateSpec, champion: Mapping[str, Any]) -> 
         "metric": outcome.metric,
         "by": list(outcome.by),
         "require": outcome.require,
+        **({"within": list(outcome.within)} if outcome.within else {}),
         **({} if outcome.condition is None else {"condition": outcome.condition}),
         "evidence": outcome.evidence,
         "limit": gate.limit_text,
@@ -382,6 +464,26 @@ def _multiplicity(
     }
 
 
+def _counts(state: CountState) -> dict[str, Any]:
+    """The digest of the counts and, where every different score was asked for, how many there are."""
+    found: dict[str, Any] = {"digest": state.digest()}
+    if (table := state.exact_scores) is not None:
+        num_entries = len(table.entries)
+        kept = {"entries": num_entries, "bytes": ENTRY_BYTES * num_entries, "dropped": table.is_dropped}
+        found["exact_scores"] = kept
+    return found
+
+
+def _source(provenance: Provenance) -> dict[str, Any]:
+    return {
+        "uri": provenance.data_uri,
+        "digest": provenance.data_digest,
+        "split": provenance.split,
+        "target": provenance.target,
+        "n_expected": provenance.n_expected,
+    }
+
+
 def _data(state: CountState, provenance: Provenance) -> dict[str, Any]:
     abstained = state.counts[:, :, -1].sum()
     unknown = {}
@@ -389,12 +491,8 @@ def _data(state: CountState, provenance: Provenance) -> dict[str, Any]:
         groups = grouping(state, (attribute.name,))
         unknown[attribute.name] = int(groups.sizes[groups.is_unknown].sum())
     return {
-        "uri": provenance.data_uri,
-        "digest": provenance.data_digest,
-        "split": provenance.split,
-        "target": provenance.target,
+        **_source(provenance),
         "n": state.n,
-        "n_expected": provenance.n_expected,
         "n_unknown": unknown,
         "n_nan_labels": state.n_nan_labels,
         "n_nan_scores": state.n_nan_scores,
@@ -632,6 +730,20 @@ def _curves(groups: Grouping) -> list[dict[str, Any]]:
     ]
 
 
+def _cross_areas(groups: Grouping, evaluation: EvaluationSpec) -> list[dict[str, Any]]:
+    """Areas under the ROC curve of each group's positives among each other's negatives, where groups are few."""
+    known = [int(group) for group in np.flatnonzero(~groups.is_unknown & (groups.sizes > 0))]
+    if len(known) > _MOST_CROSSED:
+        return []
+    found = []
+    for positives, negatives in permutations(known, 2):
+        area = cross_area(groups.counts, positives, negatives)
+        if area is not None:
+            keys = {"positives": groups.key(positives), "negatives": groups.key(negatives)}
+            found.append({"by": list(groups.by), **keys, **values_of(area, evaluation)[0]})
+    return found
+
+
 def _sweep(groups: Grouping, overall: Grouping) -> list[dict[str, Any]]:
     """Accuracy of all rows and the gap in selection rates, had the threshold been another."""
     if groups.counts.histogram is None or overall.counts.histogram is None:
@@ -666,6 +778,26 @@ def _not_measured(state: CountState, sections: Mapping[str, Any]) -> list[str]:
     return sorted([*scores, *(name for name in _BESIDE_COUNTS if name not in measured)])
 
 
+def _always(
+    book: Book, evaluation: EvaluationSpec, groupings: Sequence[Grouping | NumberGroups], tests: Sequence[GapTest]
+) -> list[str]:
+    """Limits that counts of any kind have."""
+    found = [
+        "Bounds and intervals hold for one statistic at a time; among many, some will miss the truth by chance.",
+        *_beyond_chance(tests, evaluation),
+        "Counts describe this split of these data; they say nothing about people who are not in it.",
+    ]
+    if book.n < 1000:
+        found.append(f"The split has {book.n} rows: small gaps can be neither proven nor excluded.")
+    if not groupings:
+        found.append("No groups were compared: the spec names no grouping.")
+    if abs(evaluation.confidence - 0.95) > 1e-12:
+        found.append(f"Bounds named lower95 and upper95 were computed at confidence {evaluation.confidence:g}.")
+    if book.n_unknown:
+        found.append(f"{book.n_unknown} rows lack a sensitive value; they are shown but take no part in gaps.")
+    return found
+
+
 def _limitations(
     state: CountState,
     evaluation: EvaluationSpec,
@@ -673,19 +805,7 @@ def _limitations(
     groupings: Sequence[Grouping],
     tests: Sequence[GapTest],
 ) -> list[str]:
-    found = [
-        "Bounds and intervals hold for one statistic at a time; among many, some will miss the truth by chance.",
-        *_beyond_chance(tests, evaluation),
-        "Counts describe this split of these data; they say nothing about people who are not in it.",
-    ]
-    if state.n < 1000:
-        found.append(f"The split has {state.n} rows: small gaps can be neither proven nor excluded.")
-    if not groupings:
-        found.append("No groups were compared: the spec names no grouping.")
-    if abs(evaluation.confidence - 0.95) > 1e-12:
-        found.append(f"Bounds named lower95 and upper95 were computed at confidence {evaluation.confidence:g}.")
-    if state.n_unknown:
-        found.append(f"{state.n_unknown} rows lack a sensitive value; they are shown but take no part in gaps.")
+    found = _always(state.book, evaluation, groupings, tests)
     if state.n_nan_labels:
         found.append(f"{state.n_nan_labels} rows have no label and are in no metric.")
     if state.n_nan_scores:
@@ -702,6 +822,7 @@ def _limitations(
         found.append(f"{rows} rows gave their own class no probability; the log loss of each counts as 36.")
     if state.n_zero_weights:
         found.append(f"{state.n_zero_weights} rows have a weight of 0: they are counted, and add nothing to any rate.")
+    found += _limits_of_exactness(state, evaluation)
     if evaluation.control and len(state.classes) != 2:
         found.append("Gaps within strata were not computed: they are defined for two classes.")
     if evaluation.control and state.parts.has_weights:
@@ -715,6 +836,21 @@ def _limitations(
     return found
 
 
+def _limits_of_exactness(state: CountState, evaluation: EvaluationSpec) -> list[str]:
+    """Why areas under the ROC curve are not exact though the spec asks for it."""
+    if not evaluation.exact_auc:
+        return []
+    if (table := state.exact_scores) is None:
+        why = "there are more than two classes" if len(state.classes) > 2 else "there are no scores"
+        return [f"No area under a ROC curve is exact, as evaluation.exact_auc asks: {why}."]
+    if table.is_dropped:
+        return [
+            f"More than {MOST_ENTRIES:,} scores differ by group and label, too many to keep: areas under the ROC curve "
+            "come from 1,024 bins after all, and how far off that may be stands beside each (bin_error)."
+        ]
+    return []
+
+
 def _beyond_chance(tests: Sequence[GapTest], evaluation: EvaluationSpec) -> list[str]:
     there = [test.p_adjusted for test in tests if test.p_adjusted is not None]
     if not there:
@@ -725,7 +861,7 @@ def _beyond_chance(tests: Sequence[GapTest], evaluation: EvaluationSpec) -> list
     return [f"Of {len(there)} gaps tested, {above} are more than chance explains ({method}, level {level:g})."]
 
 
-def _slugs(groupings: Sequence[Grouping]) -> list[str]:
+def _slugs(groupings: Sequence[Grouping | NumberGroups]) -> list[str]:
     """Names of groupings that tracking accepts, different for different groupings."""
     found: list[str] = []
     for groups in groupings:

@@ -16,8 +16,9 @@ entries are integers and merging is addition, so the merged state is bit-identic
 | replicates | [R, cells, K, K+1] int64 | the counts (or weights times 2**20), each row times its Poisson(1) weight |
 | losses | [cells, 4, 2] int64 | sums of Brier's score, of the log loss, and of their squares; see ``losses.py`` |
 | clipped | [cells] int64 | rows whose log loss is that of a probability of 2.2e-16, the least there is |
+| exact_scores, exact_places, exact_more | [entries] | every different score and place, and the rows beside one |
 
-The last six are kept only when asked for.
+The last seven are kept only when asked for; the last line is explained in ``exact``.
 
 For binary tasks "confidence" is the score of class 1 and "hit" is the label; for multi-class tasks they are the
 highest score and whether its class is the label.
@@ -39,13 +40,15 @@ from fairlead.evaluation.cells import (
     cells_of,
     is_unknown_cell,
     refuse_ambiguous,
+    refuse_large,
     refuse_length,
     refuse_outside,
     refuse_unknown_codes,
     shape_of,
     shaped_codes,
 )
-from fairlead.evaluation.encoding import MAX_STATE_BYTES, Encoded, digest, encode
+from fairlead.evaluation.encoding import Encoded, digest, encode
+from fairlead.evaluation.exact import ScoreTable
 from fairlead.evaluation.keyed import poisson_weights, replicate_keys
 from fairlead.evaluation.losses import LOSS_SHAPE, fixed_losses, is_clipped
 from fairlead.workload import Attribute
@@ -61,7 +64,7 @@ WEIGHT_SCALE = 2.0**32
 SQUARE_SCALE = 2.0**20
 LARGEST_WEIGHT = 1024.0
 """With larger ones sums would not stay exact; weights divided by their mean say the same."""
-_FORMATS = ("fairlead-state/1", "fairlead-state/2", "fairlead-state/3")
+_FORMATS = ("fairlead-state/1", "fairlead-state/2", "fairlead-state/3", "fairlead-state/4")
 _LOW_BITS = 21  # a weight of 42 bits is summed as two words
 _MOST_PAIRED_CLASSES = 10
 
@@ -78,15 +81,21 @@ class Parts:
     replicate_seed: int = 0
     has_losses: bool = False
     """Losses of scores, for Brier's score and the log loss; needs scores."""
+    has_exact_scores: bool = False
+    """Every different score, for areas under the ROC curve without an error of binning; binary tasks with scores."""
 
     @property
     def is_first_format(self) -> bool:
         """Whether ``fairlead-state/1`` could hold it: then it is still written so, and keeps its digest."""
-        return not (self.has_weights or self.has_champion or self.replicates or self.has_losses)
+        return not (
+            self.has_weights or self.has_champion or self.replicates or self.has_losses or self.has_exact_scores
+        )
 
     @property
     def format(self) -> str:
         """The oldest format that can hold it."""
+        if self.has_exact_scores:
+            return _FORMATS[3]
         return _FORMATS[2 if self.has_losses else 0 if self.is_first_format else 1]
 
 
@@ -96,7 +105,8 @@ class CountState:
     ``attributes`` may be empty: then there is one cell. ``classes`` names the K >= 2 classes; in binary tasks the
     second is the positive one. ``has_scores``, ``has_weights`` and ``has_champion`` say what every ``update`` brings;
     ``replicates`` (200 for a 95 % interval) asks for resamplings decided by record, or by cluster; ``has_losses``
-    keeps losses of the scores. Raises ``ValueError`` when the state would exceed 64 MB; ``state_size_bytes`` tells
+    keeps losses of the scores, ``has_exact_scores`` every different one (see ``exact``). Raises ``ValueError`` when the
+    state would exceed 64 MB, those scores not counted; ``state_size_bytes`` tells
     beforehand.
     """
 
@@ -111,6 +121,7 @@ class CountState:
         replicates: int = 0,
         replicate_seed: int = 0,
         has_losses: bool = False,
+        has_exact_scores: bool = False,
     ) -> None:
         self.attributes = tuple(attributes)
         self.classes = tuple(classes)
@@ -121,12 +132,14 @@ class CountState:
             replicates=replicates,
             replicate_seed=replicate_seed,
             has_losses=has_losses,
+            has_exact_scores=has_exact_scores,
         )
         _refuse_unusable(self.attributes, self.classes, self.parts)
         shapes = _shapes(self.attributes, len(self.classes), self.parts)
         self._arrays: dict[str, NDArray[Any]] = {
             name: np.zeros(shape, dtype=_dtype(name)) for name, shape in shapes.items()
         }
+        self._exact = ScoreTable() if has_exact_scores else None
 
     @property
     def has_scores(self) -> bool:
@@ -185,6 +198,11 @@ class CountState:
     def clipped(self) -> IntArray | None:
         """Rows whose log loss is bounded, shape (cells,); None if losses are not kept."""
         return self._arrays.get("clipped")
+
+    @property
+    def exact_scores(self) -> ScoreTable | None:
+        """Rows by every different score; None if they are not kept."""
+        return self._exact
 
     @property
     def n_zero_weights(self) -> int:
@@ -288,11 +306,16 @@ class CountState:
         for name, array in self._arrays.items():
             merged._arrays[name] = array + other._arrays[name]
         merged._arrays["book"] = self.book.merged(other.book)
+        if self._exact is not None and other._exact is not None:
+            merged._exact = self._exact.merge(other._exact)
         return merged
 
     def to_bytes(self) -> bytes:
         """Deterministic bytes without pickle; ``numpy.load`` reads them as an ``.npz``. See ``encoding``."""
-        return encode(self._identity() | {"format": self.parts.format}, self._arrays)
+        header = self._identity() | {"format": self.parts.format}
+        if self._exact is not None:
+            header["exact_entries"] = len(self._exact.entries)
+        return encode(header, self._all_arrays())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "CountState":
@@ -303,15 +326,22 @@ class CountState:
         encoded = Encoded(data)
         try:
             state = cls(**_arguments(encoded.header))
+            num_entries = int(encoded.header["exact_entries"]) if state.parts.has_exact_scores else 0
         except (LookupError, TypeError) as error:
             raise ValueError(f"these bytes are not an evaluation state: {error!r}") from error
         state._arrays = encoded.restore(state._arrays)
         state._refuse_contradictions()
+        if state.histogram is not None and state._exact is not None:
+            rows = state.histogram.sum(axis=2).reshape(-1)
+            state._exact = ScoreTable.of(encoded.restore(ScoreTable.like(num_entries)), rows_by_place=rows)
         return state
 
     def digest(self) -> str:
         """``sha256:`` over name, dtype, shape and little-endian bytes of each array by name, then the level names."""
-        return digest(self._identity(), self._arrays)
+        return digest(self._identity(), self._all_arrays())
+
+    def _all_arrays(self) -> dict[str, NDArray[Any]]:
+        return self._arrays | ({} if self._exact is None else self._exact.arrays())
 
     def check_complete(self, *, expected_n: int, expected_sum: int, expected_xor: int) -> Incomplete | None:
         """Whether the state holds exactly the rows of a split, by number and both checksums of record hashes."""
@@ -327,11 +357,14 @@ class CountState:
             replicates=self.parts.replicates,
             replicate_seed=self.parts.replicate_seed,
             has_losses=self.parts.has_losses,
+            has_exact_scores=self.parts.has_exact_scores,
         )
 
     def _copy(self) -> "CountState":
         twin = self._empty_twin()
         twin._arrays = {name: array.copy() for name, array in self._arrays.items()}
+        if self._exact is not None:
+            twin._exact = self._exact.merge(ScoreTable())
         return twin
 
     def _identity(self) -> dict[str, Any]:
@@ -345,7 +378,8 @@ class CountState:
             "replicates": self.parts.replicates,
             "replicate_seed": self.parts.replicate_seed,
         }
-        return second | {"has_losses": True} if self.parts.has_losses else second
+        more = {"has_losses": self.parts.has_losses, "has_exact_scores": self.parts.has_exact_scores}
+        return second | {name: True for name, is_kept in more.items() if is_kept}
 
     def _checked(
         self,
@@ -505,6 +539,8 @@ class CountState:
         rows = cells * 2 + hits
         if self.histogram is not None:
             _add(self.histogram, rows * SCORE_BINS + _bin(confidence, SCORE_BINS))
+        if self._exact is not None:
+            self._exact.add(confidence, rows)
         assert self.calibration is not None, "allocated together with has_scores"
         assert self.score_sums is not None, "allocated together with has_scores"
         flat = rows * CALIBRATION_BINS + _bin(confidence, CALIBRATION_BINS)
@@ -609,8 +645,11 @@ def _arguments(header: dict[str, Any]) -> dict[str, Any]:
     }
     if header["format"] == _FORMATS[0]:
         return first
-    names = ("has_weights", "has_champion", *(("has_losses",) if header["format"] == _FORMATS[2] else ()))
-    flags = {name: bool(header[name]) for name in names}
+    flags = {name: bool(header[name]) for name in ("has_weights", "has_champion")}
+    if header["format"] == _FORMATS[2]:
+        flags["has_losses"] = bool(header["has_losses"])
+    if header["format"] == _FORMATS[3]:
+        flags |= {"has_losses": bool(header.get("has_losses", False)), "has_exact_scores": True}
     return first | flags | {name: int(header[name]) for name in ("replicates", "replicate_seed")}
 
 
@@ -620,15 +659,11 @@ def _refuse_unusable(attributes: Sequence[Attribute], classes: Sequence[str], pa
     refuse_ambiguous(attributes)
     if parts.has_losses and not parts.has_scores:
         raise ValueError("losses are those of scores: a state that keeps them needs scores")
+    if parts.has_exact_scores and not (parts.has_scores and len(classes) == 2):
+        raise ValueError("every different score is kept of two classes with scores alone")
     if parts.replicates < 0 or parts.replicate_seed < 0:
         raise ValueError("replicates and their seed must not be negative")
-    size = _size_bytes(attributes, len(classes), parts)
-    if size > MAX_STATE_BYTES:
-        levels = ", ".join(f"{a.name} ({len(a.levels)} levels)" for a in attributes)
-        raise ValueError(
-            f"counting {levels} by {len(classes)} classes needs {size >> 20} MB, at most {MAX_STATE_BYTES >> 20} "
-            "are allowed: use fewer attributes, or bins with fewer levels"
-        )
+    refuse_large(attributes, _size_bytes(attributes, len(classes), parts), what=f" by {len(classes)} classes")
 
 
 def _checked_weights(weights: ArrayLike | None, n: int) -> FloatArray | None:

@@ -7,18 +7,25 @@ stratum, and combined by Mantel and Haenszel's weights into one difference and o
 Sources: Mantel and Haenszel 1959 (common odds ratio, and with Cochran 1954 the test, here without the correction for
 continuity); Robins, Breslow and Greenland 1986 (variance of its logarithm); Sato 1989 (variance of the difference).
 Both variances hold for few large strata and for many small ones.
+
+A gate needs bounds that hold at small counts too, where a variance of 0 would be false certainty: they invert the
+stratified score statistic of Miettinen and Nurminen 1985 with Mantel and Haenszel's weights. At a difference of 0 it is
+the root of Cochran, Mantel and Haenszel's; of one stratum, the limits are theirs for two rates.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fairlead.evaluation.alternatives import crossing, restricted_rate
 from fairlead.evaluation.groups import Grouping, grouping
-from fairlead.evaluation.intervals import FloatArray, normal_quantile
+from fairlead.evaluation.intervals import Bounds, FloatArray, Limits, normal_quantile
 from fairlead.evaluation.metrics import RATES, one_against_rest
 from fairlead.evaluation.state import CountState
 
@@ -184,3 +191,127 @@ def _crude(strata: Strata) -> float | None:
 def _parts(strata: Strata) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     kept = strata.informative()
     return kept.x, kept.n, kept.reference_x, kept.reference_n
+
+
+# ---- what gates ask -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StratifiedGaps:
+    """Every two groups within strata: the weighted difference of their rates, first less second.
+
+    ``x`` of ``n`` rows of the first and ``y`` of ``m`` of the second group, shape (pairs, strata) each; strata in which
+    one of them has no rows say nothing.
+    """
+
+    pairs: tuple[tuple[int, int], ...]
+    """Positions in the grouping."""
+    x: FloatArray
+    n: FloatArray
+    y: FloatArray
+    m: FloatArray
+
+    @property
+    def values(self) -> FloatArray:
+        """Shape (pairs,), NaN where no stratum has rows of both."""
+        weights = self._weights
+        total = weights.sum(axis=1)
+        gaps = (weights * (self.x / np.maximum(self.n, 1) - self.y / np.maximum(self.m, 1))).sum(axis=1)
+        return np.where(total > 0, gaps / np.where(total > 0, total, 1.0), np.nan)
+
+    @property
+    def support(self) -> FloatArray:
+        """Rows of the smaller group in strata that tell something, shape (pairs,)."""
+        both = self.is_informative
+        ours, theirs = (np.where(both, part, 0.0).sum(axis=1) for part in (self.n, self.m))
+        return np.asarray(np.minimum(ours, theirs), dtype=np.float64)
+
+    @property
+    def is_informative(self) -> NDArray[np.bool_]:
+        """Strata with rows of both groups, shape (pairs, strata)."""
+        return np.asarray((self.n > 0) & (self.m > 0), dtype=np.bool_)
+
+    def exact(self, pair: int) -> Fraction:
+        """The difference without rounding; only where there is one."""
+        gap, total = Fraction(0), Fraction(0)
+        for x, n, y, m in zip(*(map(int, part[pair]) for part in (self.x, self.n, self.y, self.m)), strict=True):
+            if n and m:
+                gap += Fraction(x * m - y * n, n + m)
+                total += Fraction(n * m, n + m)
+        return gap / total
+
+    def limits(self, tail: float) -> Limits:
+        """Where the score statistic leaves the normal quantiles of ``tail``, shape (pairs,) each."""
+        z, values = normal_quantile(tail), np.nan_to_num(self.values)
+        lower = crossing(lambda gap: self.score(gap) > z, np.full_like(values, -1.0), values)
+        upper = crossing(lambda gap: self.score(gap) > -z, values, np.full_like(values, 1.0))
+        return Limits(lower, upper)
+
+    def score(self, gap: FloatArray) -> FloatArray:
+        """The statistic of "the difference is ``gap`` in every stratum", shape (pairs,); decreasing in ``gap``."""
+        both, weights, delta = self.is_informative, self._weights, gap[:, None]
+        x, n, y, m = (np.where(both, part, least) for part, least in self._parts)
+        second = restricted_rate(delta, np.stack([x, n, y, m]))
+        first = np.clip(second + delta, 0.0, 1.0)
+        variance = (first * (1 - first) / n + second * (1 - second) / m) * (n + m) / (n + m - 1)
+        distance = (weights * (x / n - y / m - delta)).sum(axis=1)
+        error = np.sqrt(np.maximum((weights**2 * variance).sum(axis=1), 1e-30))
+        return np.where(np.abs(distance) < 1e-15, 0.0, distance / error)
+
+    def take(self, pairs: Sequence[int]) -> "StratifiedGaps":
+        """Some of the pairs."""
+        chosen = list(pairs)
+        return StratifiedGaps(
+            pairs=tuple(self.pairs[pair] for pair in chosen),
+            x=self.x[chosen],
+            n=self.n[chosen],
+            y=self.y[chosen],
+            m=self.m[chosen],
+        )
+
+    def bounds(self, alpha: float) -> Bounds:
+        """Of the largest difference: that of the truly largest pair needs no correction, a lower bound Bonferroni's."""
+        ordered = 2 * len(self.pairs)
+
+        def upper(tail: float) -> float:
+            limits = self.limits(tail)
+            return float(np.maximum(limits.upper, -limits.lower).max())
+
+        def lower(tail: float) -> float:
+            limits = self.limits(tail / ordered)
+            return max(0.0, float(np.maximum(limits.lower, -limits.upper).max()))
+
+        return Bounds(lower=lower(alpha), upper=upper(alpha), interval=(lower(alpha / 2), upper(alpha / 2)))
+
+    @property
+    def _weights(self) -> FloatArray:
+        both = self.is_informative
+        return np.where(both, self.n * self.m / np.maximum(self.n + self.m, 1), 0.0)
+
+    @property
+    def _parts(self) -> tuple[tuple[FloatArray, float], ...]:
+        return (self.x, 0.0), (self.n, 1.0), (self.y, 0.0), (self.m, 1.0)
+
+
+def rate_within(metric: str) -> str | None:
+    """The rate whose gaps ``metric`` compares within strata; None where it compares none."""
+    of_rate = {f"{rate}_difference": rate for rate in CONDITIONAL.values()}
+    return CONDITIONAL.get(metric) or of_rate.get(metric)
+
+
+def stratified_gaps(state: CountState, by: Sequence[str], within: Sequence[str], rate: str) -> StratifiedGaps:
+    """Every two known groups of ``by`` that have rows, within strata of ``within``; see ``conditional_gaps``."""
+    groups, cells = grouping(state, by), grouping(state, (*by, *within))
+    known = [int(group) for group in np.flatnonzero(~groups.is_unknown & (groups.sizes > 0))]
+    place = {key: index for index, key in enumerate(cells.keys)}
+    whole = [key for key, is_unknown in zip(cells.keys, cells.is_unknown, strict=True) if not is_unknown]
+    strata = list(dict.fromkeys(key[len(by) :] for key in whole))
+    at = {group: [place[(*groups.keys[group], *stratum)] for stratum in strata] for group in known}
+    confusion, pairs = one_against_rest(cells.counts.table, 1), tuple(combinations(known, 2))
+    counted = []
+    for side in (0, 1):
+        cells_of_side = np.array([at[pair[side]] for pair in pairs], dtype=np.int64).reshape(len(pairs), len(strata))
+        for part in (RATES[rate].numerator, RATES[rate].denominator):
+            counted.append(part(confusion).astype(np.float64)[cells_of_side])
+    x, n, y, m = counted
+    return StratifiedGaps(pairs=pairs, x=x, n=n, y=y, m=m)

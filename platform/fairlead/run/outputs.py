@@ -12,7 +12,7 @@ from typing import Any
 from fairlead.data.context import state_name
 from fairlead.data.export import read_model
 from fairlead.evaluation.measured import measurements_bytes
-from fairlead.evaluation.state import CountState
+from fairlead.evaluation.quantities import AnyState, merged, read_state
 from fairlead.lifecycle import Outcome
 from fairlead.protocol import (
     ANSWERS_FILES,
@@ -87,18 +87,13 @@ def _user_error(reason: str, detail: str) -> Verdict:
     return Verdict(outcome=Outcome.USER_ERROR, reason=reason, detail=detail)
 
 
-def _merged(finished: Sequence[Finished], name: str) -> CountState | None:
-    states = [CountState.from_bytes(each.states[name]) for each in finished if name in each.states]
-    if not states:
-        return None
-    total = states[0]
-    for state in states[1:]:
-        total = total.merge(state)
-    return total
+def _merged(finished: Sequence[Finished], name: str) -> AnyState | None:
+    states = [read_state(each.states[name]) for each in finished if name in each.states]
+    return merged(states) if states else None
 
 
 def _why_incomplete(
-    dataset: Mapping[str, Any], state: CountState | None, split: str, *, has_gates: bool
+    dataset: Mapping[str, Any], state: AnyState | None, split: str, *, has_gates: bool
 ) -> Verdict | None:
     expected = dataset["num_by_split"][split]
     if state is None:
@@ -114,7 +109,7 @@ def _why_incomplete(
 
 
 def _why_probes_incomplete(
-    dataset: Mapping[str, Any], states: Mapping[str, CountState | None], split: str
+    dataset: Mapping[str, Any], states: Mapping[str, AnyState | None], split: str
 ) -> Verdict | None:
     """The first condition that was not counted, or not once a row."""
     for condition, state in states.items():
@@ -137,9 +132,9 @@ def _why_unmeasured(spec: ExperimentSpec, measurements: Mapping[str, Any]) -> Ve
 
 def _summary(
     attempt: Path,
-    state: CountState,
+    state: AnyState,
     split: str,
-    conditions: Mapping[str, CountState],
+    conditions: Mapping[str, AnyState],
     measured: bytes | None,
     dataset: Mapping[str, Any],
     answers: tuple[FileEntry, ...],

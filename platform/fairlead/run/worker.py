@@ -220,6 +220,7 @@ def _context(document: LaunchDocument, attempt: Path, dataset: Dataset, line: "R
         outlet=RunnerOutlet(line, attempt, rank=context.get_world_rank(), world_size=context.get_world_size()),
         seed=spec.seed,
         threshold=spec.evaluation.threshold,
+        exact_auc=spec.evaluation.exact_auc,
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
         device=str(ray.train.torch.get_device()),

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Literal, Self
@@ -11,6 +12,8 @@ from pydantic import Field, StringConstraints, model_validator
 from fairlead.spec.document import Document
 
 Evidence = Literal["point", "upper_bound", "lower_bound"]
+PredictedTask = Literal["classification", "regression", "ranking"]
+"""What predictions that were made elsewhere are."""
 Correction = Literal["none", "holm", "benjamini_hochberg"]
 DEFAULT_CORRECTION: Correction = "benjamini_hochberg"
 """Of the list of gaps, which decides nothing."""
@@ -29,6 +32,9 @@ class EvaluationSpec(Document):
     groupings: tuple[tuple[str, ...], ...] | Literal["all"] = ()
     """Subsets of the sensitive attributes; several in one are an intersection; ``all`` is every subset."""
     # Left out where they are as without them: specs keep their hashes, and agents of older releases can read them.
+    task: PredictedTask | None = Field(default=None, exclude_if=lambda value: value is None)
+    """What predictions made elsewhere are. Absent: a ranking where columns name queries, a regression where they give
+    a range, else classes. Of what is trained the workload and the data say it."""
     control: tuple[str, ...] = Field(default=(), exclude_if=lambda value: value == ())
     """Attributes within whose strata (all combinations of their levels) gaps are compared as well, such as department
     or credit band: attributes like the sensitive ones, but with ``groupings: all`` they are not compared themselves."""
@@ -49,6 +55,9 @@ class EvaluationSpec(Document):
     """How the report counts the gaps that chance alone does not explain; it decides no gate."""
     threshold: float = Field(default=0.5, ge=0, le=1)
     """Score at and above which a binary workload predicts the positive class."""
+    exact_auc: bool = Field(default=False, exclude_if=lambda value: value is False)
+    """Keep every different score of two classes, so that areas under the ROC curve have no error of binning: at most
+    four million by group and label, 16 bytes each. With more they come from 1,024 bins, and the report says so."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +95,8 @@ class GateSpec(Document):
     metric: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,100}$")]
     by: tuple[str, ...] = ()
     """A grouping of the evaluation; empty: the metric over all rows."""
+    within: tuple[str, ...] = Field(default=(), exclude_if=lambda value: value == ())
+    """Of ``evaluation.control``: groups are compared within strata of these, and the strata combined."""
     condition: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_.-]{1,100}$")] | None = Field(
         default=None, exclude_if=lambda value: value is None
     )
@@ -129,14 +140,23 @@ class GateSpec(Document):
     @property
     def name(self) -> str:
         """``id``, or one made of the metric and the grouping, which an address and a file's name can hold."""
-        against = ("champion",) if self.requirement.is_relative else ()
+        within = ("within", *self.within) if self.within else ()
         condition = (self.condition.replace(".", "_"),) if self.condition else ()
-        parts = (self.metric, *self.by, *condition, *against)
-        return self.id or _slug(parts)
+        against = ("champion",) if self.requirement.is_relative else ()
+        return self.id or _slug((self.metric, *self.by, *within, *condition, *against))
 
 
 def _margin(match: re.Match[str]) -> str:
     return f"{match['sign'].replace('+', '')}{match['margin']}" if match["margin"] else "0"
+
+
+def refuse_undeclared(evaluation: EvaluationSpec, gates: Sequence[GateSpec]) -> None:
+    """Raise ``ValueError`` where a gate looks within strata of what ``evaluation.control`` does not list."""
+    for gate in gates:
+        if strangers := [name for name in gate.within if name not in evaluation.control]:
+            raise ValueError(
+                f"gate {gate.name} looks within {strangers[0]!r}, which evaluation.control does not list: add it there"
+            )
 
 
 def _slug(parts: tuple[str, ...]) -> str:

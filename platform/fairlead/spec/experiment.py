@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, StrictInt, StringConstraints, field_vali
 from fairlead.spec.data import DataSpec
 from fairlead.spec.document import Document, Name, unfit
 from fairlead.spec.energy import EnergySpec
-from fairlead.spec.evaluation import EvaluationSpec, GateSpec
+from fairlead.spec.evaluation import EvaluationSpec, GateSpec, refuse_undeclared
 from fairlead.spec.mitigation import MitigationSpec
 from fairlead.spec.predictions import ColumnsSpec, PredictionsSpec, compared, refuse_strangers
 from fairlead.spec.privacy import PrivacySpec
@@ -255,6 +255,11 @@ class ExperimentSpec(Document):
         if self.predictions is not None:
             refuse_strangers(self.predictions, self.evaluation, self.gates)
             return self
+        if self.evaluation.task is not None:
+            raise ValueError(
+                "evaluation.task is for predictions made elsewhere: what is trained says itself what it is"
+            )
+        refuse_undeclared(self.evaluation, self.gates)
         known = set(self.data.sensitive)
         groupings = () if self.evaluation.groupings == "all" else self.evaluation.groupings
         asked = [("evaluation.groupings", g) for g in groupings] + [("gates", g.by) for g in self.gates]

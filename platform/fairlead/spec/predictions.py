@@ -14,9 +14,9 @@ from pydantic import (
 
 from fairlead.spec.data import BinSpec, Column
 from fairlead.spec.document import Document, Name, from_mapping
-from fairlead.spec.evaluation import EvaluationSpec, GateSpec
+from fairlead.spec.evaluation import EvaluationSpec, GateSpec, PredictedTask, refuse_undeclared
 
-COLUMN_ROLES = ("target", "prediction", "champion", "score", "weight", "record_id")
+COLUMN_ROLES = ("target", "prediction", "champion", "score", "rank", "query", "weight", "record_id")
 """What ``amended_columns`` may give another column."""
 
 
@@ -33,15 +33,26 @@ class ColumnsSpec(Document):
     """Which column is what. Columns that are not named here are never read."""
 
     target: Column = "label"
-    """The true class. Rows without one are counted and reported, and take part in no metric."""
+    """The true class; in regression the true number; in ranking the relevance, from 0 to 1024. Rows without one are
+    counted and reported, and take part in no metric."""
     prediction: Column | None = "prediction"
-    """The predicted class; empty where the model abstained. Absent: found from the scores and the threshold."""
+    """The predicted class; empty where the model abstained. Absent: found from the scores and the threshold. In
+    regression the predicted number; not used in ranking."""
     champion: Column | None = None
-    """The class that the present champion predicted for the same row, for gates that are held against it."""
+    """The class that the present champion predicted for the same row, for gates that are held against it. Of classes
+    only."""
     score: Column | dict[Level, Column] | None = "score"
-    """The probability of the positive class, or a column for each class: ``{cat: p_cat, dog: p_dog, cow: p_cow}``."""
+    """The probability of the positive class, or a column for each class: ``{cat: p_cat, dog: p_dog, cow: p_cow}``. In
+    ranking any finite number, the highest first; rows of one score share their places. Not used in regression."""
+    rank: Column | None = None
+    """Ranking: the place of a row in its list, 1 for the first, in the place of a score."""
+    query: Column | None = None
+    """Ranking: which rows make one list. A document that names it is about a ranking."""
+    target_range: tuple[float, float] | None = None
+    """Regression: the least and the largest number that targets and predictions may be, so that counts of other rows
+    can be added. Absent: what the files hold. A document that gives it is about a regression."""
     weight: Column | None = None
-    """From 0 to 1024; rates are then weighted."""
+    """From 0 to 1024; rates are then weighted. Of classes only."""
     record_id: Column | None = None
     """A name of each row; one that occurs twice is refused."""
     classes: tuple[Level, ...] | None = Field(default=None, min_length=2, max_length=1000)
@@ -59,6 +70,8 @@ class ColumnsSpec(Document):
                 raise ValueError(f"{what}: a name is listed twice")
         if self.positive is not None and self.classes is not None and self.positive not in self.classes:
             raise ValueError(f"positive is {self.positive!r}, which classes does not list")
+        if self.target_range is not None and self.target_range[0] >= self.target_range[1]:
+            raise ValueError("target_range: the first number must be below the second")
         return self
 
     @model_serializer(mode="wrap")
@@ -90,10 +103,24 @@ class PredictionsSpec(Document):
         """The attributes whose values are compared, in the order given."""
         return compared(self.columns, self.evaluation, self.gates)
 
+    @property
+    def task(self) -> PredictedTask:
+        """What the predictions are: what ``evaluation.task`` says, else what the columns can only mean."""
+        return predicted_task(self.columns, self.evaluation)
+
     def amended_columns(self, changes: Mapping[str, str]) -> Self:
         """With other columns in some of ``COLUMN_ROLES``. Raises ``BadSpec``."""
         columns = {**self.columns.model_dump(exclude_unset=True), **changes}
         return from_mapping(type(self), {**self.model_dump(exclude_unset=True), "columns": columns})
+
+
+def predicted_task(columns: ColumnsSpec, evaluation: EvaluationSpec) -> PredictedTask:
+    """What the predictions are. Only a ranking has queries, and only a regression a range."""
+    if evaluation.task is not None:
+        return evaluation.task
+    if columns.query is not None:
+        return "ranking"
+    return "regression" if columns.target_range is not None else "classification"
 
 
 def compared(columns: ColumnsSpec, evaluation: EvaluationSpec, gates: Sequence[GateSpec]) -> tuple[str, ...]:
@@ -111,6 +138,10 @@ def _named(evaluation: EvaluationSpec, gates: Sequence[GateSpec]) -> tuple[str, 
 
 def refuse_strangers(columns: ColumnsSpec, evaluation: EvaluationSpec, gates: Sequence[GateSpec]) -> None:
     """Raise ``ValueError`` where columns, groupings and gates do not fit together."""
+    _refuse_misplaced(columns, evaluation)
+    refuse_undeclared(evaluation, gates)
+    if columns.weight is not None and (counting := [gate.name for gate in gates if gate.within]):
+        raise ValueError(f"gate {counting[0]}: gaps within strata count rows, and columns.weight weighs them")
     known = set(compared(columns, evaluation, gates))
     if strangers := set(_named(evaluation, gates)) - known:
         raise ValueError(f"groupings, control or gates name {sorted(strangers)}, which columns.sensitive does not list")
@@ -125,3 +156,47 @@ def refuse_strangers(columns: ColumnsSpec, evaluation: EvaluationSpec, gates: Se
         raise ValueError("groupings: all needs columns.sensitive to say all of what")
     if len(known) > 8:
         raise ValueError(f"groupings and gates name {len(known)} columns; at most 8 are compared at once")
+
+
+_MISPLACED: Mapping[PredictedTask, Mapping[str, str]] = {
+    "classification": {
+        "query": "only a ranking has queries: set evaluation.task to ranking",
+        "rank": "only a ranking has ranks: name its queries as columns.query",
+        "target_range": "only a regression has a range: set evaluation.task to regression",
+    },
+    "regression": {
+        "score": "a regression has predictions and no scores: name the numbers as columns.prediction",
+        "query": "a regression has no queries: set evaluation.task to ranking",
+        "rank": "a regression has no ranks: set evaluation.task to ranking",
+        "classes": "a regression has no classes",
+        "positive": "a regression has no classes",
+        "weight": "every row of a regression counts once",
+        "champion": "gates of a regression are held against numbers",
+    },
+    "ranking": {
+        "prediction": "a ranking has scores or ranks: name them as columns.score or columns.rank",
+        "target_range": "relevances lie between 0 and 1024: there is no range to give",
+        "classes": "a ranking has no classes",
+        "positive": "a ranking has no classes",
+        "weight": "every query of a ranking counts once",
+        "champion": "gates of a ranking are held against numbers",
+    },
+}
+"""What columns a task has no use for, and what to do about them."""
+
+
+def _refuse_misplaced(columns: ColumnsSpec, evaluation: EvaluationSpec) -> None:
+    task = predicted_task(columns, evaluation)
+    for role, why in _MISPLACED[task].items():
+        if columns.is_named(role):
+            raise ValueError(f"columns.{role} has no place in a {task}: {why}")
+    if evaluation.exact_auc and task != "classification":
+        raise ValueError(f"evaluation.exact_auc has no place in a {task}: there is no ROC curve")
+    if task != "ranking":
+        return
+    if columns.query is None:
+        raise ValueError("a ranking needs columns.query: which rows make one list")
+    if columns.rank is not None and columns.is_named("score"):
+        raise ValueError("a ranking is by columns.score or by columns.rank, not by both")
+    if isinstance(columns.score, Mapping):
+        raise ValueError("columns.score: a ranking has one column of scores")

@@ -55,6 +55,7 @@ def a_context(
         outlet=outlet or KeepingOutlet(),
         seed=spec.seed,
         threshold=spec.evaluation.threshold,
+        exact_auc=spec.evaluation.exact_auc,
         rank=rank,
         world_size=world_size,
         resume_from=resume_from,

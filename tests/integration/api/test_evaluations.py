@@ -67,6 +67,18 @@ def test_the_audit_knows_who_asked_for_it(bench: Any) -> None:
         ({"uri": "builtin://diabetes"}, "/uri"),
         ({"columns": {"targt": "y"}}, "/columns/targt"),
         ({"gates": [{"metric": "acuracy_score", "require": ">= 0.5"}]}, "/gates/0"),
+        ({"gates": [{"metric": "mean_absolute_error", "require": "<= 5"}]}, "/gates/0"),
+        (
+            {"evaluation": {"task": "regression"}, "gates": [{"metric": "accuracy_score", "require": ">= 0.5"}]},
+            "/gates/0",
+        ),
+        ({"evaluation": {"task": "regression"}, "gates": [{"metric": "r2_score", "require": ">= 0.5"}]}, "/gates/0"),
+        ({"evaluation": {"task": "ranking"}, "gates": []}, ""),
+        ({"evaluation": {"task": "sorting"}, "gates": []}, "/evaluation/task"),
+        (
+            {"gates": [{"metric": "demographic_parity_difference", "by": ["sex"], "within": ["d"], "require": "<= 0"}]},
+            "",
+        ),
     ],
 )
 def test_what_has_no_place_is_refused_at_its_field(bench: Any, changes: dict[str, Any], pointer: str) -> None:
@@ -76,6 +88,23 @@ def test_what_has_no_place_is_refused_at_its_field(bench: Any, changes: dict[str
     assert answer.headers["content-type"] == "application/problem+json"
     assert [error["pointer"] for error in problem["errors"]] == [pointer]
     assert bench.user.get("/v1/experiments").json()["items"] == []
+
+
+def test_a_regression_and_a_ranking_are_taken_with_gates_of_their_own(bench: Any) -> None:
+    regression = {
+        "columns": {"target": "y", "prediction": "p"},
+        "evaluation": {"task": "regression", "groupings": [["sex"]]},
+        "gates": [{"metric": "mean_squared_error_group_max", "by": ["sex"], "require": "<= 5"}],
+    }
+    ranking = {
+        "columns": {"target": "rel", "query": "q", "score": "s"},
+        "gates": [{"metric": "exposure_ratio", "by": ["sex"], "require": ">= 0.8"}],
+    }
+    for number, changes in enumerate((regression, ranking)):
+        answer = post(bench, {**REQUEST, **changes}, key=f"k{number}")
+        assert answer.status_code == 201, answer.text
+        shown = bench.user.get(answer.headers["location"]).json()
+        assert shown["spec"]["predictions"] == changes["columns"]
 
 
 def test_a_spec_of_the_kind_may_be_submitted_as_any_other(bench: Any) -> None:

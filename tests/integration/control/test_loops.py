@@ -16,7 +16,7 @@ from fairlead.control.evaluate import Evaluate, report_directory
 from fairlead.control.reap import Reap
 from fairlead.control.settle import Settle
 from fairlead.data import find_manifests
-from fairlead.evaluation import CountState
+from fairlead.evaluation import AnyState, CountState, MomentState
 from fairlead.evaluation.measured import measurements_bytes
 from fairlead.evaluation.signing import public_key, verify
 from fairlead.lifecycle import Desired, Observation, Outcome, State
@@ -323,22 +323,35 @@ def a_result(evaluation: EvaluationSummary | None = None) -> ResultDocument:
     )
 
 
-def _counted(plane: Plane, key: str = "e1") -> EvaluationSummary:
+def _numbers() -> MomentState:
+    rows = np.arange(200)
+    state = MomentState(attributes=[Attribute(name="sex", levels=("f", "m"))], low=0, high=10)
+    state.update((rows % 2)[:, None], rows % 7, rows % 7 + rows % 3, record_hashes=rows + 1)
+    return state
+
+
+def _counted(plane: Plane, key: str = "e1", *, state: AnyState | None = None) -> EvaluationSummary:
     """Two hundred counted rows on the storage, as a runner leaves them."""
+    state = state or _classes()
+    content = state.to_bytes()
+    path = plane.settings.storage / plane.attempt(key).storage_path / "evaluation.state"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    file = FileEntry(path=path.name, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    book = state.book
+    return EvaluationSummary(
+        state_file=file, expected_rows=200, expected_sum=book.record_sum, expected_xor=book.record_xor
+    )
+
+
+def _classes() -> CountState:
     attributes = (Attribute(name="sex", levels=("f", "m")), Attribute(name="age_band", levels=("old", "young")))
     state = CountState(attributes=attributes, classes=("no", "yes"))
     rows = np.arange(200)
     groups = np.stack([rows % 2, rows // 2 % 2], axis=1).astype(np.int16)
     hashes = (rows + 1).astype(np.uint64)
     state.update(groups, labels=rows // 4 % 2, predictions=rows // 4 % 2, record_hashes=hashes)
-    content = state.to_bytes()
-    path = plane.settings.storage / plane.attempt(key).storage_path / "evaluation.state"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(content)
-    file = FileEntry(path=path.name, size=len(content), sha256=hashlib.sha256(content).hexdigest())
-    return EvaluationSummary(
-        state_file=file, expected_rows=200, expected_sum=state.record_sum, expected_xor=state.record_xor
-    )
+    return state
 
 
 GATES = ({"id": "dp", "metric": "demographic_parity_difference", "by": ("sex",), "require": "<= 0.30"},)
@@ -362,6 +375,28 @@ def test_counts_become_a_report_with_decided_gates(plane: Plane) -> None:
     key = public_key(report_seed(plane.settings.secret_key_file.read_bytes()))["public_key"]
     verify(json.loads(content), key)
     assert "<html" in (directory / "report.html").read_text()
+
+
+def test_counted_numbers_become_a_signed_report_too(plane: Plane) -> None:
+    gate = {"id": "mae", "metric": "mean_absolute_error_group_max", "by": ("sex",), "require": "<= 1.5"}
+    plane.run_to_running(
+        workload="evaluation",
+        params={},
+        data={"uri": "s3://b/p.parquet"},
+        predictions={"target": "y"},
+        evaluation={"task": "regression", "groupings": [["sex"]]},
+        gates=[gate],
+    )
+    result = a_result(_counted(plane, state=_numbers()))
+    plane.end(Outcome.SUCCEEDED, result=result.model_dump(mode="json"))
+    plane.settle()
+    plane.evaluate()
+    assert (plane.row().state, plane.row().report_outcome) == (State.SUCCEEDED, "pass")
+    directory = report_directory(plane.settings.storage, "default", "e1")
+    report = json.loads((directory / "report.json").read_bytes())
+    verify(report, public_key(report_seed(plane.settings.secret_key_file.read_bytes()))["public_key"])
+    assert report["task"] == "regression"
+    assert "Mean absolute error" in (directory / "report.html").read_text()
 
 
 def test_without_its_key_an_evaluation_waits_and_says_for_what(plane: Plane) -> None:

@@ -412,6 +412,10 @@ def test_of_very_many_classes_only_right_and_wrong_are_known() -> None:
         ({"metric": "kolmogorov_smirnov_distance", "by": ["sex"]}, "nothing is kept"),
         ({"metric": "energy_kwh"}, "'energy_kwh' of the champion is not known"),
         ({"metric": "accuracy_score", "condition": "noise_0.5"}, "condition 'noise_0.5' of the champion is not known"),
+        (
+            {"metric": "demographic_parity_difference", "by": ["sex"], "within": ["band"]},
+            "a gap within strata of the champion is not known",
+        ),
         ({"metric": "accuracy_score", "evidence": "upper_bound"}, "ask for lower_bound"),
     ],
 )
@@ -420,6 +424,12 @@ def test_what_can_never_be_held_against_a_champion_is_refused_with_what_can(
 ) -> None:
     gate = GateSpec.model_validate({"require": ">= champion - 0.02", **changes})
     assert words in str(problem_with_gate(gate, task="binary", attributes=["sex"]))
+
+
+@pytest.mark.parametrize(("task", "metric"), [("regression", "mean_squared_error"), ("ranking", "ndcg_score")])
+def test_numbers_and_lists_are_not_held_against_a_champion(task: Any, metric: str) -> None:
+    gate = GateSpec.model_validate({"require": ">= champion - 0.02", "metric": metric})
+    assert f"a {task} is not held against a champion" in str(problem_with_gate(gate, task=task, attributes=[]))
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 import ray
 
-from fairlead.data import predictions
+from fairlead.data import prediction_rows
 from fairlead.data.predictions import Ranks
 from fairlead.errors import BadData
 from fairlead.run import counting, worker
@@ -63,7 +63,7 @@ def test_every_rank_says_that_it_goes_on_with_every_file_and_portion(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(counting, "REPORT_EVERY_S", 0.0)
-    monkeypatch.setattr(predictions, "_PORTION_ROWS", 10)
+    monkeypatch.setattr(prediction_rows, "PORTION_ROWS", 10)
     steps: list[list[int]] = [[], []]
     together(2, lambda own: evaluated(address, own, steps[own.number]))
     for told in steps:

@@ -6,16 +6,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from fairlead.data.context import keep_measurement
-from fairlead.evaluation import CountState
+from fairlead.data.predictions import Ranks, count, survey
+from fairlead.evaluation import CountState, MomentState, RankState, read_state
 from fairlead.evaluation.answers import AnswerFile, pair
 from fairlead.lifecycle import Outcome
 from fairlead.protocol import FileEntry
+from fairlead.run.counting import Counted, count_predictions
 from fairlead.run.messages import Finished
 from fairlead.run.outputs import Outputs, collect
+from fairlead.spec import evaluation_request
 from fairlead.testing.context import a_context
+from fairlead.testing.ranks import together
 from fairlead.testing.ray import a_launch, a_spec
 
 
@@ -158,3 +165,38 @@ def test_without_the_answers_of_one_rank_there_are_none(tmp_path: Path) -> None:
     assert outputs.evaluation is not None
     assert "answers" not in outputs.evaluation.model_dump(mode="json")
     assert not list(tmp_path.glob("answers-*"))
+
+
+@pytest.mark.parametrize("task", ["regression", "ranking"])
+def test_ranks_that_count_numbers_or_lists_leave_one_state(tmp_path: Path, task: str) -> None:
+    rows = np.arange(600)
+    table = {"q": rows // 5, "y": rows % 3, "p": np.sin(rows), "sex": np.where(rows % 2, "F", "M")}
+    pyarrow.parquet.write_table(pa.table(table), tmp_path / "p.parquet", row_group_size=100)
+    columns = {"target": "y", **({"query": "q", "score": "p"} if task == "ranking" else {"prediction": "p"})}
+    evaluation = {"task": task, "groupings": [["sex"]]}
+    request = {"uri": f"file://{tmp_path}/p.parquet", "columns": columns, "evaluation": evaluation}
+    spec = evaluation_request(request).experiment
+
+    def work(own: Ranks) -> Counted | None:
+        return count_predictions(
+            spec,
+            rank=own.number,
+            world_size=own.of,
+            should_stop=lambda: False,
+            report=lambda metrics, step: None,
+            gather=own.gather,
+        )
+
+    finished = [
+        Finished(generation=1, rank=rank, states=part.states, dataset=part.dataset, has_exported=False)
+        for rank, part in enumerate(together(3, work))
+        if part is not None
+    ]
+    outputs = collect(a_launch("e1", spec=spec), tmp_path, finished)
+    assert outputs.incomplete is None
+    assert outputs.evaluation is not None
+    state = read_state((tmp_path / outputs.evaluation.state_file.path).read_bytes())
+    assert isinstance(state, RankState if task == "ranking" else MomentState)
+    assert state.to_bytes() == count(survey([tmp_path / "p.parquet"], spec.of_predictions)).state.to_bytes()
+    missing = collect(a_launch("e1", spec=spec), tmp_path, finished[:2])
+    assert missing.incomplete is not None

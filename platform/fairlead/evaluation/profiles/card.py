@@ -29,7 +29,8 @@ CARD_METRICS = (
     "mean_absolute_error",
     "root_mean_squared_error",
     "r2_score",
-    "ndcg",
+    "ndcg_score",
+    "exposure",
 )
 """Of all rows and of each group, as far as the report has them."""
 CARD_GAPS = (
@@ -37,7 +38,12 @@ CARD_GAPS = (
     "equal_opportunity_difference",
     "equalized_odds_difference",
     "accuracy_score_difference",
+    "mean_absolute_error_difference",
+    "ndcg_score_difference",
+    "exposure_ratio",
 )
+_WORSE_ABOVE = ("mean_absolute_error_difference",)
+"""Gaps at whose upper end it is worse to be."""
 _HUGGING_FACE_NAMES = {
     "accuracy_score": "accuracy",
     "f1_score": "f1",
@@ -141,7 +147,9 @@ def _gap_lines(report: Report) -> Iterator[str]:
     for entry in report["disparities"]:
         gap = shown_gap(entry)[0]
         if entry["metric"] in CARD_GAPS and gap["value"] is not None and not is_gap_hidden(report, entry):
-            bounds = "none" if gap["lower95"] is None else f"{gap['lower95']:.3f} to {gap['upper95']:.3f}"
+            bounds = (
+                "none" if None in (gap["lower95"], gap["upper95"]) else f"{gap['lower95']:.3f} to {gap['upper95']:.3f}"
+            )
             by = plain(" x ".join(entry["by"]))
             yield f"| {plain(entry['metric'])} | {by} | {gap['value']:.3f} | {bounds} |"
 
@@ -152,7 +160,8 @@ def _gate_lines(report: Report) -> list[str]:
     lines = ["| Requirement | By | On which inputs | Asked | Outcome |", "| --- | --- | --- | --- | --- |"]
     for gate in report["gates"]:
         inputs = gate.get("condition") or "as they are"
-        cells = (gate["metric"], " x ".join(gate["by"]), inputs, gate["require"], gate["outcome"])
+        within = f" within {' x '.join(gate['within'])}" if "within" in gate else ""
+        cells = (gate["metric"], f"{' x '.join(gate['by'])}{within}", inputs, gate["require"], gate["outcome"])
         lines.append(f"| {' | '.join(plain(cell) for cell in cells)} |")
     return lines
 
@@ -211,12 +220,14 @@ def _performance(report: Report) -> Iterator[dict[str, Any]]:
 
 
 def _assessments(report: Report) -> Iterator[dict[str, str]]:
-    """Gaps that stand in the report, in words: at the group that fares otherwise than the others."""
+    """Gaps that stand in the report, in words: at the group that fares worse than the others."""
     for entry in report["disparities"]:
         gap = shown_gap(entry)[0]
-        is_told = gap["value"] is not None and gap["min"] and not is_gap_hidden(report, entry)
+        worst = "max" if entry["metric"] in _WORSE_ABOVE else "min"
+        is_told = gap["value"] is not None and gap[worst] and not is_gap_hidden(report, entry)
         if entry["metric"] in CARD_GAPS and is_told:
-            level = ", ".join(f"{name}={value}" for name, value in gap["min"].items())
+            level = ", ".join(f"{name}={value}" for name, value in gap[worst].items())
             low, high = gap["lower95"], gap["upper95"]
-            bounds = "" if low is None else f", {certainty(report)} bounds {low:.3f} to {high:.3f}"
-            yield {"groupAtRisk": level, "harms": f"{entry['metric']} {gap['value']:.3f}{bounds}: the lowest group"}
+            bounds = "" if low is None or high is None else f", {certainty(report)} bounds {low:.3f} to {high:.3f}"
+            place = "highest" if worst == "max" else "lowest"
+            yield {"groupAtRisk": level, "harms": f"{entry['metric']} {gap['value']:.3f}{bounds}: the {place} group"}

@@ -201,13 +201,19 @@ def _gates(report: Report) -> Table:
     rows = tuple(
         (
             value_at(report, f"/gates/{at}/metric"),
-            value_at(report, f"/gates/{at}/by"),
+            _compared_by(report, at, gate),
             value_at(report, f"/gates/{at}/condition") if gate.get("condition") else Cell(text="as they are"),
             *(value_at(report, f"/gates/{at}/{key}") for key in ("require", "evidence", "value", "outcome", "why")),
         )
         for at, gate in enumerate(report["gates"])
     )
     return Table(title="2(g) Requirements fixed before the test, and their outcomes", columns=columns, rows=rows)
+
+
+def _compared_by(report: Report, at: int, gate: Mapping[str, Any]) -> Cell:
+    found = value_at(report, f"/gates/{at}/by")
+    within = f" within {' x '.join(gate['within'])}" if "within" in gate else ""
+    return Cell(text=f"{found.text}{within}", path=found.path)
 
 
 def _robustness(report: Report) -> Table:
@@ -223,6 +229,8 @@ def _robustness(report: Report) -> Table:
 _MEASURES: Mapping[str, tuple[str, ...]] = {
     "binary": ("accuracy_score", "true_positive_rate", "false_positive_rate", "precision_score"),
     "multiclass": ("accuracy_score", "f1_score", "balanced_accuracy_score"),
+    "regression": ("mean_absolute_error", "root_mean_squared_error", "mean_error", "r2_score"),
+    "ranking": ("ndcg_score", "exposure", "exposure_per_relevance"),
 }
 
 
@@ -269,5 +277,8 @@ _SHOWN = (
     "equalized_odds_difference",
     "predictive_parity_difference",
     "accuracy_score_difference",
+    "mean_error_difference",
     "mean_absolute_error_difference",
+    "ndcg_score_difference",
+    "exposure_ratio",
 )
