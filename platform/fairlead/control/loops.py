@@ -17,6 +17,7 @@ from fairlead.control.meters import LOOPS
 from fairlead.control.reap import Reap
 from fairlead.control.record import Record
 from fairlead.control.settle import Settle
+from fairlead.control.verify import Verify
 from fairlead.data import find_manifests
 from fairlead.errors import StaleLeader, Unavailable
 from fairlead.settings import ControlSettings
@@ -144,6 +145,7 @@ def _loops(
         "settle": lambda store, _: Settle(store=store, **common),
         "evaluate": lambda store, _: Evaluate(store=store, **common),
         "record": lambda store, term: Record(store=store, require_lead=term.require, **common),
+        "verify": lambda store, term: Verify(store=store, require_lead=term.require, **common),
         "deliver": lambda store, term: Deliver(store=store, require_lead=term.require, **common),
         "reap": lambda store, _: Reap(store=store, **common),
     }
