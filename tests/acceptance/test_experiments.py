@@ -63,6 +63,7 @@ def _await_comparison(client: Client, name: str) -> None:
         assert time.monotonic() < end_s, f"it was compared at {checked_at}, and registered at {newest}"
         time.sleep(0.5)
 
+
 def test_the_demonstration_ends_registered(
     fairlead: Fairlead, specs: Path, client: Client, stack: EmbeddedStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,11 +89,12 @@ class Loops:
         self.bell.ring()
 
     def stop(self, *, timeout_s: float = 10) -> None:
-        """End after the ticks under way, and hand the lease over."""
+        """End after the ticks under way, or without them once ``timeout_s`` is over, and hand the lease over."""
         self._stop.set()
         self.bell.ring()
+        end_s = time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join(timeout_s)
+            thread.join(max(0.0, end_s - time.monotonic()))
         LOOPS.leads.set(0)
         try:
             self.leadership.release()
