@@ -242,7 +242,7 @@ def test_what_was_registered_before_versions_had_a_table_is_in_it(store: Store, 
     told = {"is_registered": True, "name": "risk", "version": "3", "alias": "candidate"}
     an_experiment(store, "of-red", project="red")
     an_experiment(store, "of-none")
-    downgrade(store, "0008")
+    downgrade(store, "0009")
     with store.write() as session:
         experiments.note(session, "of-red", kind="registered", actor="record", now=clock.advance(9), payload=told)
     migrate(store)
