@@ -33,6 +33,7 @@ from fairlead_api.routes import (
     docs,
     experiments,
     links,
+    models,
     nodes,
     overrides,
     progress,
@@ -87,7 +88,7 @@ def create_app(
     app.state.api, app.state.streams, app.state.watch = api, streams, Watch(api)
     app.state.meters, app.state.told = meters, {}
     people = (tokens, projects, audit)
-    users = (experiments, turns, clusters, nodes, progress, overrides, links, workloads, webhooks, *people)
+    users = (experiments, turns, clusters, nodes, progress, overrides, models, links, workloads, webhooks, *people)
     for module in (*users, server, agents, attempts, docs):
         app.include_router(module.router)
     app.add_exception_handler(FairleadError, on_fairlead_error)

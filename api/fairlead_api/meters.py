@@ -12,8 +12,9 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from fairlead import __version__
 from fairlead.control.leader import LEASE
 from fairlead.control.meters import LOOPS
+from fairlead.flags import FlagCode
 from fairlead.lifecycle import State
-from fairlead.store import Session, clusters, experiments, gauges, leases, outbox
+from fairlead.store import Session, clusters, experiments, flags, gauges, leases, outbox
 from fairlead.store.clusters import ClusterState, has_fresh_agent
 from fairlead.store.tables import ClusterRow
 from fairlead_api.parts import Api
@@ -116,8 +117,20 @@ class Meters:
         yield _gauge("fairlead_webhooks_disabled", "Webhooks that get no messages.", gauges.webhooks_disabled(session))
         unrecorded = gauges.unrecorded_since(session)
         yield self._age("fairlead_unrecorded_seconds", "Since points came that MLflow has not got yet.", unrecorded)
+        yield from self._registry_flags(session)
         left_s = leases.left_s(session, LEASE, now=self._api.now())
         yield _gauge("fairlead_control_lease_seconds", "For how long some process leads; 0: none does.", left_s)
+
+    def _registry_flags(self, session: Session) -> Iterator[Metric]:
+        """What differs in MLflow, and how old that knowledge is where there is something to compare."""
+        by_code, found = _of_codes(), flags.count_by_code(session)
+        for code in FlagCode:
+            by_code.add_metric([code.value], found.get(code, 0))
+        yield by_code
+        checked, anything = flags.checked(session), gauges.registered_since(session)
+        since = anything if checked is None else checked.checked_at
+        text = "Since MLflow's registry was last compared with what was registered."
+        yield self._age("fairlead_registry_checked_seconds", text, since)
 
     def _age(self, name: str, text: str, since: datetime | None) -> Metric:
         return _gauge(name, f"{text[:-1]}; 0: nothing waits.", 0.0 if since is None else self._api.age_s(since))
@@ -132,6 +145,11 @@ _KINDS = ("cpus", "gpus")
 
 def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(name, text, value=value)
+
+
+def _of_codes() -> GaugeMetricFamily:
+    text = "What differs in MLflow's registry from what was registered, by code."
+    return GaugeMetricFamily("fairlead_registry_flags", text, labels=["code"])
 
 
 def _of_clusters(name: str, text: str) -> GaugeMetricFamily:

@@ -112,6 +112,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
 _TAGS = {
     "experiments": "Specs and their lives.",
     "progress": "What happens while they run, and what is left of them.",
+    "models": "Registered models, and whether MLflow still has them as they were registered.",
     "workloads": "Training programs and uploaded code.",
     "webhooks": "Events pushed to addresses of yours, as Standard Webhooks.",
     "clusters": "Where experiments run.",

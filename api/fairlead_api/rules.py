@@ -80,6 +80,9 @@ RULES: Mapping[str, Rule] = {
         Role.ADMIN, Reach.EVERYWHERE, "attempt", "experiment_id", "attempt_no"
     ),
     "POST /v1/links": _rule(Role.VIEWER, Reach.SOMEWHERE, notes=True),
+    # models: those of the caller's projects; what belongs to none is for those who see all
+    "GET /v1/models": _rule(Role.VIEWER, Reach.ANYWHERE),
+    "GET /v1/models/flags": _rule(Role.VIEWER, Reach.ANYWHERE),
     # code
     "POST /v1/code-bundles": _rule(Role.EDITOR, Reach.SOMEWHERE, notes=True),
     "GET /v1/code-bundles/{sha256}": _rule(Role.VIEWER, Reach.SOMEWHERE),

@@ -276,6 +276,52 @@ class Page(Representation, Generic[T]):
     next: str | None = None
 
 
+class RegistryFlagView(Representation):
+    """Something in MLflow's registry that is not what Fairlead registered."""
+
+    code: str
+    """``unregistered_version``, ``hash_mismatch``, ...; docs/operations.md has them all."""
+    level: str
+    """``error``: do not believe what the registry says; ``warning``: it may be meant so; ``notice``: told, no more."""
+    name: str
+    version: str | None = None
+    """Absent where it is about the model."""
+    alias: str | None = None
+    project: str | None = None
+    """Whose model it is; absent where Fairlead never registered one of that name."""
+    experiment_id: str | None = None
+    """The experiment that registered the version, or set the alias, where one did."""
+    message: str
+    advice: str
+    """What to do next."""
+    first_seen_at: datetime
+
+
+class RegistryFlagsView(Representation):
+    """What differs in MLflow's registry now, as far as the caller may see it."""
+
+    checked_at: datetime | None = None
+    """When all was last compared; absent: never yet, so that no flag means nothing."""
+    items: tuple[RegistryFlagView, ...] = ()
+
+
+class ModelVersionView(Representation):
+    """A model version that was registered through the gates, and what is wrong with it in MLflow."""
+
+    name: str
+    version: str
+    alias: str
+    """What it was given when it was registered; another version may have it now."""
+    project: str
+    experiment_id: str
+    registered_at: datetime
+    report_sha256: str | None = None
+    report_outcome: str | None = None
+    overridden: tuple[str, ...] = ()
+    """Gates that somebody let it pass."""
+    flags: tuple[RegistryFlagView, ...] = ()
+
+
 class MetricPointView(Representation):
     """One value of one metric; null where it is NaN or infinite, which ``flag`` then names."""
 

@@ -98,6 +98,8 @@ class ControlSettings(DatabaseSettings):
     idle_s: float = 2.0
     """How long a loop rests when a tick found nothing to do."""
     max_queued: int = Field(default=10_000, ge=1)
+    registry_check_s: float = Field(default=60, ge=1)
+    """How long after a comparison of MLflow's registry with what was registered the next one begins."""
     webhook_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split)] = ()
     """Networks that webhooks may reach though they are not public, separated by commas; loopback also by plain http."""
     webhook_ca_file: Path | None = None

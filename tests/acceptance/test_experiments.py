@@ -55,6 +55,15 @@ def _assert_complete_in_mlflow(ended: dict[str, Any]) -> None:
     assert (predicted["probability_above"] + predicted["probability_below"]).round(6).eq(1).all()
 
 
+def _await_comparison(client: Client, name: str) -> None:
+    """Until MLflow's registry was compared with the newest version of that name."""
+    newest = next(client.models(name=name)).registered_at
+    end_s = time.monotonic() + 90
+    while (checked_at := client.registry_flags().checked_at) is None or checked_at < newest:
+        assert time.monotonic() < end_s, f"it was compared at {checked_at}, and registered at {newest}"
+        time.sleep(0.5)
+
+
 def test_the_demonstration_ends_registered(
     fairlead: Fairlead, specs: Path, client: Client, stack: EmbeddedStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +107,11 @@ def test_an_unfair_model_fails_its_gate_and_is_registered_only_on_somebodys_word
     assert version.tags["rai.overridden"].startswith(f"{undecided[0]} by ")
     there = {file.path for file in versions.list_artifacts(str(version.run_id), "responsible_ai/overrides")}
     assert there == {f"responsible_ai/overrides/{gate}.json" for gate in undecided}
+    _await_comparison(client, str(view.registration.name))
+    assert client.registry_flags().items == (), "what Fairlead registered is what MLflow has"
+    assert fairlead("models").returncode == 0
+    listed = next(client.models(name=str(view.registration.name)))
+    assert (listed.report_outcome, set(listed.overridden)) == ("fail", set(undecided))
     assert "overridden by" in fairlead("report", last["id"]).stdout
 
 

@@ -24,6 +24,10 @@ EVALUATE_EPILOG = (
     "3 a gate fails; 5 a gate has no conclusion and on_inconclusive is block. With --on-cluster those of submit."
 )
 
+MODELS_EPILOG = (
+    "Exit codes: 0 nothing in the registry is flagged as an error; 3 something is: do not use it; else those of list."
+)
+
 
 class Commands(TyperGroup):
     """Turns what Fairlead raises on purpose into a message and an exit code, in one place."""
@@ -666,6 +670,20 @@ def audit(
 
 
 # ---- reports and catalogue ------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel="Look", epilog=MODELS_EPILOG)
+def models(
+    context: typer.Context,
+    project: Annotated[str | None, typer.Option(help="Only those of this project.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only versions of this model.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many versions.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List registered models, and what in MLflow is not what was registered: why, and what to do."""
+    from fairlead.cli import models as commands
+
+    raise typer.Exit(commands.list_models(_where(context, as_json), project=project, name=name, limit=limit))
 
 
 @app.command(rich_help_panel="Look")

@@ -60,6 +60,8 @@ def _plain(content: Any) -> Any:
         return content.model_dump(mode="json", by_alias=True)
     if isinstance(content, list | tuple):
         return [_plain(item) for item in content]
+    if isinstance(content, Mapping):
+        return {key: _plain(value) for key, value in content.items()}
     return content
 
 

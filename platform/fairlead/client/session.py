@@ -20,11 +20,13 @@ from fairlead.representation import (
     ExperimentDetail,
     ExperimentView,
     LossDeclaration,
+    ModelVersionView,
     NodeExclusion,
     NodeView,
     PlanView,
     QueueView,
     QuotaView,
+    RegistryFlagsView,
     VersionView,
     WhoAmI,
     WhyView,
@@ -133,6 +135,18 @@ class Client:
         """
         answer = self.transport.request("PATCH", f"/v1/projects/{project}/quota", document=limits)
         return from_answer(QuotaView, answer.content)
+
+    def models(
+        self, *, project: str | None = None, name: str | None = None, limit: int = 50
+    ) -> Iterator[ModelVersionView]:
+        """Registered model versions, newest first, page after page as they are asked for. ``limit``: of one page."""
+        params = {"limit": str(limit)}
+        params |= {key: f"eq:{value}" for key, value in (("project", project), ("name", name)) if value}
+        return pages(self.transport, ModelVersionView, "/v1/models", params)
+
+    def registry_flags(self) -> RegistryFlagsView:
+        """What in MLflow's registry is not what was registered, and when that was last looked at."""
+        return from_answer(RegistryFlagsView, self.transport.request("GET", "/v1/models/flags").content)
 
     def workloads(self) -> tuple[WorkloadView, ...]:
         """The built-in training programs and their parameters."""

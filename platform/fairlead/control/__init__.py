@@ -2,7 +2,8 @@
 
 dispatch   accepted -> queued -> placed: admission, queueing, placement
 settle     what follows from attempts, results, evidence of death and users' wishes
-record     writes metrics, reports and models to MLflow, the only writer there
+record     writes metrics, reports and models to MLflow, the only writer there but for one tag
+verify     flags what differs in MLflow's registry from what was registered
 deliver    sends events to webhooks
 reap       marks what has fallen silent, deletes what has expired
 """

@@ -19,7 +19,7 @@ from fairlead.store.bell import Bell
 logger = structlog.get_logger(__name__)
 USAGE = """usage: python -m fairlead.control
 
-Runs the control loops (dispatch, settle, evaluate, record, deliver, reap) until SIGTERM. Settings come from the
+Runs the control loops (dispatch, settle, evaluate, record, verify, deliver, reap) until SIGTERM. Settings come from the
 environment: FAIRLEAD_DATABASE_URL, FAIRLEAD_STORAGE, FAIRLEAD_MLFLOW_URL, FAIRLEAD_SECRET_KEY_FILE
 and those of ARCHITECTURE.md.
 Any number may run on PostgreSQL: one leads, the others wait. On SQLite the api process runs the loops itself."""

@@ -17,6 +17,7 @@ from fairlead.control.meters import LOOPS
 from fairlead.control.reap import Reap
 from fairlead.control.record import Record
 from fairlead.control.settle import Settle
+from fairlead.control.verify import Verify
 from fairlead.data import find_manifests
 from fairlead.errors import StaleLeader, Unavailable
 from fairlead.settings import ControlSettings
@@ -88,11 +89,12 @@ class Loops:
         self.bell.ring()
 
     def stop(self, *, timeout_s: float = 10) -> None:
-        """End after the ticks under way, and hand the lease over."""
+        """End after the ticks under way, or without them once ``timeout_s`` is over, and hand the lease over."""
         self._stop.set()
         self.bell.ring()
+        end_s = time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join(timeout_s)
+            thread.join(max(0.0, end_s - time.monotonic()))
         LOOPS.leads.set(0)
         try:
             self.leadership.release()
@@ -144,6 +146,7 @@ def _loops(
         "settle": lambda store, _: Settle(store=store, **common),
         "evaluate": lambda store, _: Evaluate(store=store, **common),
         "record": lambda store, term: Record(store=store, require_lead=term.require, **common),
+        "verify": lambda store, term: Verify(store=store, require_lead=term.require, **common),
         "deliver": lambda store, term: Deliver(store=store, require_lead=term.require, **common),
         "reap": lambda store, _: Reap(store=store, **common),
     }

@@ -24,10 +24,10 @@ from fairlead.failpoints import failpoint
 from fairlead.lifecycle import State
 from fairlead.protocol import MAX_BATCH_POINTS, MODEL_DIRECTORY, MetricPoint, ResultDocument
 from fairlead.settings import ControlSettings
-from fairlead.store import Store, attempts, batches, experiments, series
+from fairlead.store import Store, attempts, batches, experiments, model_versions, series
 from fairlead.store.tables import AttemptRow, BatchRow, ExperimentRow
 from fairlead.tracking import server
-from fairlead.tracking.documents import RunDocument, RunStatus
+from fairlead.tracking.documents import OUTCOME_TAG, REPORT_TAG, RegisteredVersion, RunDocument, RunStatus
 
 if TYPE_CHECKING:
     from fairlead.tracking.recorder import Recorder
@@ -227,17 +227,31 @@ class Record:
             "reason": "",
             "url": version.url,
         }
-        return self._note_registration(row, registration, kind="registered", reason=f"{name} version {version.version}")
+        return self._note_registration(row, run_id, registration, version)
 
-    def _note_registration(self, row: ExperimentRow, registration: dict[str, Any], *, kind: str, reason: str) -> int:
+    def _note_registration(
+        self, row: ExperimentRow, run_id: str, registration: dict[str, Any], version: RegisteredVersion
+    ) -> int:
+        """The version that is kept here is what ``verify`` holds MLflow against."""
+        now = self.clock.now()
         with self.store.write() as session:
+            model_versions.insert(
+                session,
+                row,
+                name=version.name,
+                version=version.version,
+                alias=registration["alias"],
+                model_id=version.model_id,
+                run_id=run_id,
+                now=now,
+            )
             return experiments.note(
                 session,
                 row.id,
-                kind=kind,
+                kind="registered",
                 actor=ACTOR,
-                now=self.clock.now(),
-                reason=reason,
+                now=now,
+                reason=f"{version.name} version {version.version}",
                 payload=registration,
                 columns={"registration": registration},
             )
@@ -302,7 +316,7 @@ def _portions(rows: Iterable[BatchRow]) -> Iterable[list[BatchRow]]:
 
 def _tags_of_report(row: ExperimentRow) -> dict[str, str]:
     """What a run and a model version say of the report. An override never changes the outcome: it stands beside it."""
-    tags = {"rai.outcome": row.report_outcome or "", "rai.report_sha256": row.report_sha256 or ""}
+    tags = {OUTCOME_TAG: row.report_outcome or "", REPORT_TAG: row.report_sha256 or ""}
     told = ", ".join(f"{one['gate']} by {one['by']}" for one in _overrides(row))
     return tags | ({"rai.overridden": told} if told else {})
 

@@ -65,6 +65,7 @@ from fairlead.evaluation.quantities import AnyState, NumberGroups, NumberState, 
 from fairlead.evaluation.recalibration import before_and_after
 from fairlead.evaluation.robustness import robustness_section
 from fairlead.evaluation.scores import calibration, roc_points, sweep
+from fairlead.evaluation.scoring_rates import scoring_section
 from fairlead.evaluation.state import CountState
 from fairlead.evaluation.stratified import (
     Conditional,
@@ -255,6 +256,7 @@ def _measured(
         "names": {slug: list(groups.by) for slug, groups in zip(_slugs(groupings), groupings, strict=True)},
         "not_measured": _not_measured(state, sections),
         "limitations": [*_limitations(state, evaluation, overall, groupings, tests), *provenance.remarks],
+        **scoring_section(overall, groupings),
         **sections,
     }
     return dict(sorted(report.items()))

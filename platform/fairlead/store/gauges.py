@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from fairlead.lifecycle import State
 from fairlead.store.clusters import ClusterState
 from fairlead.store.outbox import MessageState
-from fairlead.store.tables import BatchRow, ClusterRow, ExperimentRow, OutboxRow, WebhookEndpointRow
+from fairlead.store.tables import BatchRow, ClusterRow, ExperimentRow, ModelVersionRow, OutboxRow, WebhookEndpointRow
 from fairlead.store.webhooks import EndpointState
 
 MOST_PROJECTS = 20
@@ -63,4 +63,10 @@ def webhooks_disabled(session: Session) -> int:
 def unrecorded_since(session: Session) -> datetime | None:
     """When the oldest batch of metric points came that MLflow has not got yet."""
     query = select(BatchRow.received_at).where(BatchRow.recorded_at.is_(None)).order_by(BatchRow.id).limit(1)
+    return session.scalar(query)
+
+
+def registered_since(session: Session) -> datetime | None:
+    """When the first model version was registered."""
+    query = select(ModelVersionRow.registered_at).order_by(ModelVersionRow.registered_at).limit(1)
     return session.scalar(query)

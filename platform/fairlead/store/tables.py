@@ -306,6 +306,57 @@ class ExclusionRow(Table):
     """Null: it is excluded."""
 
 
+class ModelVersionRow(Table):
+    """A model version that Fairlead registered in MLflow, as it was then; it never changes."""
+
+    __tablename__ = "model_version"
+    __table_args__ = (
+        Index("ix_model_version_name_version", "name", "version"),
+        Index("ix_model_version_registered_at_experiment_id", "registered_at", "experiment_id"),
+        Index("ix_model_version_project_registered_at_experiment_id", "project", "registered_at", "experiment_id"),
+    )
+
+    experiment_id: Mapped[str] = mapped_column(ForeignKey("experiment.id"), primary_key=True)
+    project: Mapped[str] = mapped_column(String(64))
+    name: Mapped[str] = mapped_column(String(64))
+    version: Mapped[str] = mapped_column(String(20))
+    alias: Mapped[str] = mapped_column(String(64))
+    model_id: Mapped[str | None] = mapped_column(String(100))
+    """MLflow's logged model behind it; null where a release before this table registered it, as is the run."""
+    run_id: Mapped[str | None] = mapped_column(String(64))
+    registered_at: Mapped[datetime]
+
+
+class RegistryFlagRow(Table):
+    """Something in MLflow's registry that is not what Fairlead registered; gone once it is mended."""
+
+    __tablename__ = "registry_flag"
+    __table_args__ = (Index("ix_registry_flag_project", "project"),)
+
+    name: Mapped[str] = mapped_column(String(256), primary_key=True)
+    version: Mapped[str] = mapped_column(String(20), primary_key=True)
+    """Empty where it is about the model."""
+    alias: Mapped[str] = mapped_column(String(256), primary_key=True)
+    """Empty where it is about none."""
+    code: Mapped[str] = mapped_column(String(32), primary_key=True)
+    project: Mapped[str | None] = mapped_column(String(64))
+    experiment_id: Mapped[str | None] = mapped_column(String(64))
+    message: Mapped[str] = mapped_column(Text)
+    advice: Mapped[str] = mapped_column(Text)
+    first_seen_at: Mapped[datetime]
+
+
+class RegistryCheckRow(Table):
+    """The last whole comparison with MLflow's registry; one row."""
+
+    __tablename__ = "registry_check"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    checked_at: Mapped[datetime]
+    versions: Mapped[int]
+    """Versions of Fairlead's models that MLflow had."""
+
+
 class ProjectRow(Table):
     """Who owns experiments, what they may hold at once, and what they have used. An absent quota is no limit."""
 

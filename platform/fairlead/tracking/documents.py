@@ -10,6 +10,11 @@ RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
 EXPERIMENT_ID_TAG = "fairlead.experiment_id"
 """On runs, logged models and model versions: by it they are found again instead of being made twice."""
+REPORT_TAG = "rai.report_sha256"
+OUTCOME_TAG = "rai.outcome"
+"""On runs and model versions: which report stands behind them, and its outcome."""
+FLAG_TAG = "fairlead.flag"
+"""On a model version that is not what Fairlead registered: what is wrong. Absent: nothing that we know of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,3 +54,20 @@ class RegisteredVersion:
     def uri(self) -> str:
         """What ``mlflow.pyfunc.load_model`` takes; unlike the alias it never moves."""
         return f"models:/{self.name}/{self.version}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VersionSeen:
+    """A model version as MLflow has it, whoever made it."""
+
+    name: str
+    version: str
+    source: str
+    """What it is made of: ``models:/m-...``, or whatever somebody wrote."""
+    run_id: str | None
+    tags: Mapping[str, str]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Name and number."""
+        return self.name, self.version

@@ -221,9 +221,18 @@ class Recorder:
 
     def _point_alias(self, name: str, alias: str, version: str, tags: Mapping[str, str]) -> None:
         mark = f"fairlead.alias.{alias}"
-        if mark not in tags:
+        if mark in tags:
+            return
+        if not self._is_at_a_newer_one(name, alias, version, mark):
             self._client.set_registered_model_alias(name, alias, version)
-            self._client.set_model_version_tag(name, version, mark, "set")
+        self._client.set_model_version_tag(name, version, mark, "set")
+
+    def _is_at_a_newer_one(self, name: str, alias: str, version: str, mark: str) -> bool:
+        """Whether it was given to a later version of ours, while this one's registration waited to be repeated."""
+        at = self._client.get_registered_model(name).aliases.get(alias)
+        if at is None or int(at) <= int(version):
+            return False
+        return mark in self._client.get_model_version(name, str(at)).tags
 
 
 def _is_deleted(run: Any) -> bool:

@@ -26,7 +26,7 @@ from fairlead_api import create_app
 from fairlead_api.meters import OTHERS
 
 Labels = frozenset[tuple[str, str]]
-LABELS = {"method", "status", "kind", "state", "project", "cluster", "loop", "cause", "version", "le"}
+LABELS = {"method", "status", "kind", "state", "project", "cluster", "loop", "cause", "code", "version", "le"}
 
 
 def samples(bench: Any) -> dict[tuple[str, Labels], float]:

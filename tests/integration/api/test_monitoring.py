@@ -12,6 +12,7 @@ from compose_spec import PyCompose
 from prometheus_client.parser import text_string_to_metric_families
 
 from fairlead.control.meters import LOOPS
+from fairlead.flags import FlagCode
 from fairlead.lifecycle import State
 from fairlead.testing.stored import a_node
 
@@ -22,10 +23,11 @@ OF_PROMETHEUS = {"up": {"job", "instance"}, "ALERTS": {"alertname", "alertstate"
 SCRAPED = {"job", "instance"}
 FUNCTIONS = {"sum", "min", "max", "count", "rate", "increase", "histogram_quantile", "vector"}
 WORDS = {"by", "without", "and", "or", "unless"}
-LOOP_NAMES = {"dispatch", "settle", "evaluate", "record", "deliver", "reap"}
+LOOP_NAMES = {"dispatch", "settle", "evaluate", "record", "verify", "deliver", "reap"}
 VALUES = {
     "state": set(State),
     "loop": LOOP_NAMES,
+    "code": set(FlagCode),
     "cause": {"stale", "unavailable", "crashed"},
     "kind": {"user", "agent", "stream", "other"},
     "status": {"1xx", "2xx", "3xx", "4xx", "5xx"},

@@ -25,6 +25,7 @@ from fairlead.store import (
     exclusions,
     experiments,
     migrate,
+    model_versions,
     open_store,
     projects,
     schema_revision,
@@ -235,3 +236,18 @@ def test_what_is_not_json_is_refused_on_every_database(store: Store, value: floa
     row = an_experiment(store)
     with store.write() as session, pytest.raises((StatementError, ValueError), match="not JSON compliant"):
         experiments.set_columns(session, row.id, metrics={"value": value})
+
+
+def test_what_was_registered_before_versions_had_a_table_is_in_it(store: Store, clock: FakeClock) -> None:
+    told = {"is_registered": True, "name": "risk", "version": "3", "alias": "candidate"}
+    an_experiment(store, "of-red", project="red")
+    an_experiment(store, "of-none")
+    downgrade(store, "0009")
+    with store.write() as session:
+        experiments.note(session, "of-red", kind="registered", actor="record", now=clock.advance(9), payload=told)
+    migrate(store)
+    with store.read() as session:
+        (one,) = model_versions.registrations(session)
+        ((row, _),) = model_versions.page(session, limit=5)
+    assert (one.experiment_id, one.project, one.key, one.alias) == ("of-red", "red", ("risk", "3"), "candidate")
+    assert (one.model_id, one.run_id, row.registered_at) == (None, None, clock.now())

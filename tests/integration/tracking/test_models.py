@@ -222,6 +222,18 @@ def test_an_alias_moves_to_the_newer_version_and_stays_there(
     assert client.get_model_version_by_alias(name, "champion").version == "1"
 
 
+def test_a_registration_that_is_repeated_late_takes_no_alias_from_a_newer_version(
+    recorder: Recorder, client: MlflowClient, a_document: Documents, an_export: Exports
+) -> None:
+    export, older = an_export(), a_document()
+    name, newer = f"model-{older.experiment_id[:8]}", a_document(experiment_id=older.experiment_id[::-1])
+    registered(recorder, export, older, name=name, alias=None)  # and the recorder was killed before the alias
+    registered(recorder, export, newer, name=name)
+    for _ in range(2):
+        registered(recorder, export, older, name=name)
+        assert client.get_model_version_by_alias(name, "candidate").version == "2"
+
+
 def test_a_model_half_registered_in_an_outage_is_completed(
     mlflow_server: MlflowServer, recorder: Recorder, client: MlflowClient, a_document: Documents, an_export: Exports
 ) -> None:

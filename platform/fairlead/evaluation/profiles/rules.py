@@ -50,26 +50,59 @@ def four_fifths(report: Report) -> Profile:
 
 
 def nyc_ll144(report: Report) -> Profile:
-    """The tables of a bias audit by New York City's rule (6 RCNY 5-301). Raises ``BadInput`` as ``four_fifths``."""
+    """The tables of a bias audit by New York City's rule (6 RCNY 5-301). Raises ``BadInput`` as ``four_fifths``.
+
+    Where the report has scores, scoring rates (6 RCNY 5-300: the share above the sample's median score) follow the
+    selection rates, each with its impact ratio.
+    """
     names = {attribute["name"].lower() for attribute in report["attributes"]}
     looked_for = (("sex", _SEX), ("race or ethnicity", _RACE))
     missing = [what for what, words in looked_for if not any(word in name for name in names for word in words)]
     notes = [
         "The audit is of a tool's use in a year before; whether these rows are such is for the auditor to say.",
-        "Where a tool gives scores, the rule wants scoring rates (the share above the median score): the report has "
-        "none, and shows selection rates at its threshold.",
+        *_notes_on_scoring(report),
     ]
     if missing:
         notes.append(f"No attribute of the report looks like {' or '.join(missing)}, which the rule asks for.")
+    compared = _compared(report)
     return Profile(
         title="Impact ratios by category (layout of New York City Local Law 144)",
-        about="Number of rows, selection rate and impact ratio of each category and of their intersections.",
+        about="Number of rows, rate and impact ratio of each category and of their intersections.",
         facts=(
             *_facts(report),
             *((f"Rows of unknown {name}", _unknown(report, name)) for name in report["data"]["n_unknown"]),
+            *_median(report),
         ),
-        tables=tuple(_ratios(report, by, least_share=SMALL_SHARE) for by in _compared(report)),
+        tables=(
+            *(_ratios(report, by, least_share=SMALL_SHARE) for by in compared),
+            *(_scoring_ratios(report, by) for by in compared if "scoring" in report),
+        ),
         notes=tuple(notes),
+    )
+
+
+def _notes_on_scoring(report: Report) -> list[str]:
+    if "scoring" not in report:
+        return [
+            "Where a tool gives scores, the rule wants scoring rates (the share above the median score): this report "
+            "has none, since no scores were kept or an earlier release wrote it."
+        ]
+    median = report["scoring"]["median"]
+    found = ["Scoring rates count rows, without weights, and say nothing of how far chance moves them."]
+    if median["undecided"]:
+        found.append(
+            f"Scores are kept in bins: {median['within']} of {median['n']} rows lie in that of the median, and at most "
+            f"{median['undecided']} of them are above it. Rates and ratios that depend on which are given as bounds."
+        )
+    return found
+
+
+def _median(report: Report) -> tuple[tuple[str, Cell], ...]:
+    if "scoring" not in report:
+        return ()
+    return tuple(
+        (f"Median score of all rows, at {end}", value_at(report, f"/scoring/median/{key}"))
+        for end, key in (("least", "from"), ("most", "to"))
     )
 
 
@@ -159,7 +192,7 @@ def _ratios(report: Report, by: Sequence[str], *, least_share: Fraction = Fracti
             rows.append((Cell(text=name_of(group)), *(Cell(text=_HIDDEN) for _ in range(4))))
             continue
         ratio = taking[at] / taking[highest] if highest is not None and at in taking and taking[highest] > 0 else None
-        left_out = "left out: under 2 % of the rows" if at in rates and at not in taking else "none"
+        left_out = _LEFT_OUT if at in rates and at not in taking else "none"
         over = left_out if ratio is None else f"{float(ratio):.3f}" if is_told else _HIGHEST_HIDDEN
         rows.append(
             (
@@ -177,8 +210,80 @@ def _ratios(report: Report, by: Sequence[str], *, least_share: Fraction = Fracti
     return Table(title=f"By {' x '.join(by)}", columns=columns, rows=tuple(rows), notes=notes)
 
 
+def _scoring_ratios(report: Report, by: Sequence[str]) -> Table:
+    """Scoring rates of one grouping over the highest of those that take part; bounds where the median's bin leaves it
+    open."""
+    hidden, groups = hidden_in(report, by), _scored(report, by)
+    total = max(1, sum(group["n"] for group in groups.values()))
+    taking = {at: _bounds(one) for at, one in groups.items() if Fraction(one["n"], total) >= SMALL_SHARE}
+    surest = max((low for low, _ in taking.values()), default=Fraction(0))
+    is_told = not any(high >= surest for at, (_, high) in taking.items() if key_of(groups[at]) in hidden)
+    rows = []
+    for at, group in groups.items():
+        if key_of(group) in hidden:
+            rows.append((Cell(text=name_of(group)), *(Cell(text=_HIDDEN) for _ in range(4))))
+            continue
+        ratio = _ratio(taking, at) if at in taking else None
+        left_out = "none" if at in taking else _LEFT_OUT
+        over = left_out if ratio is None else _between(*ratio) if is_told else _HIGHEST_HIDDEN
+        rows.append(
+            (
+                Cell(text=name_of(group)),
+                value_at(report, f"/scoring/groups/{at}/n"),
+                _scoring_rate(report, at),
+                Cell(text=over),
+                Cell(text="" if ratio is None or not is_told else _is_below(*ratio)),
+            )
+        )
+    columns = ("Group", "Rows", "Scoring rate", "Over the highest", "Below four fifths")
+    return Table(title=f"Scoring rates by {' x '.join(by)}", columns=columns, rows=tuple(rows))
+
+
+def _scored(report: Report, by: Sequence[str]) -> dict[int, Mapping[str, Any]]:
+    """The groups of one grouping that have scores, by their place in the section."""
+    return {at: group for at, group in enumerate(report["scoring"]["groups"]) if tuple(group["by"]) == tuple(by)}
+
+
+def _bounds(group: Mapping[str, Any]) -> tuple[Fraction, Fraction]:
+    return Fraction(group["num"], group["n"]), Fraction(group["num_at_most"], group["n"])
+
+
+def _scoring_rate(report: Report, at: int) -> Cell:
+    path = f"/scoring/groups/{at}"
+    if report["scoring"]["groups"][at]["value"] is not None:
+        return value_at(report, f"{path}/value")
+    low, high = (value_at(report, f"{path}/{key}") for key in ("at_least", "at_most"))
+    return Cell(text=f"{low.text} to {high.text}", path=low.path)
+
+
+def _ratio(taking: Mapping[int, tuple[Fraction, Fraction]], at: int) -> tuple[Fraction, Fraction] | None:
+    """Bounds of one rate over the highest of all; None where all may be zero.
+
+    A rate is over the highest of the others, and at most 1: it is least where its own is least and theirs greatest.
+    """
+    low, high = taking[at]
+    others = [rates for place, rates in taking.items() if place != at]
+    highest_most = max((most for _, most in others), default=Fraction(0))
+    highest_least = max((least for least, _ in others), default=Fraction(0))
+    if low == 0 and highest_least == 0:
+        return None
+    least = low / max(low, highest_most)
+    return least, (high / max(high, highest_least))
+
+
+def _between(low: Fraction, high: Fraction) -> str:
+    return f"{float(low):.3f}" if low == high else f"{float(low):.3f} to {float(high):.3f}"
+
+
+def _is_below(low: Fraction, high: Fraction) -> str:
+    if (low < FOUR_FIFTHS) != (high < FOUR_FIFTHS):
+        return "cannot be told"
+    return "yes" if high < FOUR_FIFTHS else "no"
+
+
 _HIGHEST_HIDDEN = "not shown: the highest rate is that of a small group"
 _HIDDEN = "not shown, to protect a small group"
+_LEFT_OUT = "left out: under 2 % of the rows"
 
 
 def _groups(report: Report, by: Sequence[str]) -> dict[int, Mapping[str, Any]]:
