@@ -135,7 +135,8 @@ class Tally:
         self._explained = explained_levels(info, codes)
         self._groups = explained_groups(info, self._explained)
         self._names, self._feature_of_input = attributed_features(info)
-        sensitive = {attribute.name for attribute in info.attributes}
+        # A part of a picture may be called like an attribute, such as left.
+        sensitive = {one.name for one in info.attributes} & {one.name for one in info.features}
         self._is_shared = np.array([name in (asked.share_of or sensitive) for name in self._names], dtype=bool)
         self._ends = np.cumsum([len(self._groups) * len(self._names) * 3, len(self._groups), 5, 3])
         self._largest, self._total = 0.0, np.zeros(self.size - 1)

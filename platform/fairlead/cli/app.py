@@ -784,6 +784,7 @@ def evaluate(
     columns:
       target: label              # true class
       prediction: prediction     # predicted class; else score >= threshold
+      champion: said_before      # none unless named; what gates mean by champion
       score: score               # of the positive class, or {class: column, ...}
       weight: w                  # none unless named
       record_id: id              # none unless named; none may occur twice

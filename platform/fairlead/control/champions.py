@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fairlead.control.results import EvaluationBroken, opened
 from fairlead.evaluation import AnyState, CountState
-from fairlead.evaluation.answers import MAX_ANSWERS, AnswerFile, Pairing, StrangeAnswers, pair
+from fairlead.evaluation.answers import MAX_ANSWERS, AnswerFile, Pairing, StrangeAnswers, TooManyPairs, pair
 from fairlead.evaluation.champion import UNNAMED, Champion
 from fairlead.protocol import ResultDocument
 from fairlead.registry import Incumbent, champion_of
@@ -72,6 +72,8 @@ class Champions:
                 found = pair(state, ours, self._answers(stack, other, theirs))
             except FileNotFoundError:
                 return replace(champion, why_not="the champion's answers to single rows have been deleted")
+            except TooManyPairs as error:
+                return replace(champion, why_not=f"pairs of answers cannot be counted: {error}")
             except (EvaluationBroken, StrangeAnswers) as error:
                 return replace(champion, why_not=f"the champion's answers cannot be used: {error}")
             except ValueError as error:

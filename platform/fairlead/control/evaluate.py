@@ -85,7 +85,10 @@ class Evaluate:
         spec = experiments.spec_of(row)
         result = ResultDocument.model_validate(attempt.result)
         report = signed(self._report(spec, attempt, result), seed) if result.evaluation else None
-        columns: dict[str, Any] = {"registration": registration_of(spec, result, report["gates"] if report else None)}
+        columns: dict[str, Any] = {
+            "registration": registration_of(spec, result, report["gates"] if report else None),
+            "register_name": spec.register_as.name if spec.register_as else None,  # a server of before leaves it out
+        }
         if report is not None:
             self._publish(spec, row.id, report)
             sha256 = f"sha256:{report_sha256(report)}"

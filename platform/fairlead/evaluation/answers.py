@@ -65,7 +65,7 @@ class AnswerKeeper:
 
 
 class AnswerFile:
-    """Answers in an open file, of which portions are read. Raises ``ValueError`` for what is no such file."""
+    """Answers in an open file, of which portions are read. Raises ``ValueError`` for what is none, or a part."""
 
     def __init__(self, stream: BinaryIO) -> None:
         if np.lib.format.read_magic(stream) != (1, 0):
@@ -75,9 +75,11 @@ class AnswerFile:
             raise ValueError(f"these are no answers: an array of type {dtype} and shape {shape}")
         self.num_rows: int = shape[0]
         self._stream, self._start = stream, stream.tell()
+        if stream.seek(0, io.SEEK_END) != self._start + ANSWER.itemsize * self.num_rows:
+            raise ValueError("these answers are cut short, or there is more than they say")
 
     def between(self, low: int, high: int) -> AnswerArray:
-        """Rows whose record's hash is at least ``low`` and below ``high``. Raises ``ValueError`` where they are cut."""
+        """Rows whose record's hash is at least ``low`` and below ``high``."""
         first, last = (bisect_left(range(self.num_rows), edge, key=self._record_at) for edge in (low, high))
         content = self._read(first, ANSWER.itemsize * (last - first))
         return np.frombuffer(content, dtype=ANSWER)
@@ -97,6 +99,10 @@ class StrangeAnswers(ValueError):
     """The other model's answers name what is no class."""
 
 
+class TooManyPairs(ValueError):
+    """There are more groups and classes than pairs of answers can be counted for, though single ones could."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pairing:
     """Two models' answers to the same rows."""
@@ -113,11 +119,15 @@ def pair(state: CountState, ours: Sequence[AnswerFile], theirs: Sequence[AnswerF
     """Put the answers behind ``state``, those of ``ours``, beside those of ``theirs``, which knows the same classes.
 
     Rows are the same where record id and label are; all of both must be. Raises ``ValueError`` where ``ours`` are not
-    the answers that ``state`` counted, and for files cut short; ``StrangeAnswers`` where ``theirs`` are of no class.
+    the answers that ``state`` counted; ``StrangeAnswers`` where ``theirs`` are of no class, ``TooManyPairs`` where
+    counts of pairs would be too large.
     """
     num_ours, num_theirs = (sum(file.num_rows for file in files) for files in (ours, theirs))
     portions = max(1, -(-max(num_ours, num_theirs) // _PORTION_ROWS))
-    together = CountState(attributes=state.attributes, classes=state.classes, has_champion=True)
+    try:
+        together = CountState(attributes=state.attributes, classes=state.classes, has_champion=True)
+    except ValueError as error:
+        raise TooManyPairs(str(error)) from error
     num_same = 0
     for low, high in pairwise(_HASHES * portion // portions for portion in range(portions + 1)):
         own, other = (_in_order([file.between(low, high) for file in files]) for files in (ours, theirs))

@@ -222,7 +222,7 @@ def evaluate_gates(
     measurements = replace(measurements, alpha=alpha)
     sections = measurements.sections
     cases = [
-        _measured_case(gate, measurements, sections)
+        _measured_case(gate, evaluation, measurements, sections)
         if gate.metric in METRICS
         else _relative_case(state, gate, evaluation, champion)
         if gate.requirement.is_relative
@@ -340,7 +340,9 @@ def _number_case(state: NumberState, gate: GateSpec, evaluation: EvaluationSpec,
     return _OverNumbers(gate, evaluation, groups, overall, num_unpredicted=without)
 
 
-def _measured_case(gate: GateSpec, measurements: Measurements, sections: Mapping[str, Mapping[str, Any]]) -> _Case:
+def _measured_case(
+    gate: GateSpec, evaluation: EvaluationSpec, measurements: Measurements, sections: Mapping[str, Mapping[str, Any]]
+) -> _Case:
     """A gate on a number that was measured beside the counts."""
     problem = problem_with_gate(gate, task="binary", attributes=(), asked=measurements.asked)
     section = {} if problem else sections[METRICS[gate.metric].section]
@@ -352,7 +354,8 @@ def _measured_case(gate: GateSpec, measurements: Measurements, sections: Mapping
     assert entry is not None, "else there is a problem"
     if METRICS[gate.metric].is_exact:
         return _Settled(gate, _decide_exactly(gate, entry["value"]))
-    return _Measured(gate, entry["value"], measurements.limits(gate.metric))
+    support = _Support(rows=section.get("n"), needed=evaluation.min_support)
+    return _Measured(gate, entry["value"], measurements.limits(gate.metric), support)
 
 
 def _decide_exactly(gate: GateSpec, value: float) -> GateOutcome:
@@ -443,16 +446,34 @@ class _Settled:
         return SMALLEST_P
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Support:
+    """Rows that count for a value, and those that it needs to pass; None where a value is no mean over rows."""
+
+    rows: int | None
+    needed: int
+
+    def decided(self, gate: GateSpec, evidence: _Evidence) -> GateOutcome:
+        """Compared with the limit; a pass from too few rows is none."""
+        outcome = _decide(gate, evidence)
+        if outcome.outcome is not Outcome.PASS or self.rows is None or self.rows >= self.needed:
+            return outcome
+        why = f"{self.rows} rows count for this, fewer than the {self.needed} that support needs"
+        return _outcome(gate, Outcome.INCONCLUSIVE, why, evidence)
+
+
 class _Measured:
     """A gate on a measured number with bounds."""
 
-    def __init__(self, gate: GateSpec, value: float, limits: Callable[[float], tuple[float, float]]) -> None:
-        self.gate, self._value, self._limits = gate, value, limits
+    def __init__(
+        self, gate: GateSpec, value: float, limits: Callable[[float], tuple[float, float]], support: _Support
+    ) -> None:
+        self.gate, self._value, self._limits, self._support = gate, value, limits, support
 
     def outcome(self, alpha: float) -> GateOutcome:
         lower, upper = self._limits(alpha)
         bounds = Bounds(lower=lower, upper=upper, interval=(lower, upper))
-        return _decide(self.gate, _Evidence(value=self._value, exact=None, bounds=bounds, missing=None))
+        return self._support.decided(self.gate, _Evidence(value=self._value, exact=None, bounds=bounds, missing=None))
 
     def rows_needed(self, alpha: float) -> int | None:
         return None
@@ -470,13 +491,8 @@ class _OverAllRows:
         self._estimates = group_estimates(canonical(gate.metric), overall.counts)
 
     def outcome(self, alpha: float) -> GateOutcome:
-        evidence = self._evidence(alpha)
-        outcome = _decide(self.gate, evidence)
-        support = self._support
-        if outcome.outcome is Outcome.PASS and support < self._evaluation.min_support:
-            why = f"{support} rows count for this, fewer than the {self._evaluation.min_support} that support needs"
-            return _outcome(self.gate, Outcome.INCONCLUSIVE, why, evidence)
-        return outcome
+        support = _Support(rows=self._support, needed=self._evaluation.min_support)
+        return support.decided(self.gate, self._evidence(alpha))
 
     def rows_needed(self, alpha: float) -> int | None:
         if not isinstance(self._estimates, Rates):

@@ -4,7 +4,7 @@ Of measurements beside the counts rank 0's word counts: those are about the one 
 a node and adds up over attempts: it comes from files that lie beside.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,14 +153,18 @@ def _summary(
 
 
 def _answers(attempt: Path, finished: Sequence[Finished]) -> tuple[FileEntry, ...]:
-    """The files of all ranks, if each has left one; else none. Those that do not count, as of earlier groups, go."""
+    """The files of all ranks, if each has left one; else none. All others of the experiment go: they do not count."""
     files = tuple(each.answers for each in sorted(finished, key=lambda one: one.rank) if each.answers is not None)
     files = files if len(files) == len(finished) else ()
-    kept = {file.path for file in files}
-    for path in attempt.glob(ANSWERS_FILES.format(generation="*", rank="*")):
-        if path.name not in kept:
-            path.unlink()
+    forget_answers(attempt, but=[attempt / file.path for file in files])
     return files
+
+
+def forget_answers(attempt: Path, *, but: Collection[Path] = ()) -> None:
+    """Delete what ranks of ``attempt`` and of those before it have said of single rows, except ``but``."""
+    for path in attempt.parent.glob(f"a[0-9]*/{ANSWERS_FILES.format(generation='*', rank='*')}"):
+        if path not in but:
+            path.unlink(missing_ok=True)
 
 
 def _written(attempt: Path, name: str, content: bytes) -> FileEntry:

@@ -35,7 +35,7 @@ from fairlead.run.idleness import Idle, Load, Span, look
 from fairlead.run.kills import has_killed_since
 from fairlead.run.messages import Failure, Finished, Hello, Orders, Report, RunnerStatus, Welcome, WrittenCheckpoint
 from fairlead.run.meter import BURST, MAX_KEYS, POINTS_PER_S
-from fairlead.run.outputs import Outputs, collect
+from fairlead.run.outputs import Outputs, collect, forget_answers
 from fairlead.run.places import Places
 from fairlead.run.progress import SYSTEM_PREFIX, Group, Progress
 from fairlead.run.spool import SpoolWriter
@@ -335,6 +335,9 @@ class Runner:
         outputs = Outputs()
         if group is not None and has_finished and progress.cause is None:
             outputs = collect(self._require_document(), self._require_places().attempt, tuple(group.finished.values()))
+        if outputs.evaluation is None:
+            with contextlib.suppress(OSError):  # the next attempt tries again
+                forget_answers(self._require_places().attempt)
         ending = Ending(
             cause=progress.cause,
             stop=progress.stop,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fairlead.control.evaluate import Evaluate, report_directory
-from fairlead.evaluation import CountState
+from fairlead.evaluation import CountState, state_size_bytes
 from fairlead.evaluation.answers import AnswerKeeper
 from fairlead.lifecycle import Outcome, State
 from fairlead.protocol import EvaluationSummary, FileEntry, ModelDocument, ResultDocument, attempt_path
@@ -112,7 +112,8 @@ def _left(path: Path, *, num_wrong: int, first_row: int, keeps: bool, harm: str)
     for rank, at in enumerate(np.array_split(np.arange(ROWS), 2)):
         keeper = AnswerKeeper()
         keeper.add(state, codes[at], labels[at], answers[at], record_hashes=hashes[at])
-        files.append(_written(path / f"answers-1-{rank}.npy", keeper.to_bytes()))
+        content = keeper.to_bytes()[: -1 if harm == "cut" else None]
+        files.append(_written(path / f"answers-1-{rank}.npy", content))
     if harm == "outside":
         files[0] = files[0].amended(path="../../../secret")
     return EvaluationSummary(
@@ -189,6 +190,27 @@ def test_of_several_the_newest_version_with_name_and_alias_in_the_project_counts
     assert again["gates"][0]["champion"].items() >= {"experiment": "pending", "version": None}.items()
 
 
+def test_a_champion_that_a_server_of_the_release_before_took_in_is_found(books: Books) -> None:
+    """While servers of both releases run, those of before leave out under which name a model is to be registered."""
+    books.end("champion", num_wrong=100)
+    with books.store.write() as session:
+        experiments.set_columns(session, "champion", register_name=None)
+    books.evaluate()
+    assert outcomes(books.report("new", num_wrong=300))[0] == "fail"
+
+
+def test_pairs_that_cannot_be_counted_prove_nothing_and_hold_nothing(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    books.report("champion", num_wrong=100, gates=())
+    books.register("champion", "1")
+    size = state_size_bytes(attributes=ATTRIBUTES, num_classes=2)
+    monkeypatch.setattr("fairlead.evaluation.cells.MAX_STATE_BYTES", size)  # of counts without pairs
+    report = books.report("new", num_wrong=0)
+    assert outcomes(report) == ["inconclusive", "inconclusive"]
+    assert "pairs of answers cannot be counted: counting sex (2 levels)" in report["gates"][0]["why"]
+
+
 def test_an_experiment_is_not_its_own_champion(books: Books) -> None:
     books.report("e1", num_wrong=100)
     books.register("e1", "1")
@@ -209,6 +231,7 @@ def test_an_experiment_is_not_its_own_champion(books: Books) -> None:
         ({}, "changed", "the champion's answers cannot be used: answers-1-0.npy is not the file"),
         ({}, "junk", "the champion's answers cannot be used: answers-1-0.npy is not the file"),
         ({"harm": "outside"}, "", "the champion's answers cannot be used: the result names a file outside"),
+        ({"harm": "cut"}, "", "the champion's answers cannot be used: answers-1-0.npy: these answers are cut short"),
     ],
 )
 def test_a_champion_that_cannot_be_compared_with_proves_nothing_and_the_report_says_why(

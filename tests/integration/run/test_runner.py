@@ -121,10 +121,13 @@ def test_a_workload_that_ends_without_a_result_is_a_user_error(
     attempts: Attempts, misbehave: str, reason: str, words: str
 ) -> None:
     name = f"exp-{misbehave.replace('_', '-')}"
-    _, result = attempts.run(name, params={"misbehave": misbehave}, **ALONE)
+    document = a_launch(name, spec=a_spec(params={"misbehave": misbehave}, **ALONE), keeps_answers=True)
+    attempts.start(document)
+    result = attempts.result(document)
     assert (result.outcome, result.reason) == (Outcome.USER_ERROR, reason)
     assert words in result.detail
     assert result.model is None
+    assert not list(attempts.directory(document).glob("answers-*"))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fairlead.evaluation import ABSTAINED, CountState
-from fairlead.evaluation.answers import ANSWER, AnswerFile, AnswerKeeper, StrangeAnswers, pair
+from fairlead.evaluation.answers import ANSWER, AnswerFile, AnswerKeeper, StrangeAnswers, TooManyPairs, pair
 from fairlead.workload import Attribute
 
 ROWS = 5000
@@ -166,9 +166,19 @@ def test_what_is_no_file_of_answers_is_refused(content: bytes) -> None:
         AnswerFile(io.BytesIO(content))
 
 
-def test_a_file_that_is_cut_short_is_refused() -> None:
+@pytest.mark.parametrize("end", [b"", b"more"])
+def test_a_file_that_has_not_the_rows_it_speaks_of_is_refused_when_it_is_opened(end: bytes) -> None:
     split = Split()
     content = split.content(split.ours)
-    file = AnswerFile(io.BytesIO(content[:-1]))
     with pytest.raises(ValueError, match="cut short"):
-        file.between(0, 2**64)
+        AnswerFile(io.BytesIO(content + end if end else content[:-1]))
+
+
+def test_pairs_of_more_groups_and_classes_than_can_be_counted_are_refused_by_a_name_of_their_own() -> None:
+    """Pairs take eleven times the room that ten classes do."""
+    levels = tuple(str(number) for number in range(24))
+    attributes = tuple(Attribute(name=name, levels=levels) for name in ("a", "b", "c"))
+    state = CountState(attributes=attributes, classes=[str(number) for number in range(10)])
+    empty = [AnswerFile(io.BytesIO(AnswerKeeper().to_bytes()))]
+    with pytest.raises(TooManyPairs, match="at most 64 are allowed"):
+        pair(state, empty, empty)

@@ -157,6 +157,23 @@ def test_a_share_that_does_not_exist_decides_nothing_and_says_why(changes: dict[
     assert why in render_page(report)
 
 
+@pytest.mark.parametrize(("rows", "outcome"), [(29, "inconclusive"), (30, "pass")])
+@pytest.mark.parametrize("evidence", ["upper_bound", "point"])
+def test_a_share_of_too_few_rows_proves_nothing(rows: int, outcome: str, evidence: Any) -> None:
+    """Without support a column that no drawn row uses would have a bound of 0 from two rows on."""
+    values = some_values(rows) * [0.0, 1.0, 1.0]
+    report = build_report(
+        example_state(),
+        provenance=a_provenance(),
+        evaluation=EvaluationSpec(min_support=30),
+        gates=[GateSpec(metric="attribution_share", require="<= 0.01", evidence=evidence)],
+        measurements=Measurements(asked={"attributions": ASKED}, found={"attributions": sums_of(values)}),
+    )
+    (gate,) = report["gates"]
+    assert gate["outcome"] == outcome
+    assert ("29 rows count for this, fewer than the 30" in gate["why"]) == (outcome == "inconclusive")
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [

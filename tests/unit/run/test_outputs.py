@@ -19,7 +19,7 @@ from fairlead.lifecycle import Outcome
 from fairlead.protocol import FileEntry
 from fairlead.run.counting import Counted, count_predictions
 from fairlead.run.messages import Finished
-from fairlead.run.outputs import Outputs, collect
+from fairlead.run.outputs import Outputs, collect, forget_answers
 from fairlead.spec import evaluation_request
 from fairlead.testing.context import a_context
 from fairlead.testing.ranks import together
@@ -122,15 +122,22 @@ def test_what_is_measured_twice_counts_once() -> None:
         keep_measurement(context, "magic", [3])
 
 
-def answered(attempt: Path, *, ranks_that_kept: int, left_over: str = "answers-1-0.npy") -> Outputs:
-    """Two ranks of a second group, of which some have kept their answers."""
-    spec = a_spec()
-    (attempt / left_over).write_bytes(b"of a group before")
+LEFT_OVER = ("a1/answers-3-0.npy", "a2/answers-1-0.npy")
+"""Of an attempt before, and of a group before."""
+
+
+def answered(experiment: Path, *, ranks_that_kept: int, is_whole: bool = True) -> Outputs:
+    """Two ranks of the second group of a second attempt, of which some have kept their answers."""
+    spec, attempt = a_spec(), experiment / "a2"
+    for name in LEFT_OVER:
+        (experiment / name).parent.mkdir()
+        (experiment / name).write_bytes(b"of nobody any more")
     finished = []
     for rank in range(2):
         context = a_context(spec, rank=rank, world_size=2, keep_answers=True)
         rows = context.shard("test")
-        context.evaluate("test", records=rows.records, predictions=1 - rows.labels)
+        part = slice(None if is_whole else 1)
+        context.evaluate("test", records=rows.records[part], predictions=1 - rows.labels[part])
         assert context.answers is not None
         content, path = context.answers.to_bytes(), attempt / f"answers-2-{rank}.npy"
         path.write_bytes(content)
@@ -152,19 +159,27 @@ def test_answers_of_all_ranks_are_those_that_were_counted(tmp_path: Path) -> Non
     outputs = answered(tmp_path, ranks_that_kept=2)
     assert outputs.evaluation is not None
     assert [file.path for file in outputs.evaluation.answers] == ["answers-2-0.npy", "answers-2-1.npy"]
-    files = [AnswerFile((tmp_path / file.path).open("rb")) for file in outputs.evaluation.answers]
-    state = CountState.from_bytes((tmp_path / outputs.evaluation.state_file.path).read_bytes())
+    attempt = tmp_path / "a2"
+    files = [AnswerFile((attempt / file.path).open("rb")) for file in outputs.evaluation.answers]
+    state = CountState.from_bytes((attempt / outputs.evaluation.state_file.path).read_bytes())
     found = pair(state, files, files)
     assert found.state is not None
     assert found.num_same == outputs.evaluation.expected_rows
-    assert not (tmp_path / "answers-1-0.npy").exists()
+    assert not any((tmp_path / name).exists() for name in LEFT_OVER)
 
 
 def test_without_the_answers_of_one_rank_there_are_none(tmp_path: Path) -> None:
     outputs = answered(tmp_path, ranks_that_kept=1)
     assert outputs.evaluation is not None
     assert "answers" not in outputs.evaluation.model_dump(mode="json")
-    assert not list(tmp_path.glob("answers-*"))
+    assert not list(tmp_path.rglob("answers-*"))
+
+
+def test_answers_of_an_attempt_that_proves_nothing_can_be_forgotten(tmp_path: Path) -> None:
+    outputs = answered(tmp_path, ranks_that_kept=2, is_whole=False)
+    assert (outputs.evaluation, outputs.incomplete is None) == (None, False)
+    forget_answers(tmp_path / "a2")
+    assert not list(tmp_path.rglob("answers-*"))
 
 
 @pytest.mark.parametrize("task", ["regression", "ranking"])

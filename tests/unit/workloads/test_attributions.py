@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fairlead.attributions import BLOCK_ROWS, answers_of, attributed, baseline_of, drawn
+from fairlead.attributions import BLOCK_ROWS, Tally, answers_of, attributed, baseline_of, drawn
 from fairlead.data import find_specs
 from fairlead.data.context import LocalContext
 from fairlead.data.probes import attributed_features
@@ -23,6 +24,7 @@ from fairlead.spec import AttributionsSpec, ExperimentSpec, from_yaml
 from fairlead.testing.context import a_context, train_here, train_on_ranks
 from fairlead.testing.evaluation import a_provenance
 from fairlead.testing.probed import BentModel
+from fairlead.workload import Attribute
 from fairlead_workloads import tabular_mlp
 
 
@@ -219,6 +221,17 @@ def test_a_row_without_finite_attributions_is_said_and_nothing_is_measured() -> 
 
 
 # ---- pictures ------------------------------------------------------------------------------------------------------
+
+
+def test_a_part_of_a_picture_is_not_the_attribute_that_is_called_like_it() -> None:
+    info = a_context(digits()).dataset
+    hands = replace(info, attributes=(Attribute(name="left", levels=("no", "yes")),))
+    codes = np.zeros((4, 1), dtype=np.int64)
+    of_nothing, of_part = (
+        Tally(hands, AttributionsSpec(share_of=named), codes).total(n=0, n_split=4).share.columns
+        for named in ((), ("left",))
+    )
+    assert (of_nothing, of_part) == ((), ("left",))
 
 
 def test_pictures_have_three_by_three_parts_which_add_up_to_the_change_of_the_answer() -> None:
