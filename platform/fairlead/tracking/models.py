@@ -66,15 +66,19 @@ class Candidate:
 
 def ensure_version(client: MlflowClient, candidate: Candidate) -> FoundVersion:
     """Find this experiment's version of the registered model, or upload the model and make it."""
-    name, run_id = candidate.name, candidate.run_id
-    _ensure_registered_model(client, name)
-    found = _find_version(client, name, candidate.experiment_id)
+    _ensure_registered_model(client, candidate.name)
+    model_id = _ensure_logged_model(client, candidate)
+    found = _find_version(client, candidate, model_id)
     if found is None:
-        model_id = _ensure_logged_model(client, candidate)
         client.create_model_version(
-            name, f"models:/{model_id}", run_id, candidate.all_tags, model_id=model_id, await_creation_for=0
+            candidate.name,
+            f"models:/{model_id}",
+            candidate.run_id,
+            candidate.all_tags,
+            model_id=model_id,
+            await_creation_for=0,
         )
-        found = _find_version(client, name, candidate.experiment_id)
+        found = _find_version(client, candidate, model_id)
         assert found is not None, "just created"
     return found
 
@@ -87,27 +91,30 @@ def _ensure_registered_model(client: MlflowClient, name: str) -> None:
             raise
 
 
-def _find_version(client: MlflowClient, name: str, experiment_id: str) -> FoundVersion | None:
-    """The first version with the experiment's tag; later ones, made by a repeated request, are deleted."""
-    tagged = f"name = '{name}' and tags.`{EXPERIMENT_ID_TAG}` = '{experiment_id}'"
-    versions = client.search_model_versions(tagged, max_results=MAX_VERSIONS_SEEN)
+def _find_version(client: MlflowClient, candidate: Candidate, model_id: str) -> FoundVersion | None:
+    """The first version with the experiment's tag; later ones, made by a repeated request, are deleted.
+
+    Anybody may set the tag: what is of another run, or of another model than the uploaded one, is a stranger's.
+    """
+    name = candidate.name
+    tagged = f"name = '{name}' and tags.`{EXPERIMENT_ID_TAG}` = '{candidate.experiment_id}'"
+    ours = f"{tagged} and run_id = '{candidate.run_id}' and source_path = 'models:/{model_id}'"
+    versions = client.search_model_versions(ours, max_results=MAX_VERSIONS_SEEN, order_by=["version_number ASC"])
     if not versions:
         return None
-    first, *others = sorted(versions, key=lambda version: int(version.version))
+    first, *others = versions
     for version in others:
         client.delete_model_version(name, version.version)
-    return FoundVersion(version=str(first.version), model_id=_model_id(first), tags=dict(first.tags))
-
-
-def _model_id(version: Any) -> str:
-    return str(version.model_id or str(version.source).removeprefix("models:/"))
+    return FoundVersion(version=str(first.version), model_id=model_id, tags=dict(first.tags))
 
 
 def _ensure_logged_model(client: MlflowClient, candidate: Candidate) -> str:
-    """Upload the model once: a logged model that is not yet ready is filled again."""
+    """Upload the model once: a logged model that is not yet ready is filled again; one without our tag is not ours."""
     run_id, name = candidate.run_id, candidate.name
-    group = client.get_run(run_id).info.experiment_id
-    mine = f"source_run_id = '{run_id}' AND name = '{name}'"
+    run = client.get_run(run_id)
+    group = run.info.experiment_id
+    tagged = f"tags.`{EXPERIMENT_ID_TAG}` = '{candidate.experiment_id}'"
+    mine = f"source_run_id = '{run_id}' AND name = '{name}' AND {tagged}"
     found = sorted(client.search_logged_models([group], mine), key=lambda model: model.creation_timestamp)
     model = found[0] if found else client.create_logged_model(group, name, run_id, candidate.all_tags)
     if model.status != LoggedModelStatus.READY:
@@ -116,7 +123,9 @@ def _ensure_logged_model(client: MlflowClient, candidate: Candidate) -> str:
             save(target, candidate, model=model)
             client.log_model_artifacts(model.model_id, str(target))
         client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    told = run.outputs.model_outputs if run.outputs else ()
+    if model.model_id not in {output.model_id for output in told}:  # MLflow refuses to be told twice
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     return str(model.model_id)
 
 

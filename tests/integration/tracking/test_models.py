@@ -202,9 +202,30 @@ def test_registering_again_finds_the_version(
     first = registered(recorder, export, a_document())
     assert registered(recorder, export, a_document()) == first
     double = {EXPERIMENT_ID_TAG: a_document().experiment_id}
-    client.create_model_version(first.name, f"models:/{first.model_id}", tags=double, model_id=first.model_id)
+    run_id = recorder.ensure_run(a_document())
+    client.create_model_version(first.name, f"models:/{first.model_id}", run_id, double, model_id=first.model_id)
     assert registered(recorder, export, a_document()) == first
     assert [found.version for found in client.search_model_versions(f"name = '{first.name}'")] == ["1"]
+
+
+@pytest.mark.parametrize("is_in_the_run", [True, False])
+def test_a_version_that_somebody_has_made_before_is_not_taken_for_ours(
+    recorder: Recorder, client: MlflowClient, a_document: Documents, an_export: Exports, is_in_the_run: bool
+) -> None:
+    document, export = a_document(), an_export()
+    name, run_id = f"model-{document.experiment_id[:8]}", recorder.ensure_run(document)
+    group, mark = client.get_run(run_id).info.experiment_id, {EXPERIMENT_ID_TAG: document.experiment_id}
+    strange_run = run_id if is_in_the_run else client.create_run(group).info.run_id
+    strange = client.create_logged_model(group, name, strange_run)
+    client.finalize_logged_model(strange.model_id, "READY")
+    client.create_registered_model(name)
+    client.create_model_version(name, f"models:/{strange.model_id}", strange_run, mark, model_id=strange.model_id)
+    for _ in range(2):
+        version = registered(recorder, export, document)
+        assert version.version == "2"
+        assert version.model_id != strange.model_id
+    there = client.search_model_versions(f"name = '{name}'", order_by=["version_number ASC"])
+    assert [one.source for one in there] == [f"models:/{strange.model_id}", f"models:/{version.model_id}"]
 
 
 def test_an_alias_moves_to_the_newer_version_and_stays_there(
@@ -240,7 +261,8 @@ def test_a_model_half_registered_in_an_outage_is_completed(
     export, document = an_export(), a_document()
     run_id = recorder.ensure_run(document)
     group, name = client.get_run(run_id).info.experiment_id, f"model-{document.experiment_id[:8]}"
-    begun = client.create_logged_model(group, name, run_id)  # and the recorder was killed here
+    mark = {EXPERIMENT_ID_TAG: document.experiment_id}
+    begun = client.create_logged_model(group, name, run_id, mark)  # and the recorder was killed here
     mlflow_server.kill()
     with pytest.raises(Unavailable):
         recorder.register_model(
@@ -250,6 +272,16 @@ def test_a_model_half_registered_in_an_outage_is_completed(
     version = registered(recorder, export, document)
     assert version.model_id == begun.model_id
     assert str(client.get_logged_model(begun.model_id).status) == "READY"
+
+
+def test_a_registration_that_ended_before_its_version_was_made_is_completed(
+    recorder: Recorder, client: MlflowClient, a_document: Documents, an_export: Exports
+) -> None:
+    export = an_export()
+    first = registered(recorder, export, a_document())
+    client.delete_model_version(first.name, first.version)  # as if the recorder had been killed before it
+    again = registered(recorder, export, a_document())
+    assert (again.version, again.model_id) == ("2", first.model_id)
 
 
 def changed(export: ExportedModel) -> ModelDocument:
