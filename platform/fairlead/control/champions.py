@@ -50,7 +50,7 @@ class Champions:
     def _incumbent(self, spec: ExperimentSpec, own: str) -> Incumbent | None:
         assert spec.register_as is not None, "asked by the caller"
         with self.store.read() as session:
-            known = experiments.registrations(session, spec.project, spec.register_as.name)
+            known = experiments.promotions(session, spec.project, spec.register_as.name)
         known.sort(key=lambda one: one.updated_at)
         return champion_of({one.experiment: one.decided for one in known if one.experiment != own}, spec.register_as)
 

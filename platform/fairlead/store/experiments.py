@@ -56,7 +56,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Registration:
+class Promotion:
     """What became of the model of an experiment that has succeeded."""
 
     experiment: str
@@ -352,13 +352,13 @@ def _wishes_column(spec: ExperimentSpec) -> list[Any] | None:
     return [{**asdict(wish), "labels": dict(wish.labels)} for wish in wishes]
 
 
-def registrations(session: Session, project: str, name: str) -> list[Registration]:
+def promotions(session: Session, project: str, name: str) -> list[Promotion]:
     """Of experiments of ``project`` whose spec asks to register a model as ``name``, those of which it is decided."""
     query = select(_TABLE.c.id, _TABLE.c.registration, _TABLE.c.updated_at).where(
         _TABLE.c.project == project, _TABLE.c.register_name == name, _TABLE.c.state == State.SUCCEEDED
     )
     rows = session.connection().execute(query)
-    return [Registration(experiment=key, decided=found or {}, updated_at=at) for key, found, at in rows]
+    return [Promotion(experiment=key, decided=found or {}, updated_at=at) for key, found, at in rows]
 
 
 def names_and_reasons(session: Session, ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:
