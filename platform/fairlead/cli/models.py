@@ -23,10 +23,11 @@ def list_models(where: Where, *, project: str | None, name: str | None, limit: i
         pages = client.models(project=project, name=name, limit=min(limit, 500))
         versions = tuple(islice(pages, limit))
     wanted = sorted((one for one in found.items if _is_wanted(one, project, name)), key=_badness)
+    is_everything = project is None and name is None
     if where.as_json:
         print_json({"checked_at": _moment(found), "versions": list(versions), "flags": wanted})
     else:
-        _print(versions, wanted, found)
+        _print(versions, wanted, found, is_everything=is_everything)
     return FLAGGED if any(one.level == "error" for one in wanted) else 0
 
 
@@ -43,9 +44,17 @@ def _moment(found: RegistryFlagsView) -> str | None:
     return found.checked_at.isoformat() if found.checked_at else None
 
 
-def _print(versions: Sequence[ModelVersionView], flags: Sequence[RegistryFlagView], found: RegistryFlagsView) -> None:
+def _print(
+    versions: Sequence[ModelVersionView],
+    flags: Sequence[RegistryFlagView],
+    found: RegistryFlagsView,
+    *,
+    is_everything: bool,
+) -> None:
     if versions:
         out().print(_table(versions))
+    elif not is_everything:
+        err().print("No registered model is of that project and name.")
     else:
         err().print("No model has been registered. 'register_as' in a spec does it, once the gates have passed.")
     for flag in flags:

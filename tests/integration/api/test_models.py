@@ -163,6 +163,7 @@ def test_the_command_lists_versions_and_flags_and_its_exit_code_says_whether_to_
     assert [one["version"] for one in document["versions"]] == ["1"]
     assert [one["code"] for one in document["flags"]] == ["report_changed", "alias_moved", "unknown_model"]
     assert document["checked_at"]
+    assert "No registered model is of that project and name." in run("models", "--project", "blue").stderr
     other = run("models", "--project", "blue", "--json")
     assert (other.exit_code, json.loads(other.stdout)["flags"]) == (0, [])
     assert [one["code"] for one in json.loads(run("models", "--name", "by-hand", "--json").stdout)["flags"]] == [

@@ -21,7 +21,7 @@ from fairlead.store.tables import RegistryFlagRow
 from fairlead.testing import FakeClock
 from fairlead.testing.mlflow import ExportedModel, MlflowServer
 from fairlead.testing.stored import an_experiment
-from fairlead.tracking.documents import FLAG_TAG, RunDocument
+from fairlead.tracking.documents import EXPERIMENT_ID_TAG, FLAG_TAG, RunDocument
 from fairlead.tracking.recorder import Recorder
 from fairlead.tracking.registry import Registry
 
@@ -40,9 +40,9 @@ class Shop:
     export: Callable[..., ExportedModel]
     name: str
 
-    def register(self, alias: str = "candidate") -> str:
+    def register(self, alias: str = "candidate", *, key: str | None = None) -> str:
         """One more version, as ``record`` makes it; returns its experiment."""
-        key = uuid.uuid4().hex[:12]
+        key = key or uuid.uuid4().hex[:12]
         row = an_experiment(self.store, key, state=State.SUCCEEDED, name="run", project="red")
         spec = experiments.spec_of(row)
         run_id = self.recorder.ensure_run(
@@ -236,6 +236,16 @@ def test_a_model_that_was_made_anew_under_the_same_number_is_another(shop: Shop)
     )
     shop.client.set_registered_model_alias(shop.name, "candidate", "1")
     assert set(shop.round()) == {"version_replaced"}
+
+
+def test_a_version_that_somebody_made_with_the_tag_of_ours_before_is_flagged_and_not_registered(shop: Shop) -> None:
+    key = uuid.uuid4().hex[:12]
+    shop.client.create_registered_model(shop.name)
+    shop.client.create_model_version(shop.name, "s3://elsewhere/model", tags={EXPERIMENT_ID_TAG: key})
+    shop.register(key=key)
+    found = shop.round()
+    assert {code: flag.version for code, flag in found.items()} == {"unregistered_version": "1"}
+    assert shop.client.get_model_version_by_alias(shop.name, "candidate").version == "2"
 
 
 def test_an_alias_on_another_version_of_ours_is_flagged_there(shop: Shop) -> None:
