@@ -303,7 +303,10 @@ def _case(state: CountState, gate: GateSpec, evaluation: EvaluationSpec, overall
     if problem is not None:
         return _Settled(gate, _outcome(gate, Outcome.INCONCLUSIVE, f"not measured: {problem}"))
     if gate.within:
-        return _WithinStrata(gate, evaluation, state)
+        try:
+            return _WithinStrata(gate, evaluation, state)
+        except ValueError as error:  # of very many groups or strata
+            return _Settled(gate, _outcome(gate, Outcome.INCONCLUSIVE, f"not measured: {error}"))
     if gate.by:
         return _OverGroups(gate, evaluation, grouping(state, gate.by), overall.counts)
     if canonical(gate.metric) == COUNT:

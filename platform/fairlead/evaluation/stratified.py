@@ -34,6 +34,8 @@ CONDITIONAL = {
     "equal_opportunity_difference": "true_positive_rate",
 }
 """What is compared within strata, and the rate it is made of."""
+MOST_COMPARED = 20_000
+"""Pairs of groups times strata that one gate looks at: so many take some seconds."""
 
 
 class Pooled(NamedTuple):
@@ -300,12 +302,19 @@ def rate_within(metric: str) -> str | None:
 
 
 def stratified_gaps(state: CountState, by: Sequence[str], within: Sequence[str], rate: str) -> StratifiedGaps:
-    """Every two known groups of ``by`` that have rows, within strata of ``within``; see ``conditional_gaps``."""
+    """Every two known groups of ``by`` that have rows, within strata of ``within``; see ``conditional_gaps``.
+
+    Raises ``ValueError`` for more than ``MOST_COMPARED`` comparisons.
+    """
     groups, cells = grouping(state, by), grouping(state, (*by, *within))
     known = [int(group) for group in np.flatnonzero(~groups.is_unknown & (groups.sizes > 0))]
     place = {key: index for index, key in enumerate(cells.keys)}
     whole = [key for key, is_unknown in zip(cells.keys, cells.is_unknown, strict=True) if not is_unknown]
     strata = list(dict.fromkeys(key[len(by) :] for key in whole))
+    num_pairs = math.comb(len(known), 2)
+    if num_pairs * len(strata) > MOST_COMPARED:
+        made = f"{num_pairs:,} pairs of groups in {len(strata):,} strata make {num_pairs * len(strata):,} comparisons"
+        raise ValueError(f"{made}, and {MOST_COMPARED:,} can be made: compare fewer groups, or within fewer strata")
     at = {group: [place[(*groups.keys[group], *stratum)] for stratum in strata] for group in known}
     confusion, pairs = one_against_rest(cells.counts.table, 1), tuple(combinations(known, 2))
     counted = []

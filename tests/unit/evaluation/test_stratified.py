@@ -324,6 +324,18 @@ def test_gates_that_cannot_be_within_strata_are_refused(gate: GateSpec, task: Ta
     assert named in problem
 
 
+def test_more_comparisons_than_a_gate_can_make_in_seconds_are_not_measured() -> None:
+    levels = tuple(f"g{group}" for group in range(202))
+    attributes = (Attribute(name="sex", levels=levels), Attribute(name="department", levels=("A", "B")))
+    state = CountState(attributes=attributes, classes=("no", "yes"))
+    codes = np.array([(group, stratum) for group in range(202) for stratum in (0, 1)])
+    labels = np.arange(len(codes)) % 2
+    state.update(codes, labels, labels, record_hashes=np.arange(len(codes)))
+    outcome = judged(state, a_gate("<= 0.9", within=("department",)))
+    assert outcome.outcome is Outcome.INCONCLUSIVE
+    assert "20,301 pairs of groups in 2 strata make 40,602 comparisons, and 20,000 can be made" in outcome.why
+
+
 def test_weighted_rows_are_not_looked_at_within_strata() -> None:
     state = CountState(
         attributes=[Attribute(name="sex", levels=("a", "b")), Attribute(name="department", levels=("A",))],
