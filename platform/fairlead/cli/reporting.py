@@ -245,7 +245,8 @@ def print_groups(console: Console, content: Report) -> None:
         if len(listed) > MOST_GROUPS:
             console.print(f"[dim]and {len(listed) - MOST_GROUPS} more groups: the report has all[/]")
     settings = content.get("settings", {})
-    console.print(f"[dim]* fewer than {settings.get('min_support', '?')} rows to tell from[/]")
+    what = "rows, or of NDCG lists," if content.get("task") == "ranking" else "rows"
+    console.print(f"[dim]* fewer than {settings.get('min_support', '?')} {what} to tell from[/]")
     if any(group["by"] and 0 < group["n"] < least for group in groups):
         console.print(f"[dim]hidden: fewer than {least} rows, to protect the few people in the group[/]")
 
@@ -294,7 +295,14 @@ def _cell(entry: Report | None) -> str:
 
 
 def _interval(bounds: Any) -> str:
-    return f"[dim]{bounds[0]:.2f} to {bounds[1]:.2f}[/]" if bounds else ""
+    return f"[dim]{_end(bounds[0])} to {_end(bounds[1])}[/]" if bounds else ""
+
+
+def _end(value: float) -> str:
+    """Two decimals, as shares have; of what is larger or smaller about as many digits as of the value beside it."""
+    if abs(value) >= 100:
+        return f"{value:,.1f}"
+    return f"{value:.2f}" if value == 0 or abs(value) >= 0.01 else number(value)
 
 
 def _key(key: Any, by: Iterable[str]) -> str:

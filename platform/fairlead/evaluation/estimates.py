@@ -205,7 +205,8 @@ class SampleMeans:
     """Means of numbers, from their number, sum and sum of squares, with Student's limits.
 
     ``rows``: shape (groups,); ``means`` and ``variances`` (of one number, divided by n - 1) are NaN where there are
-    too few rows for them; with one row a mean has a value and the whole line as its interval.
+    too few rows for them; with one row a mean has a value and the whole line as its interval. Where all numbers are
+    at one end of a bounded domain, a limit is that of the share at the other end that may be unseen.
     """
 
     rows: IntArray
@@ -239,7 +240,14 @@ class SampleMeans:
         rows = np.maximum(self.rows, 2).astype(np.float64)
         error = np.sqrt(np.maximum(np.nan_to_num(self.variances), 0.0) / rows)
         half = np.where(self.rows >= 2, -special.stdtrit(rows - 1, tail) * error, np.inf)
-        return Limits(*(np.clip(self.values + side, *self.domain) for side in (-half, half)))
+        lower, upper = (np.clip(self.values + side, *self.domain) for side in (-half, half))
+        start, end = self.domain
+        if not np.isfinite(self.domain).all():
+            return Limits(lower, upper)
+        # Where all are at one end Student knows nothing: others may be as many as chance could have hidden.
+        is_alike, unseen = (self.rows >= 2) & (self.variances == 0), (1 - tail ** (1 / rows)) * (end - start)
+        lower = np.where(is_alike & (self.means == end), end - unseen, lower)
+        return Limits(lower, np.where(is_alike & (self.means == start), start + unseen, upper))
 
     def take(self, groups: Groups) -> "SampleMeans":
         return SampleMeans(

@@ -1,6 +1,7 @@
 """``fairlead evaluate`` of a regression and of a ranking: report, gates, page, profiles, signature."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,40 @@ def test_gates_of_a_regression_are_decided_by_bounds(run: Run) -> None:
     )
     assert gates["mse"]["value"] == pytest.approx(worst, rel=1e-12)
     assert gates["mse"]["bound"] > gates["mse"]["value"]
+
+
+def test_long_numbers_have_a_line_of_their_own_below_the_scale(run: Run) -> None:
+    assert run(written(incomes()), spec=REGRESSION).exit_code == 3
+    cards = Path("report/report.html").read_text().split('<div class="bar">')[1:]
+    is_long = ['<div class="ends long">' in card for card in cards]
+    assert is_long == [True, False, False, False, False]
+
+
+def test_ends_of_intervals_are_written_like_the_value_beside_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    table = incomes()
+    table |= {name: 1000 * np.asarray(table[name]) for name in ("income", "predicted")}
+    lines = run(written(table), spec=REGRESSION).stdout.splitlines()
+    line = next(line for line in lines if line.startswith("all "))
+    assert re.search(r" ([\d,]+\.\d) ([\d,]+\.\d) to ([\d,]+\.\d) ", line), line
+    table |= {name: np.asarray(table[name]) / 1e9 for name in ("income", "predicted")}
+    line = next(line for line in run(written(table), spec=REGRESSION).stdout.splitlines() if line.startswith("all "))
+    assert "0.00 to 0.00" not in line
+
+
+def test_what_a_few_rows_of_a_ranking_are_is_said(run: Run) -> None:
+    assert "fewer than 30 rows, or of NDCG lists, to tell from" in run(written(jobs()), spec=RANKING).stdout
+
+
+def test_lists_that_are_all_in_the_best_order_leave_doubt(run: Run) -> None:
+    rows = {"list": np.repeat(np.arange(40), 3), "score": np.tile([3.0, 2.0, 1.0], 40)}
+    rows |= {"relevance": np.tile([2.0, 1.0, 0.0], 40), "sex": np.repeat(["F", "M"], 60)}
+    spec = "columns: {query: list, score: score, target: relevance}\nevaluation: {groupings: [[sex]]}\ngates:\n"
+    spec += '  - {metric: ndcg_score, require: ">= 0.95"}\n  - {metric: ndcg_score, id: low, require: ">= 0.92"}\n'
+    first, second = json.loads(run(written(rows), "--json", spec=spec).stdout)["gates"]
+    assert (first["value"], first["upper95"], first["outcome"]) == (1.0, 1.0, "inconclusive")
+    assert first["lower95"] == pytest.approx(0.05 ** (1 / 40))  # the chance to see none of the others is 5 %
+    assert second["outcome"] == "pass"
 
 
 def test_gates_of_a_ranking_are_decided_by_bounds(run: Run) -> None:
