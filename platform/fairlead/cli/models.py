@@ -56,7 +56,7 @@ def _print(
     elif not is_everything:
         err().print("No registered model is of that project and name.")
     else:
-        err().print("No model has been registered. 'register_as' in a spec does it, once the gates have passed.")
+        err().print("No model has been registered. 'register' in a spec does it, once its gates have passed.")
     for flag in flags:
         out().print(f"\n{styled(flag.level, LEVEL_STYLES)} {escape(flag.code)}: {escape(flag.message)}")
         out().print(f"  [dim]{escape(flag.advice)}[/]")
