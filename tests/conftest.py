@@ -1,8 +1,8 @@
 """Fixtures that many tests share, and guards that watch over all of them.
 
-Guards: no socket leaves this machine; a test that leaks an environment variable fails; in ``tests/unit`` so does one
-that leaks a thread or a child process. Elsewhere Ray and servers live longer than a test: there the whole session must
-end without children. ``_LASTING`` names the exceptions.
+Guards: no socket leaves this machine; a test that leaks an environment variable or a lower priority fails; in
+``tests/unit`` so does one that leaks a thread or a child process. Elsewhere Ray and servers live longer than a test:
+there the whole session must end without children. ``_LASTING`` names the exceptions.
 """
 
 import ipaddress
@@ -162,10 +162,11 @@ def _own_addresses() -> set[str]:
 def _nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     """Set up before the test's own fixtures, so it looks when they have cleaned up."""
     is_strict = request.path.is_relative_to(_UNIT)
-    environment = _environment()
+    environment, niceness = _environment(), os.getpriority(os.PRIO_PROCESS, 0)
     threads, children = set(threading.enumerate()), _children()
     yield
     assert _environment() == environment, "this test changed the environment; use monkeypatch.setenv"
+    assert os.getpriority(os.PRIO_PROCESS, 0) == niceness, "this test made all that follow wait for other programs"
     if is_strict:
         _await_end_of_threads(threads)
         left = [child for child in _children() if child not in children and child.name() not in _LASTING_A_SESSION]
