@@ -21,7 +21,7 @@ from fairlead.testing.clock import FakeClock
 from fairlead.testing.servers import Server
 from fairlead_api import streams
 
-LIMIT_S = 120.0
+LIMIT_S = 300.0
 ROUNDS = 2
 PER_ROUND = 25
 
