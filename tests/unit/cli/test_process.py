@@ -14,10 +14,14 @@ FAIRLEAD = [sys.executable, "-m", "fairlead.cli"]
 
 
 def test_help_appears_within_half_a_second_of_processor_time() -> None:
+    assert min(processor_time_of_help() for _ in range(3)) < 0.5  # the first may have to read all files from disk
+
+
+def processor_time_of_help() -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([*FAIRLEAD, "--help"], capture_output=True, check=True, timeout=60)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_an_interrupted_watch_leaves_the_experiment_running(tmp_path: Path) -> None:
