@@ -181,7 +181,7 @@ def _differences(one: Registration, version: VersionSeen, broken: str | None) ->
             one,
             FlagCode.REPORT_CHANGED,
             message=broken,
-            advice=f"Believe no report in that run. 'fairlead report {one.experiment_id} --format json' has the true "
+            advice=f"Believe no report in that run. 'fairlead report {one.experiment_id} --json' has the true "
             "one: put it back as responsible_ai/report.json, and find out who changed it.",
         )
     if not _may_stand(one):
@@ -244,7 +244,7 @@ def _unregistered(books: Books, seen: Seen) -> Iterator[Flag]:
             message=f"version {version.version} of {version.name} was registered around the gates: no experiment of "
             f"Fairlead's made it{aliases}",
             advice=f"Do not use it. Find out who made it (run {shown(version.run_id or 'unknown')}), then delete it; "
-            "a model comes here by a spec with register_as.",
+            "a model comes here by a spec with the key register.",
         )
 
 

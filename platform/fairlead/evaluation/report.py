@@ -860,7 +860,8 @@ def _beyond_chance(tests: Sequence[GapTest], evaluation: EvaluationSpec) -> list
     level = round(1 - evaluation.confidence, 12)
     method = CORRECTIONS[evaluation.disparity_correction]
     above = sum(p_value <= level for p_value in there)
-    return [f"Of {len(there)} gaps tested, {above} are more than chance explains ({method}, level {level:g})."]
+    is_more = "is" if above == 1 else "are"
+    return [f"Of {len(there)} gaps tested, {above} {is_more} more than chance explains ({method}, level {level:g})."]
 
 
 def _slugs(groupings: Sequence[Grouping | NumberGroups]) -> list[str]:

@@ -150,28 +150,19 @@ def conditional_gaps(
     """
     if set(by) & set(control) or len(state.classes) != 2:
         raise ValueError("gaps within strata need a binary task, and other attributes than those compared")
-    groups, cells = grouping(state, by), grouping(state, (*by, *control))
-    known = np.flatnonzero(~groups.is_unknown & (groups.sizes > 0))
+    parted = _Parted.of(state, by, control)
+    groups, known = parted.groups, parted.known
     if len(known) < 2:
         return groups, []
-    reference = int(known[np.argmax(groups.sizes[known])])
-    others = [int(group) for group in known if group != reference]
-    place = {key: index for index, key in enumerate(cells.keys)}
-    whole = [key for key, is_unknown in zip(cells.keys, cells.is_unknown, strict=True) if not is_unknown]
-    strata = list(dict.fromkeys(key[len(by) :] for key in whole))
+    reference = max(known, key=lambda group: groups.sizes[group])
+    named = tuple(dict(zip(control, stratum, strict=True)) for stratum in parted.strata)
     found = []
     for metric, rate in CONDITIONAL.items():
-        confusion = one_against_rest(cells.counts.table, 1)
-        top, bottom = RATES[rate].numerator(confusion), RATES[rate].denominator(confusion)
-        for group in others:
-            ours, theirs = ([place[(*groups.keys[one], *stratum)] for stratum in strata] for one in (group, reference))
-            counts = Strata(
-                x=top[ours].astype(np.float64),
-                n=bottom[ours].astype(np.float64),
-                reference_x=top[theirs].astype(np.float64),
-                reference_n=bottom[theirs].astype(np.float64),
-            )
-            named = tuple(dict(zip(control, stratum, strict=True)) for stratum in strata)
+        top, bottom = parted.counts_of(rate)
+        for group in known:
+            if group == reference:
+                continue
+            counts = Strata(x=top[group], n=bottom[group], reference_x=top[reference], reference_n=bottom[reference])
             found.append(
                 Conditional(
                     metric=metric,
@@ -183,6 +174,38 @@ def conditional_gaps(
                 )
             )
     return groups, found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Parted:
+    """Groups, and the cells of each within strata of other attributes."""
+
+    groups: Grouping
+    known: tuple[int, ...]
+    """Groups without an unknown level that have rows."""
+    cells: Grouping
+    strata: tuple[tuple[str, ...], ...]
+    """Levels of the other attributes, none of them unknown."""
+
+    @classmethod
+    def of(cls, state: CountState, by: Sequence[str], within: Sequence[str]) -> "_Parted":
+        """Raises ``ValueError`` for an unknown attribute."""
+        groups, cells = grouping(state, by), grouping(state, (*by, *within))
+        known = np.flatnonzero(~groups.is_unknown & (groups.sizes > 0)).tolist()
+        whole = [key for key, is_unknown in zip(cells.keys, cells.is_unknown, strict=True) if not is_unknown]
+        strata = tuple(dict.fromkeys(key[len(by) :] for key in whole))
+        return cls(groups=groups, known=tuple(known), cells=cells, strata=strata)
+
+    def counts_of(self, rate: str) -> tuple[dict[int, FloatArray], dict[int, FloatArray]]:
+        """Numerators and denominators of ``rate`` of each known group, shape (strata,) each."""
+        confusion = one_against_rest(self.cells.counts.table, 1)
+        place = {key: index for index, key in enumerate(self.cells.keys)}
+        at = {one: [place[(*self.groups.keys[one], *each)] for each in self.strata] for one in self.known}
+        top, bottom = (
+            {one: part(confusion).astype(np.float64)[cells] for one, cells in at.items()}
+            for part in (RATES[rate].numerator, RATES[rate].denominator)
+        )
+        return top, bottom
 
 
 def _crude(strata: Strata) -> float | None:
@@ -306,21 +329,15 @@ def stratified_gaps(state: CountState, by: Sequence[str], within: Sequence[str],
 
     Raises ``ValueError`` for more than ``MOST_COMPARED`` comparisons.
     """
-    groups, cells = grouping(state, by), grouping(state, (*by, *within))
-    known = [int(group) for group in np.flatnonzero(~groups.is_unknown & (groups.sizes > 0))]
-    place = {key: index for index, key in enumerate(cells.keys)}
-    whole = [key for key, is_unknown in zip(cells.keys, cells.is_unknown, strict=True) if not is_unknown]
-    strata = list(dict.fromkeys(key[len(by) :] for key in whole))
-    num_pairs = math.comb(len(known), 2)
-    if num_pairs * len(strata) > MOST_COMPARED:
-        made = f"{num_pairs:,} pairs of groups in {len(strata):,} strata make {num_pairs * len(strata):,} comparisons"
+    parted = _Parted.of(state, by, within)
+    num_pairs, num_strata = math.comb(len(parted.known), 2), len(parted.strata)
+    if num_pairs * num_strata > MOST_COMPARED:
+        made = f"{num_pairs:,} pairs of groups in {num_strata:,} strata make {num_pairs * num_strata:,} comparisons"
         raise ValueError(f"{made}, and {MOST_COMPARED:,} can be made: compare fewer groups, or within fewer strata")
-    at = {group: [place[(*groups.keys[group], *stratum)] for stratum in strata] for group in known}
-    confusion, pairs = one_against_rest(cells.counts.table, 1), tuple(combinations(known, 2))
-    counted = []
-    for side in (0, 1):
-        cells_of_side = np.array([at[pair[side]] for pair in pairs], dtype=np.int64).reshape(len(pairs), len(strata))
-        for part in (RATES[rate].numerator, RATES[rate].denominator):
-            counted.append(part(confusion).astype(np.float64)[cells_of_side])
-    x, n, y, m = counted
+    pairs, (top, bottom) = tuple(combinations(parted.known, 2)), parted.counts_of(rate)
+    x, n, y, m = (
+        np.array([part[pair[side]] for pair in pairs]).reshape(num_pairs, num_strata)
+        for side in (0, 1)
+        for part in (top, bottom)
+    )
     return StratifiedGaps(pairs=pairs, x=x, n=n, y=y, m=m)

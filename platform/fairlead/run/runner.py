@@ -336,8 +336,7 @@ class Runner:
         if group is not None and has_finished and progress.cause is None:
             outputs = collect(self._require_document(), self._require_places().attempt, tuple(group.finished.values()))
         if outputs.evaluation is None:
-            with contextlib.suppress(OSError):  # the next attempt tries again
-                forget_answers(self._require_places().attempt)
+            self._forget_answers()
         ending = Ending(
             cause=progress.cause,
             stop=progress.stop,
@@ -551,6 +550,13 @@ class Runner:
             self._note("resumed", f"from step {step}", {"step": step})
         elif generation > 1 or document.resume:
             self._note("restarted_from_zero", "no checkpoint can be used")
+
+    def _forget_answers(self) -> None:
+        """Of no use to anybody without a report. A storage that cannot delete them costs the attempt nothing."""
+        try:
+            forget_answers(self._require_places().attempt)
+        except OSError as error:
+            self._note("answers_left", f"answers to single rows could not be deleted: {error}")
 
     def _note(self, kind: str, detail: str = "", payload: dict[str, Any] | None = None) -> None:
         if self._spool is not None:

@@ -7,22 +7,12 @@ import pytest
 
 from fairlead.evaluation.signing import public_key, verify
 from fairlead.lifecycle import Outcome, State
-from fairlead.protocol import FileEntry, ModelDocument, ResultDocument
+from fairlead.protocol import ResultDocument
 from fairlead.secret_key import report_seed
 from fairlead.store import attempts, experiments
+from fairlead.testing.builders import a_model
 
 REASON = "the gap is that of the applicants themselves, see the audit of May"
-MODEL = ModelDocument(
-    workload="tabular_mlp",
-    params={},
-    config={},
-    features=(("x", "float32"),),
-    feature_shape=(1,),
-    classes=("no", "yes"),
-    task="binary",
-    dataset_digest="sha256:" + "0" * 64,
-    files=(FileEntry(path="model/weights.safetensors", size=1, sha256="0" * 64),),
-)
 
 
 def a_gate(name: str, outcome: str) -> dict[str, Any]:
@@ -49,7 +39,7 @@ def failed(bench: Any, spec: dict[str, Any]) -> str:
         reason="",
         started_at=now,
         ended_at=now,
-        model=MODEL,
+        model=a_model(),
     )
     gates = [a_gate("dp", "fail"), a_gate("eo", "inconclusive"), a_gate("acc", "pass")]
     columns = {

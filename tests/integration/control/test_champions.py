@@ -12,10 +12,11 @@ from fairlead.control.evaluate import Evaluate, report_directory
 from fairlead.evaluation import CountState, state_size_bytes
 from fairlead.evaluation.answers import AnswerKeeper
 from fairlead.lifecycle import Outcome, State
-from fairlead.protocol import EvaluationSummary, FileEntry, ModelDocument, ResultDocument, attempt_path
+from fairlead.protocol import EvaluationSummary, FileEntry, ResultDocument, attempt_path
 from fairlead.settings import ControlSettings
 from fairlead.store import Store, attempts, experiments
 from fairlead.testing import FakeClock
+from fairlead.testing.builders import a_model
 from fairlead.testing.stored import an_experiment, next_attempt
 from fairlead.workload import Attribute
 
@@ -24,16 +25,6 @@ ATTRIBUTES = (Attribute(name="sex", levels=("f", "m")), Attribute(name="age_band
 GATES = (
     {"id": "accuracy", "metric": "accuracy_score", "require": ">= champion - 0.02"},
     {"id": "gap", "metric": "demographic_parity_difference", "by": ["sex"], "require": "<= champion + 0.05"},
-)
-MODEL = ModelDocument(
-    workload="mine:train",
-    params={},
-    config={},
-    features=(("x", "float32"),),
-    feature_shape=(1,),
-    classes=("no", "yes"),
-    task="binary",
-    dataset_digest="sha256:0",
 )
 
 
@@ -72,7 +63,7 @@ class Books:
             started_at=now,
             ended_at=now,
             evaluation=_left(path, num_wrong=num_wrong, first_row=first_row, keeps=keeps, harm=harm),
-            model=MODEL,
+            model=a_model(),
             dataset={"classes": ["no", "yes"] if harm != "classes" else ["yes", "no"], "digest": "sha256:0"},
         )
         with self.store.write() as session:

@@ -14,7 +14,7 @@ import pytest
 
 from fairlead.data.predictions import Predictions, count, refuse_hopeless_gates, survey
 from fairlead.errors import BadData, BadInput, BadSpec
-from fairlead.evaluation import grouping
+from fairlead.evaluation import CountState, grouping
 from fairlead.spec import PredictionsSpec, read_predictions_spec
 
 ROWS = {
@@ -323,4 +323,10 @@ def test_a_training_specs_gate_against_the_champion_is_judged_by_a_column_named_
         "gates: [{metric: accuracy_score, require: '>= champion - 0.02'}]}"
     )
     path = written(tmp_path, {**ROWS, "before": ROWS["prediction"]})
-    refuse_hopeless_gates(survey([path], spec.amended_columns({"champion": "before"})))
+    with pytest.raises(BadSpec, match=r"columns\.champion"):
+        refuse_hopeless_gates(survey([path], spec))
+    found = survey([path], spec.amended_columns({"champion": "before"}))
+    refuse_hopeless_gates(found)
+    state = count(found).state
+    assert isinstance(state, CountState)
+    assert state.parts.has_champion
