@@ -3,7 +3,7 @@
 from typing import Any
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
@@ -11,6 +11,7 @@ from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from fairlead.protocol import LaunchDocument
 from fairlead.run.environment import collective_timeout_s, elsewhere
 from fairlead.run.places import Places
+from fairlead.run.rendezvous import BoundTorchConfig
 from fairlead.run.worker import Assignment, work
 
 GROUP_RESTARTS = 3
@@ -60,7 +61,7 @@ def fit(document: LaunchDocument, places: Places) -> None:
     LeanTrainer(
         work,
         train_loop_config={"assignment": assignment},
-        torch_config=TorchConfig(
+        torch_config=BoundTorchConfig(
             backend="nccl" if resources.gpus_per_worker else "gloo", timeout_s=collective_timeout_s(document.spec)
         ),
         scaling_config=ScalingConfig(
