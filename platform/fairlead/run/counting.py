@@ -105,12 +105,12 @@ class _Stops:
 
 
 class _Told:
-    """Progress, now and then: a step is a batch of rows that this rank has read, or a file that it has opened."""
+    """Progress, at once and then now and then: a step is a batch of rows that this rank has read, or a file opened."""
 
     def __init__(self, stops: _Stops, report: Report) -> None:
         self._stops, self._report = stops, report
         self._step = 0
-        self._told_s = time.monotonic()
+        self._told_s = time.monotonic() - REPORT_EVERY_S
 
     def rows_of(self, name: str) -> Callable[[int], None]:
         """Hears of rows, under the name of a metric."""

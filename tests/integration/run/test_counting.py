@@ -4,8 +4,8 @@ import os
 import re
 import signal
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from fairlead.cli import app
 from fairlead.lifecycle import Outcome
 from fairlead.protocol import STATE_FILE, LaunchDocument, ResultDocument
+from fairlead.run.counting import SURVEYED
 from fairlead.spec import EvaluationRequest
 from fairlead.testing.attempts import Attempts
 from fairlead.testing.ray import a_launch, wait_for
@@ -142,30 +143,32 @@ def test_a_worker_that_is_killed_is_started_again_and_the_counts_are_the_same(
     path = written(tmp_path / "p.csv", a_table(3_000_000))
     document = a_document("killed", path, workers=2)
     runner = attempts.start(document)
-    pids = wait_for(lambda: surveying(attempts, document, runner), within_s=120, what="a first report")
-    os.kill(pids[1], signal.SIGKILL)
+    with in_the_middle(attempts, document, runner) as held:
+        os.kill(held, signal.SIGKILL)
     result = attempts.result(document, within_s=300)
     assert (result.outcome, result.reason) == (Outcome.SUCCEEDED, "completed")
     assert "worker_group_restarted" in attempts.notes(document)
     assert (attempts.directory(document) / STATE_FILE).read_bytes() == locally(path, tmp_path)
 
 
-def surveying(attempts: Attempts, document: LaunchDocument, runner: Any) -> dict[int, int] | None:
-    """Process ids by rank, once rows have been read."""
-    if not attempts.steps(document, "evaluation/rows_surveyed"):
-        return None
-    return dict(ray.get(runner.status.remote(), timeout=30).worker_pids)
-
-
 @contextmanager
-def held(pids: Collection[int]) -> Iterator[None]:
-    """Processes that do nothing meanwhile."""
+def in_the_middle(attempts: Attempts, document: LaunchDocument, runner: Any) -> Iterator[int]:
+    """Rank 0 has read some rows and cannot end without rank 1, which does nothing meanwhile; the process of rank 1.
+
+    However quick the machine is, not everything is counted before the pause or the death that a test is about.
+    """
+
+    def ranks() -> Mapping[int, int] | None:
+        pids: Mapping[int, int] = ray.get(runner.status.remote(), timeout=30).worker_pids
+        return pids if len(pids) == 2 else None
+
+    pid = wait_for(ranks, within_s=120, what="two ranks")[1]
+    os.kill(pid, signal.SIGSTOP)
     try:
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        yield
+        wait_for(lambda: attempts.steps(document, SURVEYED), within_s=60, what="a first report")
+        yield pid
     finally:
-        for pid in pids:
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
 
 
@@ -173,9 +176,8 @@ def test_a_pause_ends_all_ranks_long_before_their_grace(attempts: Attempts, tmp_
     path = written(tmp_path / "p.csv", a_table(3_000_000))
     document = a_document("paused", path, workers=2)
     runner = attempts.start(document)
-    pids = wait_for(lambda: surveying(attempts, document, runner), within_s=120, what="a first report")
-    began = time.monotonic()
-    with held(pids.values()):  # a quick machine has counted everything before it hears of the pause
+    with in_the_middle(attempts, document, runner):
+        began = time.monotonic()
         assert ray.get(runner.stop.remote("pause", grace_s=300, agent_epoch=1), timeout=30)
     result = attempts.result(document, within_s=200)
     assert (result.outcome, result.reason, result.evaluation) == (Outcome.PREEMPTED, "pause_requested", None)
