@@ -8,11 +8,12 @@ demo: .venv/.runtime ; .venv/bin/fairlead demo
 
 up: .venv/.runtime ; .venv/bin/fairlead up
 
-# Unit tests share all cores; the others start whole stacks, and one at a time is enough for a machine. Both are run.
+# What starts no stack shares all cores; of the others one at a time is enough for a machine. Both are run.
 DEFAULT = .venv/bin/pytest -m "not nightly and not gpu"
+SHARED = tests/unit tests/model tests/test_architecture.py
 test: .venv/.development
-	OMP_NUM_THREADS=1 $(DEFAULT) -n auto --dist worksteal tests/unit; unit=$$?; \
-	$(DEFAULT) --ignore tests/unit && exit $$unit
+	OMP_NUM_THREADS=1 $(DEFAULT) -n auto --dist worksteal $(SHARED); shared=$$?; \
+	$(DEFAULT) $(SHARED:%=--ignore %) && exit $$shared
 
 test-nightly: .venv/.development ; .venv/bin/pytest -m nightly
 

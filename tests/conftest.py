@@ -74,6 +74,15 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """``by_day("sqlite")``: what is long runs on one database by day, and on both at night."""
+    mark = item.get_closest_marker("by_day")
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    database = params.get("database_url") or params.get("empty_url")
+    if mark and database and mark.args[0] != database:
+        item.add_marker("nightly")
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The address of a database without tables: one test run on SQLite, one on PostgreSQL."""

@@ -221,6 +221,7 @@ def test_a_killed_api_loses_nothing_acknowledged(
     _await_every_step_once(stack, experiment)
 
 
+@pytest.mark.nightly  # a minute; by day the recorder meets an MLflow that is killed
 def test_mlflow_dead_for_half_a_minute_neither_pauses_training_nor_loses_a_metric(
     stack: EmbeddedStack, submit_steady: Callable[..., Experiment]
 ) -> None:

@@ -49,6 +49,7 @@ def processes_of(experiment: Experiment, attempt_no: int) -> list[psutil.Process
     return found
 
 
+@pytest.mark.nightly  # a minute; by day acceptance/test_stops.py pauses and resumes
 def test_a_paused_experiment_leaves_nothing_running_and_goes_on_where_it_stopped(
     stack: EmbeddedStack, client: Client, tmp_path: Path
 ) -> None:

@@ -261,6 +261,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         yield Bench(stack, directory)
 
 
+@pytest.mark.nightly  # a minute; by day agent, runner and ranks are killed where they stand
 def test_an_agent_and_a_runner_killed_between_their_side_effects_lose_nothing(bench: Bench, tmp_path: Path) -> None:
     bench.run(tmp_path, ("agent.leased", "runner.checkpoint", "agent.claiming"), "kill")
 

@@ -3,6 +3,7 @@ import signal
 from functools import partial
 
 import psutil
+import pytest
 
 from fairlead.lifecycle import Observation, Outcome
 from fairlead.protocol import StopMode
@@ -97,6 +98,7 @@ def test_an_older_agent_ends_when_another_attaches_and_spares_what_the_newer_ado
     assert "superseded" in stack.log()
 
 
+@pytest.mark.nightly  # a minute of waiting for answers
 def test_a_head_that_does_not_answer_makes_everything_unknown_and_ends_nothing(stack: Stack) -> None:
     stack.start_agent()
     attempt = stack.offer("exp-head", steps=300, step_s=0.1)

@@ -103,6 +103,7 @@ def call(
     act()
 
 
+@pytest.mark.by_day("postgresql")  # the stricter one
 def test_no_request_that_the_document_allows_breaks_the_server_or_the_document(
     bench: Any, spec: dict[str, Any]
 ) -> None:

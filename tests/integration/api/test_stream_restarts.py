@@ -85,6 +85,7 @@ def _note(store: Store, experiment_id: str, text: str) -> None:
         experiments.note(session, experiment_id, kind="noted", actor="test", now=now, reason=text, payload={})
 
 
+@pytest.mark.by_day("postgresql")  # whose rings come from another process
 def test_every_reader_gets_every_event_once_whatever_becomes_of_the_server(server: Server) -> None:
     experiment_id = str(server.submit("followed").json()["id"])
     readers = [Reader(server, experiment_id, pause_s=0.01 * number) for number in range(4)]

@@ -364,7 +364,7 @@ def test_when_the_leader_is_killed_another_goes_on_within_twenty_seconds(process
 
 
 def stopped_writer(processes: Processes, leader: Control, *, is_writing: bool) -> None:
-    """Stop the leader in the middle of a tick: inside of a transaction, or between two."""
+    """Stop the leader inside of a transaction, or between two, be they of one tick or not."""
     await_true("the leader is at work", lambda: processes.accepted() < 390, 60)
     for _ in range(2000):
         leader.send(signal.SIGSTOP)
@@ -401,8 +401,6 @@ def sleep_through_a_takeover(processes: Processes, *, is_writing: bool) -> None:
     assert before["events"] == 800
     leader.send(signal.SIGCONT)
     await_true("the sleeper follows", lambda: leader.said("following"), 60)
-    if not is_writing:
-        await_true("what it was about to write is dropped", lambda: leader.said("the tick is given up"), 30)
     time.sleep(1)  # it would have gone on by now
     assert processes.everything() == before
     assert not leader.said("tick failed")

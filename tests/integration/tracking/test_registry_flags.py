@@ -194,6 +194,7 @@ WAYS = {
 }
 
 
+@pytest.mark.by_day("sqlite")
 @pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
 def test_what_is_changed_is_flagged_until_it_is_mended(shop: Shop, way: Way) -> None:
     key = shop.register()
@@ -298,6 +299,7 @@ def test_a_registration_brings_the_next_round_forward(shop: Shop) -> None:
     assert "outcome_mismatch" in {row.code for row in found if row.name == shop.name}
 
 
+@pytest.mark.by_day("postgresql")
 def test_an_outage_of_mlflow_leaves_the_flags_and_their_age_as_they_are(
     shop: Shop, mlflow_server: MlflowServer
 ) -> None:
