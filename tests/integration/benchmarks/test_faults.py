@@ -17,6 +17,7 @@ from fairlead.testing import FakeClock
 from fairlead.testing.stored import an_experiment
 
 
+@pytest.mark.nightly  # half a minute; by day one server is killed at one place after the other
 def test_processes_killed_at_random_lose_and_double_nothing() -> None:
     found = crash("postgresql", submits=200, seed=1)
     assert (found.submits, found.lost, found.doubled, found.event_gaps) == (200, 0, 0, 0)

@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+import pytest
 from benchmarks.memory import footprints
 
 from fairlead.embedded import EmbeddedStack
@@ -25,6 +26,7 @@ IDLE = (
 """All that is left of a stack, beside its supervisor, when nothing runs: each costs memory as long as it is up."""
 
 
+@pytest.mark.nightly  # waits until nothing moves any more
 def test_an_idle_stack_is_these_processes_and_no_others(tmp_path: Path) -> None:
     with EmbeddedStack(tmp_path / "home", cpus=2) as stack:
         with stack.client() as client:

@@ -120,7 +120,7 @@ def test_registering_imports_neither_the_workload_nor_torch(
     ("workload", "rows"),
     [
         ("tabular_mlp", {"age": [24.0, 79.0], "bmi": [19.0, 38.0], "bp": [70.0, 120.0]}),
-        ("image_cnn", [[[[0.0] * 8] * 8], [[[16.0] * 8] * 8]]),
+        pytest.param("image_cnn", [[[[0.0] * 8] * 8], [[[16.0] * 8] * 8]], marks=pytest.mark.nightly),  # half a minute
     ],
 )
 def test_a_built_in_workload_predicts_without_a_bundle(
