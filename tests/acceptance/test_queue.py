@@ -109,7 +109,7 @@ def test_a_busy_stack_says_who_waits_why_and_until_when(queue: Queue, fairlead: 
 
 @pytest.mark.nightly  # three experiments one after the other on a whole stack: a minute
 def test_one_that_may_be_stopped_makes_room_and_goes_on_from_its_checkpoint(queue: Queue) -> None:
-    low = queue.submit("low", workers=2, epochs=1000, policy={"priority": 10, "preemptible": True})
+    low = queue.submit("low", workers=2, epochs=400, policy={"priority": 10, "preemptible": True})
     wait_for(lambda: (low.refresh().view.last_step or 0) > 20, within_s=240, what="some steps")
     high = queue.submit("high", workers=2, policy={"priority": 90})
     assert high.result(timeout=240).state is State.SUCCEEDED
