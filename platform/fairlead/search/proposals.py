@@ -6,6 +6,7 @@ sequence of QMC) is led through them once more, so that it arrives where it was.
 """
 
 import importlib
+import json
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -119,8 +120,14 @@ class Proposals:
     def _skip(self, points: Sequence[Point]) -> None:
         """Of a grid, leave out what has been tried; a point made by hand may lie anywhere in it."""
         assert self._points is not None, "only called for a grid"
-        tried = [dict(point) for point in points]
-        self._points = (point for point in self._points if point not in tried)
+        tried = {_key(point) for point in points}
+        self._points = (point for point in self._points if _key(point) not in tried)
+
+
+def _key(point: Point) -> str:
+    """The same for the same point, also where somebody wrote 2 for 2.0: values may be lists, which a set cannot hold."""
+    numbers = {name: float(value) for name, value in point.items() if type(value) is int}
+    return json.dumps({**point, **numbers}, sort_keys=True)
 
 
 def _mixed(seed: int, count: int) -> int:

@@ -37,6 +37,7 @@ class Document(BaseModel):
 
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+ParameterName = Annotated[str, StringConstraints(max_length=100, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 D = TypeVar("D", bound=BaseModel)
 Path = tuple[str | int, ...]
 _KEY_ITSELF = "[key]"  # pydantic's way to say that the key is wrong, not the value

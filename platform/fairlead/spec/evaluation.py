@@ -118,12 +118,9 @@ class GateSpec(Document):
     @property
     def requirement(self) -> Requirement:
         """``require``, parsed exactly."""
-        match = _REQUIRE.fullmatch(self.require)
-        assert match is not None, "validated above"
-        operator: Literal["<=", "<", ">=", ">"] = match["operator"]  # type: ignore[assignment]  # the pattern says so
-        if match["limit"] is not None:
-            return Requirement(operator=operator, limit=Fraction(match["limit"]))
-        return Requirement(operator=operator, limit=Fraction(_margin(match)), is_relative=True)
+        found = required(self.require)
+        assert found is not None, "validated above"
+        return found
 
     @property
     def limit_text(self) -> str:
@@ -144,6 +141,17 @@ class GateSpec(Document):
         condition = (self.condition.replace(".", "_"),) if self.condition else ()
         against = ("champion",) if self.requirement.is_relative else ()
         return self.id or _slug((self.metric, *self.by, *within, *condition, *against))
+
+
+def required(text: str) -> Requirement | None:
+    """What a text such as ``<= 0.30`` requires, read exactly; None where it is none."""
+    match = _REQUIRE.fullmatch(text)
+    if match is None:
+        return None
+    operator: Literal["<=", "<", ">=", ">"] = match["operator"]  # type: ignore[assignment]  # the pattern says so
+    if match["limit"] is not None:
+        return Requirement(operator=operator, limit=Fraction(match["limit"]))
+    return Requirement(operator=operator, limit=Fraction(_margin(match)), is_relative=True)
 
 
 def _margin(match: re.Match[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, StrictInt, StringConstraints, field_validator, model_validator
 
 from fairlead.spec.data import DataSpec
-from fairlead.spec.document import Document, Name, unfit
+from fairlead.spec.document import Document, Name, ParameterName, unfit
 from fairlead.spec.energy import EnergySpec
 from fairlead.spec.evaluation import EvaluationSpec, GateSpec, refuse_undeclared
 from fairlead.spec.mitigation import MitigationSpec
@@ -220,9 +220,7 @@ class ExperimentSpec(Document):
     """A built-in workload, or ``package.module:function`` of your own code; ``evaluation`` trains nothing."""
     code: Annotated[str, StringConstraints(max_length=1000)] | None = None
     """A directory beside the spec that is uploaded by content hash; stored as ``sha256:<hex>``."""
-    params: dict[Annotated[str, StringConstraints(max_length=100, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], Any] = Field(
-        default_factory=dict
-    )
+    params: dict[ParameterName, Any] = Field(default_factory=dict)
     data: DataSpec
     resources: ResourcesSpec = ResourcesSpec()
     # Left out where there is none: specs without it keep their hashes, and agents of older releases can read them.

@@ -1,17 +1,15 @@
 """What a sweep looks for, where, how, and for how long."""
 
-import re
 from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
-from fairlead.spec.document import Document, Name
-from fairlead.spec.evaluation import Requirement
+from fairlead.spec.document import Document, Name, ParameterName
+from fairlead.spec.evaluation import Requirement, required
 
 MOST_TRIALS = 100_000
 MOST_CHOICES = 1_000
-ParameterName = Annotated[str, StringConstraints(max_length=100, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 MetricName = Annotated[str, StringConstraints(min_length=1, max_length=250, pattern=r"^\S+$")]
 Number = Annotated[float, Field(ge=-1e300, le=1e300)]
 Count = Annotated[int, Field(ge=-(2**53), le=2**53)]
@@ -19,7 +17,6 @@ AlgorithmName = Literal["grid", "random", "tpe", "gp", "cma_es", "qmc", "nsga2"]
 ALGORITHMS: tuple[AlgorithmName, ...] = ("grid", "random", "tpe", "gp", "cma_es", "qmc", "nsga2")
 OF_ONE_OBJECTIVE: frozenset[AlgorithmName] = frozenset({"cma_es"})
 _IMPORTED = r"^optuna:[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$"
-_CONSTRAINT = re.compile(r"(?P<metric>\S+)\s+(?P<operator><=|>=)\s*(?P<limit>[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d{1,3})?)")
 
 
 class DimensionSpec(Document):
@@ -307,10 +304,10 @@ class SearchSpec(Document):
 
 
 def _constraint(text: str) -> tuple[str, Requirement]:
-    match = _CONSTRAINT.fullmatch(text.strip())
-    if match is None:
+    metric, _, rest = text.strip().partition(" ")
+    found = required(rest)
+    if found is None or found.is_relative or found.operator not in ("<=", ">="):
         raise ValueError(
             f"a constraint is a metric, <= or >=, and a number, like 'validation/loss <= 0.5', not {text!r}"
         )
-    operator: Literal["<=", ">="] = "<=" if match["operator"] == "<=" else ">="
-    return match["metric"], Requirement(operator=operator, limit=Fraction(match["limit"]))
+    return metric, found

@@ -105,7 +105,7 @@ def test_a_grid_is_tried_once_also_after_a_stop_and_by_hand() -> None:
     search = a_search("grid", {"x": {"int": [0, 2]}, "y": {"choice": ["a", "b"]}})
     first = Proposals(search, seed=0)
     done = [ended(no, first.propose(no), 0.0) for no in range(2)]
-    by_hand = ended(2, {"x": 2, "y": "b"}, 0.0)
+    by_hand = ended(2, {"x": 2.0, "y": "b"}, 0.0)
     second = Proposals(search, seed=0, trials=[*done, by_hand])
     rest = [second.propose(no) for no in range(3, 7)]
     points = [*(dict(trial.point) for trial in (*done, by_hand)), *(dict(p) for p in rest if p is not None)]
