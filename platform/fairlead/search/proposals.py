@@ -125,7 +125,7 @@ class Proposals:
 
 
 def _key(point: Point) -> str:
-    """The same for the same point, also where somebody wrote 2 for 2.0: values may be lists, which a set cannot hold."""
+    """The same for the same point, also where somebody wrote 2 for 2.0. Values may be lists, which no set holds."""
     numbers = {name: float(value) for name, value in point.items() if type(value) is int}
     return json.dumps({**point, **numbers}, sort_keys=True)
 
