@@ -10,12 +10,14 @@ from typing import Any
 
 import psutil
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from fairlead import Client
 from fairlead.cli.experiments import print_gates
 from fairlead.cli.fairness import run_fairness, show, side_of
 from fairlead.embedded import EmbeddedStack
+from fairlead.testing.browser import open_page
 
 
 def test_a_model_fails_its_gate_and_with_mitigation_passes_and_is_registered(
@@ -37,12 +39,28 @@ def test_a_model_fails_its_gate_and_with_mitigation_passes_and_is_registered(
     pages = {name: Path(path).read_text() for name, path in told["pages"].items()}
     assert "against gaps" not in pages["before"]
     assert f"experiment {before['id']}" in pages["after"]
+    verdicts = {"before": "1 of 2 requirements is not met", "after": "All 2 requirements are met"}
+    for name, path in told["pages"].items():
+        opened = open_page(Path(path), tmp_path / f"{name}.png")
+        assert opened.complaints == ()
+        assert verdicts[name] in opened.dom
+        assert "<svg" in opened.dom
+        with Image.open(opened.screenshot) as picture:
+            assert len(picture.convert("RGB").getcolors(picture.width * picture.height)) > 100, (
+                "a page that shows little"
+            )
     sides = [side_of(client.get(told[name]["id"]), tmp_path / f"{name}.html") for name in ("before", "after")]
     show(Console(width=200), *sides, took_s=40)
     shown = capsys.readouterr().out
     assert [line.split()[-2:] for line in shown.splitlines() if "gate: <= 0.05" in line] == [["fail", "pass"]]
     for words in ("women approved", "even the lower bound", "lending version", "before.html", "after.html"):
         assert words in shown
+
+
+def test_what_a_browser_complains_of_is_seen(tmp_path: Path) -> None:
+    page = tmp_path / "broken.html"
+    page.write_text("<title>x</title><script>throw new Error('broken')</script>")
+    assert open_page(page, tmp_path / "broken.png").complaints == ("Uncaught Error: broken",)
 
 
 @pytest.mark.nightly  # starts a stack of its own to interrupt it
