@@ -18,9 +18,10 @@ from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, Validat
 
 from fairlead.errors import BadInput
 from fairlead.lifecycle import Observation, Outcome
+from fairlead.search.trials import TrialState
 from fairlead.spec import Document, ExperimentSpec, explain
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_BATCH_POINTS = 1000
 MAX_DELETIONS = 100
 """Checkpoints that one answer names for deletion."""
@@ -34,6 +35,15 @@ MEASUREMENTS_FILE = "measurements.json"
 ANSWERS_FILES = "answers-{generation}-{rank}.npy"
 """Of each rank of a worker group."""
 MODEL_DIRECTORY = "model"
+TRIALS_DIRECTORY = "trials"
+"""Below an attempt's path: what each trial of a sweep writes, in a directory that its number names."""
+TRIALS_FILE = "trials.jsonl"
+"""Trials that there were when the attempt began, as ``TrialDocument`` each; its agent writes it before the launch."""
+MAX_TRIAL_RECORDS = 200
+"""In one batch."""
+MAX_TRIALS_A_PAGE = 1000
+MAX_CURVES, MAX_CURVE_POINTS = 10, 100
+"""Metrics of a trial whose course is kept, and points of each; then every second one goes."""
 LOG_DIRECTORY = "logs"
 EVALUATED_SPLIT = "test"
 """What a trained model is judged on."""
@@ -160,6 +170,23 @@ class EvaluationSummary(Document):
     """The model's answer to each row, one file a rank; see ``evaluation.answers``."""
 
 
+class SweepSummary(Document):
+    """What became of a sweep, as its runner saw it."""
+
+    counts: dict[TrialState, int]
+    """Trials by state, those of earlier attempts included."""
+    best: int | None = None
+    """Of one objective: the best trial that keeps all constraints."""
+    front: tuple[int, ...] = ()
+    """Of several: those that none beats, that keep all constraints."""
+    nearest: int | None = None
+    """Where none keeps all constraints: the one that is least far beyond them."""
+    ended_because: str
+    """``trials``: as many as asked for; ``grid``, ``plateau``, ``hours``, ``budget``, ``finished`` by a user."""
+    importance: dict[str, Number] = Field(default_factory=dict)
+    """By parameter: its share of the first objective's spread; empty where there were too few trials to tell."""
+
+
 class ResultDocument(Document):
     """``result.json``: the durable word on how an attempt ended. Written once, before anyone is told."""
 
@@ -180,6 +207,7 @@ class ResultDocument(Document):
     """uri, digest, num_rows, num_by_split, target, classes, attributes; remarks, of an evaluation."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Python, torch, Ray, platform, device names."""
+    sweep: SweepSummary | None = Field(default=None, exclude_if=lambda value: value is None)
     started_at: datetime
     ended_at: datetime
 
@@ -241,6 +269,8 @@ class AttemptObservation(Document):
     last_step: int | None = None
     progress_age_s: float | None = Field(default=None, ge=0)
     """Seconds since the last new step, on the runner's monotonic clock."""
+    amendment_no: int = 0
+    """Of a sweep: the last amendment that its runner has heard of."""
     has_evidence_of_death: bool = False
     """Absent with every part asked, twice (see ARCHITECTURE.md, proof of death)."""
     death_reason: str = ""
@@ -303,6 +333,32 @@ class StopCommand(Document):
     detail: str = ""
 
 
+class Amendment(Document):
+    """A change to a sweep that runs. ``no`` counts from 1 within the sweep; each is carried out once, in order."""
+
+    no: int = Field(ge=1)
+    kind: Literal["add_trials", "concurrency", "priority", "enqueue", "stop_trial", "finish"]
+    trials: int | None = None
+    """Of ``add_trials``: so many more."""
+    concurrency: int | None = None
+    priority: int | None = None
+    params: dict[str, Any] | None = None
+    """Of ``enqueue``: the point of a trial that is begun next; it counts among the trials asked for."""
+    trial: int | None = None
+    """Of ``stop_trial``."""
+    by: str = ""
+
+
+class SweepOrders(Document):
+    """What the runner of a sweep must know of. Repeated until its agent has observed it."""
+
+    attempt_id: str
+    slots: int
+    """Trials at a time for which the attempt holds resources."""
+    amendments: tuple[Amendment, ...] = ()
+    """All of them, in order."""
+
+
 class SyncAnswer(Document):
     """What the agent is to do."""
 
@@ -311,6 +367,7 @@ class SyncAnswer(Document):
     ended: tuple[str, ...] = ()
     """Attempt ids, among those observed, that have an outcome: forget them, remove leftovers."""
     strays_to_stop: tuple[str, ...] = ()
+    sweeps: tuple[SweepOrders, ...] = ()
     deletions: tuple[Deletion, ...] = ()
     """Checkpoints whose files are to be deleted. Repeated until they are."""
 
@@ -319,6 +376,37 @@ class LeaseRequest(Document):
     """Take an offered attempt."""
 
     agent_epoch: int
+
+
+class TrialDocument(Document):
+    """A trial as the store has it."""
+
+    no: int = Field(ge=0)
+    state: TrialState
+    params: dict[str, Any]
+    """Its point: values by parameter that is looked for."""
+    origin: Literal["proposed", "enqueued", "inherited"] = "proposed"
+    parent: int | None = None
+    """The trial from whose checkpoint it began."""
+    values: dict[str, Number] = Field(default_factory=dict)
+    """Of the metrics that objectives and constraints look at, as far as reported."""
+    curve: tuple[tuple[int, Number], ...] = ()
+    """Steps and values of the first objective, as reported."""
+    last_step: int | None = None
+    tries: int = 1
+    reason: str = ""
+
+
+class SweepLaunch(Document):
+    """What the runner of a sweep needs beside the spec."""
+
+    slots: int = Field(ge=1)
+    """Trials at a time."""
+    amendments: tuple[Amendment, ...] = ()
+    num_trials: int = Field(default=0, ge=0)
+    """Lines of ``TRIALS_FILE``."""
+    spent_s: float = Field(default=0, ge=0)
+    """Run time of earlier attempts."""
 
 
 class LaunchDocument(Document):
@@ -348,6 +436,7 @@ class LaunchDocument(Document):
     """Whether ranks are to keep the answer to each row of the test split, for comparing models that come later."""
     excluded_nodes: tuple[str, ...] = ()
     """Nodes that are to get no workers."""
+    sweep: SweepLaunch | None = None
 
 
 class StartedReport(Document):
@@ -376,20 +465,53 @@ class NoteRecord(Document):
     at_ms: int
 
 
+class TrialRecord(Document):
+    """What has become of a trial since the last record of it."""
+
+    no: int = Field(ge=0)
+    state: TrialState
+    params: dict[str, Any] | None = None
+    """Its point, in the first record of each try."""
+    origin: Literal["proposed", "enqueued"] = "proposed"
+    parent: int | None = None
+    reason: Annotated[str, Field(max_length=1000)] = ""
+    detail: Annotated[str, Field(max_length=16_000)] = ""
+    """For people: a bounded traceback."""
+    points: tuple[MetricPoint, ...] = Field(default=(), max_length=MAX_BATCH_POINTS)
+    """Reported since, thinned."""
+    values: dict[str, Number] = Field(default_factory=dict, max_length=50)
+    """Of the metrics that objectives and constraints look at, as they count now."""
+    metrics: dict[str, Number] = Field(default_factory=dict, max_length=200)
+    """Last values of all metrics, once it has ended."""
+    last_step: int | None = None
+    checkpoint: CheckpointRef | None = None
+    """The newest one that is kept, once it has ended."""
+    at_ms: int
+
+
 class Batch(Document):
     """Consecutive records of one stream, from ``first_offset``. Refused unless it starts where the last ended."""
 
-    stream: Literal["metrics", "notes"]
+    stream: Literal["metrics", "notes", "trials"]
     first_offset: int = Field(ge=0)
     points: tuple[MetricPoint, ...] = Field(default=(), max_length=MAX_BATCH_POINTS)
     notes: tuple[NoteRecord, ...] = Field(default=(), max_length=MAX_BATCH_POINTS)
+    trials: tuple[TrialRecord, ...] = Field(default=(), max_length=MAX_TRIAL_RECORDS)
     refused: str | None = None
     """Why the server refused the records from ``first_offset`` on: with it there are none, and none will follow."""
 
     @property
     def next_offset(self) -> int:
         """Where the following batch must start."""
-        return self.first_offset + len(self.points) + len(self.notes)
+        return self.first_offset + len(self.points) + len(self.notes) + len(self.trials)
+
+
+class TrialsAnswer(Document):
+    """A page of the trials of an attempt's sweep, by number."""
+
+    trials: tuple[TrialDocument, ...]
+    next_no: int | None = None
+    """Where the next page begins; None: there is none."""
 
 
 class BatchAnswer(Document):

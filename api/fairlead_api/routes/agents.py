@@ -298,7 +298,7 @@ def _launch_document(api: Api, session: Session, row: ExperimentRow, attempt: At
         lease_epoch=attempt.lease_epoch,
         runner_name=attempt.runner_name,
         attempt_token=token,
-        spec=spec if attempt.alternative == 0 else spec.amended(resources=spec.resources.chosen(attempt.alternative)),
+        spec=spec.chosen(attempt.alternative),
         spec_hash=row.spec_hash,
         workload_module=admitted.workload_module,
         task=admitted.task,

@@ -125,7 +125,7 @@ def _as_candidate(api: Api, spec: ExperimentSpec) -> Candidate:
         state=State.QUEUED,
         project=spec.project,
         priority=spec.policy.priority,
-        wishes=spec.resources.wishes,
+        wishes=spec.wishes,
         runtime_left_s=spec.policy.max_runtime_s,
         current_attempt_no=0,
         enqueued_at=api.now(),

@@ -19,6 +19,7 @@ from fairlead.spec.experiment import (
     ResourcesSpec,
     RetriesSpec,
     RuleSpec,
+    TrialRef,
     Wish,
     json_schema,
     spec_hash,
@@ -36,6 +37,7 @@ from fairlead.spec.probes import (
     TemperatureSpec,
 )
 from fairlead.spec.request import EvaluationRequest, evaluation_request, read_predictions_spec, request_for
+from fairlead.spec.search import SearchSpec
 
 __all__ = [
     "EVALUATION",
@@ -71,8 +73,10 @@ __all__ = [
     "ResourcesSpec",
     "RetriesSpec",
     "RuleSpec",
+    "SearchSpec",
     "SplitSpec",
     "TemperatureSpec",
+    "TrialRef",
     "Wish",
     "evaluation_request",
     "explain",

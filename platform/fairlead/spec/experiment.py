@@ -3,7 +3,8 @@
 import hashlib
 import json
 import signal
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, StrictInt, StringConstraints, field_validator, model_validator
@@ -16,6 +17,7 @@ from fairlead.spec.mitigation import MitigationSpec
 from fairlead.spec.predictions import ColumnsSpec, PredictionsSpec, compared, refuse_strangers
 from fairlead.spec.privacy import PrivacySpec
 from fairlead.spec.probes import ProbesSpec
+from fairlead.spec.search import SearchSpec
 
 SIGNALS = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGHUP", "SIGILL", "SIGINT", "SIGKILL", "SIGSEGV", "SIGTERM")
 EVALUATION = "evaluation"
@@ -201,6 +203,13 @@ class BudgetSpec(Document):
     gpu_hours: float | None = Field(default=None, gt=0, le=1e9)
 
 
+class TrialRef(Document):
+    """One trial of a sweep."""
+
+    experiment: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    trial: int = Field(ge=0)
+
+
 class RegisterSpec(Document):
     """Where a model that passes its gates goes."""
 
@@ -229,6 +238,10 @@ class ExperimentSpec(Document):
     mitigation: MitigationSpec | None = Field(default=None, exclude_if=lambda value: value is None)
     energy: EnergySpec | None = Field(default=None, exclude_if=lambda value: value is None)  # as mitigation
     privacy: PrivacySpec | None = Field(default=None, exclude_if=lambda value: value is None)  # as mitigation
+    search: SearchSpec | None = Field(default=None, exclude_if=lambda value: value is None)  # as mitigation
+    """Makes it a sweep: it trains many times, a trial each, judged on the validation split."""
+    start_from: TrialRef | None = Field(default=None, exclude_if=lambda value: value is None)  # as mitigation
+    """A finished trial whose last checkpoint it goes on from: with the same parameters it only evaluates."""
     evaluation: EvaluationSpec = EvaluationSpec()
     probes: ProbesSpec | None = Field(default=None, exclude_if=lambda value: value is None)  # as mitigation
     gates: tuple[GateSpec, ...] = Field(default=(), max_length=100)
@@ -280,6 +293,28 @@ class ExperimentSpec(Document):
             )
         if self.predictions is None and self.workload == EVALUATION:
             raise ValueError(f"workload: {EVALUATION} needs predictions: which column is what; {{}} takes the defaults")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_swept(self) -> Self:
+        if self.search is None:
+            return self
+        if self.predictions is not None:
+            raise ValueError("search is for training, and predictions are made already")
+        if self.privacy is not None:
+            raise ValueError(
+                "privacy is of one training: every trial would spend its own, and their sum is what was spent; leave "
+                "one of search and privacy out"
+            )
+        if self.start_from is not None:
+            raise ValueError("start_from is for one training, and a sweep begins many: leave one of the two out")
+        if self.data.split.validation == 0:
+            raise ValueError("trials are judged on the validation split, and data.split gives it no rows")
+        if self.mitigation is not None and not self.mitigation.is_in_training:
+            raise ValueError(
+                "thresholds are chosen on the validation split, and so trials cannot be judged there: search without "
+                "mitigation by thresholds, and promote the best trial with it"
+            )
         return self
 
     @model_validator(mode="after")
@@ -354,6 +389,27 @@ class ExperimentSpec(Document):
         sections: dict[str, Document | None] = {"energy": self.energy, "privacy": self.privacy}
         sections |= self.probes.measured if self.probes else {}
         return {name: asked for name, asked in sections.items() if asked is not None}
+
+    @property
+    def wishes(self) -> tuple[Wish, ...]:
+        """All ways to run it, the preferred one first: a sweep takes as many trials at a time as there is room for."""
+        if self.search is None:
+            return self.resources.wishes
+        return tuple(
+            replace(wish, workers=slots * wish.workers)
+            for wish in self.resources.wishes
+            for slots in self.search.slot_counts
+        )
+
+    def chosen(self, index: int) -> "ExperimentSpec":
+        """This spec with the resources of one trial of wish ``index``."""
+        index //= 1 if self.search is None else len(self.search.slot_counts)
+        return self if index == 0 else self.amended(resources=self.resources.chosen(index))
+
+    def of_trial(self, point: Mapping[str, Any]) -> "ExperimentSpec":
+        """What one trial of this sweep trains: without gates, and without looks at a finished model."""
+        nothing = {"search": None, "gates": (), "register_as": None, "probes": None, "energy": None}
+        return self.amended(params={**self.params, **point}, **nothing)
 
     @property
     def is_user_code(self) -> bool:

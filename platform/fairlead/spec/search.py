@@ -10,6 +10,8 @@ from fairlead.spec.evaluation import Requirement, required
 
 MOST_TRIALS = 100_000
 MOST_CHOICES = 1_000
+MOST_SLOTS = 256
+"""Trials at a time, where the spec does not say."""
 MetricName = Annotated[str, StringConstraints(min_length=1, max_length=250, pattern=r"^\S+$")]
 Number = Annotated[float, Field(ge=-1e300, le=1e300)]
 Count = Annotated[int, Field(ge=-(2**53), le=2**53)]
@@ -231,6 +233,15 @@ class SearchSpec(Document):
     def chosen(self) -> AlgorithmSpec:
         """The algorithm, whichever way it was written."""
         return self.algorithm if isinstance(self.algorithm, AlgorithmSpec) else AlgorithmSpec(name=self.algorithm)
+
+    @property
+    def slot_counts(self) -> tuple[int, ...]:
+        """Trials at a time, the most first: the ways in which a sweep may be placed. Few, however many those are."""
+        slots = min(self.trials, self.concurrency or MOST_SLOTS)
+        counts = [slots]
+        while counts[-1] > 1:
+            counts.append(min(counts[-1] - 1, max(8, counts[-1] * 4 // 5)))
+        return tuple(counts)
 
     @property
     def requirements(self) -> tuple[tuple[str, Requirement], ...]:

@@ -87,9 +87,9 @@ def insert(
         version=1,
         current_attempt_no=0,
         priority=spec.policy.priority,
-        workers=spec.resources.workers,
-        cpus=spec.resources.cpus,
-        gpus=spec.resources.gpus,
+        workers=spec.wishes[0].workers,
+        cpus=spec.wishes[0].cpus,
+        gpus=spec.wishes[0].gpus,
         wishes=_wishes_column(spec),
         is_preemptible=spec.policy.preemptible,
         max_runtime_s=spec.policy.max_runtime_s,
@@ -346,7 +346,7 @@ def _wish(stored: dict[str, Any]) -> Wish:
 
 def _wishes_column(spec: ExperimentSpec) -> list[Any] | None:
     """None for the usual spec, whose one wish the columns beside tell."""
-    wishes = spec.resources.wishes
+    wishes = spec.wishes
     if len(wishes) == 1 and not wishes[0].labels:
         return None
     return [{**asdict(wish), "labels": dict(wish.labels)} for wish in wishes]

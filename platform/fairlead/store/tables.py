@@ -23,6 +23,7 @@ from sqlalchemy.types import TypeDecorator
 
 Json = JSON()  # text on every database: jsonb would turn 1e20 into a whole number and sort the keys
 _IS_OPEN = "outcome IS NULL"
+_IS_UNRECORDED = "recorded_at IS NULL AND ended_at IS NOT NULL"
 _IS_UNSETTLED = "outcome IS NOT NULL AND NOT is_settled"
 BigId = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -130,6 +131,10 @@ class ExperimentRow(Table):
     register_name: Mapped[str | None] = mapped_column(String(64))
     """Under which name its spec asks to register the model; null where it asks for nothing."""
     registration: Mapped[dict[str, Any] | None]
+    sweep: Mapped[dict[str, Any] | None]
+    """Of a sweep: its trials by state and which is best, as they are now."""
+    derived_from: Mapped[str | None] = mapped_column(String(64))
+    """The sweep whose trial it trains once more, or that it goes on from."""
 
 
 class AttemptRow(Table):
@@ -225,6 +230,67 @@ class CheckpointRow(Table):
     """``committed``; ``rejected``: a resume found it unusable; ``deleting``: no resume may use it; ``deleted``."""
     score: Mapped[float | None]
     """The metric by which the best are kept, as it was at this step."""
+
+
+class TrialRow(Table):
+    """One point of a sweep and what became of it."""
+
+    __tablename__ = "trial"
+    __table_args__ = (
+        Index("ix_trial_experiment_id_state_no", "experiment_id", "state", "no"),
+        Index("ix_trial_experiment_id_value", "experiment_id", "excess", "value", "no"),
+        Index(
+            "ix_trial_unrecorded",
+            "experiment_id",
+            "no",
+            sqlite_where=text(_IS_UNRECORDED),
+            postgresql_where=text(_IS_UNRECORDED),
+        ),
+    )
+
+    experiment_id: Mapped[str] = mapped_column(ForeignKey("experiment.id"), primary_key=True)
+    no: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    attempt_no: Mapped[int]
+    """Of the attempt that has run it last; of an inherited one 0."""
+    state: Mapped[str] = mapped_column(String(16))
+    origin: Mapped[str] = mapped_column(String(16))
+    parent: Mapped[int | None]
+    params: Mapped[dict[str, Any]]
+    reason: Mapped[str] = mapped_column(Text)
+    detail: Mapped[str] = mapped_column(Text)
+    values: Mapped[dict[str, Any]]
+    """Of the metrics that objectives and constraints look at; what is not finite by its name."""
+    metrics: Mapped[dict[str, Any]]
+    curves: Mapped[dict[str, Any]]
+    """By metric: [step, at_ms, value] each, thinned; the first objective's first."""
+    value: Mapped[float | None]
+    """Of the first objective; null where it is not finite or was never reported."""
+    excess: Mapped[float | None]
+    """How far it is beyond all constraints together: 0 where it keeps them, null where that is not known."""
+    last_step: Mapped[int | None]
+    tries: Mapped[int]
+    """How often it was begun."""
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    checkpoint: Mapped[dict[str, Any] | None]
+    """``CheckpointRef`` of the newest one that is kept."""
+    mlflow_run_id: Mapped[str | None] = mapped_column(String(64))
+    recorded_at: Mapped[datetime | None]
+    """When MLflow was given all of it."""
+
+
+class AmendmentRow(Table):
+    """A change to a sweep that runs; it never changes itself."""
+
+    __tablename__ = "amendment"
+
+    experiment_id: Mapped[str] = mapped_column(ForeignKey("experiment.id"), primary_key=True)
+    no: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """Counts from 1 within the sweep."""
+    kind: Mapped[str] = mapped_column(String(16))
+    payload: Mapped[dict[str, Any]]
+    actor: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime]
 
 
 class BatchRow(Table):
