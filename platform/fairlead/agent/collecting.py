@@ -6,7 +6,6 @@ control plane believes to be a good successor may have been damaged on disk.
 
 import queue
 import re
-import shutil
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from fairlead.protocol import MANIFEST_FILE, Collected, Deletion
-from fairlead.run.storage import fsync_directory, problem_with
+from fairlead.run.storage import delete_checkpoint, problem_with
 
 _PATH = re.compile(r"[a-z0-9][a-z0-9_-]*/[A-Za-z0-9][A-Za-z0-9_-]*/a[1-9][0-9]*/ckpt-[0-9]+")
 logger = structlog.get_logger(__name__)
@@ -109,11 +108,3 @@ class Collector:
         if problem is None:
             self._verified.add((path, sha256))
         return problem
-
-
-def delete_checkpoint(directory: Path) -> None:
-    """The manifest first: from then on it is no checkpoint for anyone, however far the rest gets."""
-    if directory.is_dir():
-        (directory / MANIFEST_FILE).unlink(missing_ok=True)
-        fsync_directory(directory)
-        shutil.rmtree(directory)

@@ -37,6 +37,10 @@ class Segments:
             if self._size >= self._segment_bytes:
                 self._rotate()
 
+    def close(self) -> None:
+        """Take no more."""
+        os.close(self._descriptor)
+
     def _write_part(self, part: memoryview) -> None:
         with contextlib.suppress(OSError):
             while part:

@@ -5,16 +5,15 @@ address by which Ray knows rank 0's node: loopback on one machine, the cluster's
 """
 
 import os
-import socket
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import ray
 import ray.util
-import torch.distributed
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
+
+from fairlead.run.meeting import open_store
 
 
 @dataclass
@@ -51,28 +50,10 @@ class _BoundBackend(_TorchBackend):
         ray.get(joining)
 
 
-_opened: list[torch.distributed.TCPStore] = []
-"""It serves for as long as somebody holds it: to the end of the process."""
-
-
 def _open_store(*, world_size: int, timeout_s: float) -> tuple[str, int]:
     """Where it listens. On rank 0."""
     address: str = ray.util.get_node_ip_address()
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.bind((address, 0))
-        port: int = listener.getsockname()[1]
-        store = torch.distributed.TCPStore(
-            host_name=address,
-            port=port,
-            world_size=world_size,
-            is_master=True,
-            timeout=timedelta(seconds=timeout_s),
-            wait_for_workers=False,
-            master_listen_fd=listener.detach(),
-        )
-    _opened.append(store)
-    return address, port
+    return address, open_store(address, world_size=world_size, timeout_s=timeout_s).port
 
 
 def _name_store(address: str, port: int) -> None:

@@ -185,6 +185,14 @@ def complete_checkpoints(attempt: Path) -> tuple[CompleteCheckpoint, ...]:
     return tuple(sorted(found, key=lambda checkpoint: checkpoint.step, reverse=True))
 
 
+def delete_checkpoint(directory: Path) -> None:
+    """The manifest first: from then on it is no checkpoint for anyone, however far the rest gets."""
+    if directory.is_dir():
+        (directory / MANIFEST_FILE).unlink(missing_ok=True)
+        fsync_directory(directory)
+        shutil.rmtree(directory)
+
+
 def unfinished_checkpoints(attempt: Path) -> tuple[Path, ...]:
     """Directories that never got their final name; worth nothing once the attempt's workers are gone."""
     return tuple(attempt.glob(f"{_PREFIX}*.tmp-*"))

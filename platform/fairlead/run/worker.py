@@ -5,31 +5,24 @@ second a thread shows the runner that the rank lives, and ends the process when 
 """
 
 import contextlib
-import importlib
 import os
-import platform
-import random
-import re
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import ray
 import ray.train
 import ray.train.torch
-import torch
 
 from fairlead.data.context import LocalContext
 from fairlead.data.dataset import Dataset, open_dataset
 from fairlead.data.export import Origin
 from fairlead.data.torch import any_rank, share_cores
-from fairlead.errors import BadData, BadInput, StorageAway
+from fairlead.errors import StorageAway
 from fairlead.evaluation.answers import MAX_ANSWERS
 from fairlead.evaluation.energy import NodeEnergy
 from fairlead.protocol import ANSWERS_FILES, EVALUATED_SPLIT, MODEL_DIRECTORY, FileEntry, LaunchDocument
@@ -39,28 +32,23 @@ from fairlead.run.energy import EnergyMeter, NoMeter
 from fairlead.run.idleness import Load
 from fairlead.run.kills import count_kills
 from fairlead.run.logs import drain_output, redirect_output
-from fairlead.run.messages import Failure, Finished, Hello, Orders, Report, Welcome, WrittenCheckpoint
+from fairlead.run.messages import Finished, Hello, Orders, Report, Welcome, WrittenCheckpoint
+from fairlead.run.rank import describe_environment, describe_failure, find_code, load_workload, seed_all
 from fairlead.run.reports import ReportQueue
 from fairlead.run.sampling import Sampler, processor_seconds
 from fairlead.run.stacks import dump_stacks, listen_for_stacks
 from fairlead.run.storage import copy_checkpoint, seal_checkpoint, write_atomically
 from fairlead.run.warm import birth
-from fairlead.workload import Workload
 
 HEARTBEAT_S = 1.0
 SAMPLE_EVERY = 5
 """Heartbeats between two samples of memory and processor time."""
-MAX_TRACEBACK = 12_000
 _CALL_TIMEOUT_S = 60.0
 _LONG_CALL_TIMEOUT_S = 600.0
 _UNTIL_ENDED_S = 3660.0
 """The longest ``keep_alive_s``, and more: the runner ends a rank that has failed."""
 _RUNNER_IS_GONE = 70
 _GROUP_IS_OLD = 71
-_PEER_GONE = re.compile(
-    r"gloo|nccl|process ?group|connection (?:closed|reset|refused)|broken pipe|socket ?timeout|timed out waiting",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,26 +170,9 @@ def _energy_meter(document: LaunchDocument, attempt: Path, line: "RunnerLine") -
 
 
 def _prepare_process(document: LaunchDocument, assignment: Assignment) -> None:
-    if assignment.code is not None:
-        if not Path(assignment.code).is_dir():
-            raise BadInput(
-                f"the unpacked code {assignment.code} is not on this node; put FAIRLEAD_CACHE on a shared disk"
-            )
-        sys.path.insert(0, assignment.code)
+    find_code(assignment.code)
     share_cores(ray.train.get_context().get_local_world_size())
-    random.seed(document.spec.seed)
-    np.random.seed(document.spec.seed)
-    torch.manual_seed(document.spec.seed)
-
-
-def load_workload(name: str) -> Workload:
-    """Import ``package.module:function``. Raises ``BadInput`` if the module has no such function."""
-    module_name, _, function_name = name.partition(":")
-    function = getattr(importlib.import_module(module_name), function_name, None)
-    if not callable(function):
-        raise BadInput(f"module {module_name} has no function {function_name}")
-    workload: Workload = function
-    return workload
+    seed_all(document.spec.seed)
 
 
 def _context(document: LaunchDocument, attempt: Path, dataset: Dataset, line: "RunnerLine") -> "RankContext":
@@ -476,47 +447,3 @@ def _quietly(call: Callable[[], None]) -> None:
         call()
     except ray.exceptions.RayError as error:
         print(f"fairlead: the runner could not be told: {error}", file=sys.stderr)
-
-
-def describe_failure(error: BaseException, *, generation: int, rank: int) -> Failure:
-    """An exception as bounded text."""
-    lines = "".join(traceback.format_exception(error))
-    message = str(error)
-    if isinstance(error, BadInput) and error.problems:
-        message = "; ".join(f"{problem.pointer}: {problem.message}" for problem in error.problems)
-    reason = None
-    if isinstance(error, BadData | StorageAway):
-        reason = f"{error.code}: {message}"
-    elif isinstance(error, SystemExit) and not error.code:
-        reason, message = "no_result", "the workload called sys.exit() before it had returned"
-    return Failure(
-        generation=generation,
-        rank=rank,
-        type_name=type(error).__name__,
-        message=message[:4000],
-        traceback=lines[-MAX_TRACEBACK:],
-        is_collective=_is_collective(error),
-        is_memory=isinstance(error, MemoryError | torch.OutOfMemoryError),
-        is_storage=isinstance(error, StorageAway),
-        reason=reason,
-    )
-
-
-def _is_collective(error: BaseException) -> bool:
-    if isinstance(error, torch.distributed.DistError):
-        return True
-    return isinstance(error, RuntimeError) and _PEER_GONE.search(str(error)) is not None
-
-
-def describe_environment(device: str) -> dict[str, str]:
-    """Versions and the device that made the result."""
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "ray": ray.__version__,
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-        "device": device,
-        "device_name": name,
-    }

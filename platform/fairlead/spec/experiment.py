@@ -409,7 +409,8 @@ class ExperimentSpec(Document):
     def of_trial(self, point: Mapping[str, Any]) -> "ExperimentSpec":
         """What one trial of this sweep trains: without gates, and without looks at a finished model."""
         nothing = {"search": None, "gates": (), "register_as": None, "probes": None, "energy": None}
-        return self.amended(params={**self.params, **point}, **nothing)
+        evaluation = self.evaluation.amended(groupings=self.groupings)
+        return self.amended(params={**self.params, **point}, evaluation=evaluation, **nothing)
 
     @property
     def is_user_code(self) -> bool:

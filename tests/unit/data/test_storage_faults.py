@@ -18,7 +18,7 @@ from fairlead.data.sources import locate, read
 from fairlead.errors import BadData, FairleadError, StorageAway
 from fairlead.lifecycle import Outcome
 from fairlead.run.verdict import from_failure
-from fairlead.run.worker import describe_failure
+from fairlead.run.rank import describe_failure
 
 
 class OfAStorage(Exception):

@@ -56,10 +56,10 @@ class Line:
         if int.from_bytes(credentials[4:8], sys.byteorder) != os.getuid():
             raise Cold("the warm server belongs to another user")
 
-    def send_request(self, body: bytes) -> None:
-        """Hand over the request together with descriptors 0, 1 and 2."""
+    def send_request(self, body: bytes, standard: tuple[int, int, int] = (0, 1, 2)) -> None:
+        """Hand over the request together with what is to be descriptors 0, 1 and 2."""
         data = b"%s start %d\n%s" % (VERSION, len(body), body)
-        descriptors = b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1, 2))
+        descriptors = b"".join(number.to_bytes(4, sys.byteorder) for number in standard)
         sent = self.socket.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptors)])
         if sent < len(data):  # an empty message would be refused by a peer that has answered and gone
             self.socket.sendall(data[sent:])

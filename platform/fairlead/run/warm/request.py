@@ -21,6 +21,8 @@ _FIXED_AT_START = ("LD_", "LC_", "LANG", "PYTHON", "MALLOC_", "GLIBC_", "TORCH_"
 _TAKEN_ON_LATER = ("PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONBREAKPOINT", "TORCH_PROCESS_GROUP_")
 _READ_BY_RAY_LATE = ("RAY_TRAIN_", "RAY_CLIENT_MODE", "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC")
 """Looked up when used; all other ``RAY_*`` are read once, when Ray is imported."""
+TRIAL_PROGRAM = str(Path(__file__).parent.parent / "sweep" / "program.py")
+"""Besides Ray's own workers: the process of one rank of a trial, which does not know Ray."""
 _NO_JOB = "ffffffff"
 """Of workers that Ray starts before anybody needs them: a server of their own would cost more than it saves."""
 
@@ -108,7 +110,7 @@ def plan(request: Request, server: Surroundings) -> Start | Refused:
         if isinstance(prepared, Refused):
             return prepared
         argv, environment = prepared
-    if not argv or argv[0] != str(workers / "default_worker.py"):
+    if not argv or argv[0] not in (str(workers / "default_worker.py"), TRIAL_PROGRAM):
         return Refused(why="not a worker of the Ray that the warm server has imported")
     environment = {name: value for name, value in environment.items() if name != COLD}
     return _checked(argv, request.cwd, environment, server)

@@ -1,0 +1,1 @@
+"""Runs the trials of a sweep: slots that hold resources, a process for every trial, and who decides what comes next."""

@@ -1,0 +1,96 @@
+"""A seat: the Ray actor that holds what one rank of a slot's trials may use, and runs their processes in turn.
+
+It knows nothing of sweeps: it starts a process for a task, passes on what is said in both directions, and says how the
+process ended.
+"""
+
+import os
+import queue
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.util
+
+from fairlead.run.sweep.channel import Message
+from fairlead.run.sweep.process import TrialProcess
+from fairlead.run.sweep.trial import Task
+
+LAST_WORDS_S = 5.0
+"""What a process gets to end by itself once its trial is over."""
+ENDED = "ended"
+
+
+class Seat:
+    """See the module. ``news`` waits in a thread of its own, so that the other methods always answer."""
+
+    def __init__(self) -> None:
+        self._news: queue.Queue[Message] = queue.Queue()
+        self._process: TrialProcess | None = None
+        self._reader: threading.Thread | None = None
+        self._address: str = ray.util.get_node_ip_address()
+
+    @ray.method(concurrency_group="orders")
+    def hello(self) -> tuple[str, str, int]:
+        """Its node, actor id and process: it is up."""
+        here = ray.get_runtime_context()
+        return here.get_node_id(), here.get_actor_id(), os.getpid()
+
+    @ray.method(concurrency_group="orders")
+    def begin(self, task: Task) -> None:
+        """Run a task in a process of its own, or in the one before where that is still there for more."""
+        if self._process is None or task.is_alone or not self._is_serving():
+            self.end(within_s=LAST_WORDS_S)
+            self._process = process = TrialProcess()
+            self._reader = threading.Thread(target=self._read, args=(process,), name="fairlead-trial", daemon=True)
+            self._reader.start()
+        self._process.key = task.key
+        self._process.write_to(Path(task.directory), rank=task.rank)
+        self.tell({"kind": "task", "task": asdict(task) | {"address": self._address}})
+
+    @ray.method(concurrency_group="orders")
+    def tell(self, message: Mapping[str, Any]) -> None:
+        """Pass a message on to the process; one that has ended does not hear it, and that is told anyway."""
+        if self._process is not None:
+            try:
+                self._process.channel.send(message)
+            except OSError:
+                return
+
+    @ray.method(concurrency_group="orders")
+    def end(self, *, within_s: float) -> None:
+        """Let the process end by itself, and make it end after that time."""
+        process, reader = self._process, self._reader
+        if process is not None and reader is not None:
+            reader.join(within_s)
+            process.kill()
+            reader.join()
+        self._process = self._reader = None
+
+    @ray.method(concurrency_group="news")
+    def news(self, timeout_s: float) -> list[Message]:
+        """What was said since the last time; waits for the first of it."""
+        try:
+            found = [self._news.get(timeout=timeout_s)]
+        except queue.Empty:
+            return []
+        while not self._news.empty():
+            found.append(self._news.get())
+        return found
+
+    def _is_serving(self) -> bool:
+        return self._reader is not None and self._reader.is_alive()
+
+    def _read(self, process: TrialProcess) -> None:
+        while (message := process.channel.next()) is not None:
+            is_up = message["kind"] == "up"
+            self._news.put({**message, "key": process.key, "why_cold": process.why_cold} if is_up else message)
+        code = process.end(within_s=LAST_WORDS_S)
+        self._news.put({"kind": ENDED, "key": process.key, "code": code})
+
+
+SEAT = ray.remote(max_restarts=0, concurrency_groups={"orders": 4, "news": 1})(Seat)
+"""The actor class: give it the resources of one rank."""
