@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from fairlead.run.census import MARKER
 from fairlead.spec import ExperimentSpec
 
+WORKER_START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 NODE_ID_LABEL = "ray.io/node-id"
 """Ray itself gives every node this label."""
 COLLECTIVE_MARGIN_S = 60
@@ -27,7 +28,7 @@ def runner_environment(runner_name: str, spec: ExperimentSpec, *, worker_start_t
         "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
         "RAY_TRAIN_METRICS_ENABLED": "0",
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{worker_start_timeout_s:g}",
+        WORKER_START_TIMEOUT: f"{worker_start_timeout_s:g}",
         "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
         "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "10",
     }

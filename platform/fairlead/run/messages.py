@@ -119,3 +119,7 @@ class RunnerStatus:
     highest_agent_epoch: int
     is_kept_alive: bool = False
     """It has failed, and its processes stay for a look."""
+    amendment_no: int = 0
+    """Of a sweep: the last amendment that was taken in."""
+    slots: int = 0
+    """Of a sweep: trials at a time, as it was last told."""

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -29,8 +29,10 @@ from fairlead.protocol import (
     LaunchDocument,
     ResultDocument,
     StopMode,
+    SweepOrders,
 )
 from fairlead.run.census import end_actors, find_family, on_nodes, remove_groups
+from fairlead.run.environment import WORKER_START_TIMEOUT
 from fairlead.run.idleness import Idle, Load, Span, look
 from fairlead.run.kills import has_killed_since
 from fairlead.run.messages import Failure, Finished, Hello, Orders, Report, RunnerStatus, Welcome, WrittenCheckpoint
@@ -61,6 +63,9 @@ from fairlead.run.verdict import (
     storage_failed,
 )
 from fairlead.run.warm import Birth, birth, describe
+
+if TYPE_CHECKING:
+    from fairlead.run.sweep.drive import Drive
 
 WATCH_S = 0.25
 SPOOL_FSYNC_S = 5.0
@@ -99,6 +104,7 @@ class Runner:
         self._dump_stacks = False
         self._kept_until_s: float | None = None
         self._span: Span | None = None
+        self._sweep: Drive | None = None
         self._fit_is_over = threading.Event()
         self._is_finished = threading.Event()
 
@@ -159,7 +165,17 @@ class Runner:
             ray_session=here.get_session_name(),
             highest_agent_epoch=self._epoch,
             is_kept_alive=self._kept_until_s is not None and self._progress.stop is None,
+            amendment_no=self._sweep.amendment_no if self._sweep else 0,
+            slots=self._sweep.slots_told if self._sweep else 0,
         )
+
+    @ray.method(concurrency_group="control")
+    def amend(self, orders_json: str, *, agent_epoch: int) -> bool:
+        """Let a sweep know of its amendments and slots. False for an older agent. May be repeated."""
+        if not self._accepts(agent_epoch) or self._sweep is None:
+            return False
+        self._sweep.order(SweepOrders.model_validate_json(orders_json))
+        return True
 
     def _accepts(self, agent_epoch: int) -> bool:
         if agent_epoch < self._epoch:
@@ -300,12 +316,16 @@ class Runner:
         """From the first worker to the result on disk. Whatever goes wrong here is our own error, and said so."""
         trouble: str | None = None
         died_on: tuple[str, ...] = ()
+        swept: Verdict | None = None
         watch = threading.Thread(target=self._watch, name="fairlead-watch")
         watch.start()
         try:
-            from fairlead.run.training import fit  # loads torch: seconds in which begin() has already answered
+            if self._require_document().spec.search is not None:
+                swept = self._run_sweep()
+            else:
+                from fairlead.run.training import fit  # loads torch: seconds in which begin() has already answered
 
-            fit(self._require_document(), self._require_places())
+                fit(self._require_document(), self._require_places())
         except Exception as error:  # Ray Train raises what it likes; the verdict reads it
             trouble = f"{type(error).__name__}: {error}"
             died_on = self._progress.nodes_of(_dead_actors(error))
@@ -314,7 +334,10 @@ class Runner:
         try:
             self._end_group(timeout_s=GROUP_END_WAIT_S)
             failpoint("runner.ended_group")
-            verdict, outputs = self._conclude(trouble, died_on)
+            if swept is not None:
+                verdict, outputs = swept, Outputs(environment=self._sweep.environment if self._sweep else {})
+            else:
+                verdict, outputs = self._conclude(trouble, died_on)
         except Exception:  # a result that says so is better than none
             detail = traceback.format_exc()[-MAX_DETAIL:]
             verdict = Verdict(outcome=Outcome.INFRA_ERROR, reason="runner_error", detail=detail)
@@ -328,6 +351,20 @@ class Runner:
             os._exit(1)
         failpoint("runner.result")
         self._is_finished.set()
+
+    def _run_sweep(self) -> Verdict:
+        from fairlead.run.sweep.drive import Drive  # loads Optuna
+
+        self._sweep = Drive(
+            document=self._require_document(),
+            places=self._require_places(),
+            spool=self._require_spool(),
+            progress=self._progress,
+            clock=self._clock,
+            note=self._note,
+            start_timeout_s=float(os.environ.get(WORKER_START_TIMEOUT, "300")),
+        )
+        return self._sweep.run()
 
     def _conclude(self, trouble: str | None, died_on: tuple[str, ...]) -> tuple[Verdict, Outputs]:
         progress, group = self._progress, self._progress.group
@@ -424,6 +461,7 @@ class Runner:
             model=outputs.model if verdict.outcome is Outcome.SUCCEEDED else None,
             dataset=outputs.dataset,
             environment=outputs.environment,
+            sweep=self._sweep.summary if self._sweep else None,
             started_at=self._started_at,
             ended_at=self._clock.now(),
         )

@@ -13,11 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from fairlead.protocol import MetricPoint, NoteRecord
+from fairlead.protocol import MetricPoint, NoteRecord, TrialRecord
 from fairlead.run.messages import Report
 
-Stream = Literal["metrics", "notes"]
-STREAMS: tuple[Stream, ...] = ("metrics", "notes")
+Stream = Literal["metrics", "notes", "trials"]
+Record = MetricPoint | NoteRecord | TrialRecord
+STREAMS: tuple[Stream, ...] = ("metrics", "notes", "trials")
+_RECORDS: dict[Stream, type[Record]] = {"metrics": MetricPoint, "notes": NoteRecord, "trials": TrialRecord}
 SPOOL_DIRECTORY = "spool"
 MAX_STREAM_BYTES = 512 * 1024 * 1024
 
@@ -59,6 +61,10 @@ class SpoolWriter:
         """Append one note."""
         record = NoteRecord(kind=kind, detail=detail, payload=dict(payload or {}), at_ms=at_ms)
         self._append("notes", [record.model_dump_json()])
+
+    def trial(self, record: TrialRecord) -> None:
+        """Append what has become of a trial."""
+        self._append("trials", [record.model_dump_json()])
 
     def flush(self) -> None:
         """Bring everything to disk. Raises ``OSError``."""
@@ -110,7 +116,7 @@ class SpoolReader:
         self._offset = 0
         self._position = 0
 
-    def read(self, offset: int, limit: int) -> list[MetricPoint | NoteRecord]:
+    def read(self, offset: int, limit: int) -> list[Record]:
         """Up to ``limit`` records from record ``offset`` on; fewer, or none, at the end of what is complete."""
         if offset < self._offset:
             self._offset = self._position = 0
@@ -128,16 +134,15 @@ class SpoolReader:
             self._position = file.tell()
         file.seek(self._position)
 
-    def _next(self, file: BinaryIO, limit: int) -> list[MetricPoint | NoteRecord]:
-        records: list[MetricPoint | NoteRecord] = []
+    def _next(self, file: BinaryIO, limit: int) -> list[Record]:
+        records: list[Record] = []
         while len(records) < limit and (line := file.readline()).endswith(b"\n"):
             if _is_record(line):
                 records.append(self._parse(line))
         return records
 
-    def _parse(self, line: bytes) -> MetricPoint | NoteRecord:
-        kind = MetricPoint if self._stream == "metrics" else NoteRecord
-        return kind.model_validate_json(line)
+    def _parse(self, line: bytes) -> Record:
+        return _RECORDS[self._stream].model_validate_json(line)
 
 
 def _is_record(line: bytes) -> bool:

@@ -25,7 +25,7 @@ ENDED = "ended"
 
 
 class Seat:
-    """See the module. ``news`` waits in a thread of its own, so that the other methods always answer."""
+    """See the module. ``news`` waits in a thread of its own; orders are carried out one by one, as they were given."""
 
     def __init__(self) -> None:
         self._news: queue.Queue[Message] = queue.Queue()
@@ -92,5 +92,5 @@ class Seat:
         self._news.put({"kind": ENDED, "key": process.key, "code": code})
 
 
-SEAT = ray.remote(max_restarts=0, concurrency_groups={"orders": 4, "news": 1})(Seat)
+SEAT = ray.remote(max_restarts=0, concurrency_groups={"orders": 1, "news": 1})(Seat)
 """The actor class: give it the resources of one rank."""
