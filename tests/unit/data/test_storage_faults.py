@@ -17,8 +17,8 @@ from fairlead.data.prediction_files import find_files
 from fairlead.data.sources import locate, read
 from fairlead.errors import BadData, FairleadError, StorageAway
 from fairlead.lifecycle import Outcome
-from fairlead.run.verdict import from_failure
 from fairlead.run.rank import describe_failure
+from fairlead.run.verdict import from_failure
 
 
 class OfAStorage(Exception):
