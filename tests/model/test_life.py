@@ -270,6 +270,9 @@ class HandRay:
         if agent_epoch >= runner.epoch:
             runner.stop = runner.stop or command.mode
 
+    def amend(self, runner_name: str, orders: Any, *, agent_epoch: int) -> None:
+        self._require()  # none of these attempts is a sweep
+
     def remove(self, runner_name: str) -> bool:
         self._require()
         self.runners_by_name.pop(runner_name, None)

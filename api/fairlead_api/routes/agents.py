@@ -29,10 +29,24 @@ from fairlead.protocol import (
     OpenAttempt,
     StopCommand,
     StopMode,
+    SweepLaunch,
+    SweepOrders,
     SyncAnswer,
     SyncRequest,
 )
-from fairlead.store import Session, attempts, batches, bundles, checkpoints, clusters, exclusions, experiments
+from fairlead.spec import ExperimentSpec
+from fairlead.store import (
+    Session,
+    amendments,
+    attempts,
+    batches,
+    bundles,
+    checkpoints,
+    clusters,
+    exclusions,
+    experiments,
+    trials,
+)
 from fairlead.store.tables import AttemptRow, ExperimentRow
 from fairlead_api.access import CallingCluster, new_attempt_token
 from fairlead_api.bodies import ReportBody, read_report
@@ -196,13 +210,15 @@ def _columns(seen: AttemptObservation, row: AttemptRow, now: datetime) -> dict[s
 def _todo(api: Api, cluster: str, request: SyncRequest) -> SyncAnswer:
     """What there is to do for the agent, or an empty answer. Raises ``StaleAgent``."""
     known = {seen.attempt_id for seen in request.observations}
-    offers, stops, first_stops = [], [], []
+    offers, stops, first_stops, sweeps = [], [], [], []
+    heard = {seen.attempt_id: seen.amendment_no for seen in request.observations}
     with api.store.read() as session:
         if clusters.get(session, cluster).agent_epoch != request.agent_epoch:
             raise StaleAgent(f"another agent has attached to cluster {cluster} since epoch {request.agent_epoch}")
         rows = attempts.open_on(session, cluster)
         for row in rows:
-            desired = Desired(experiments.get(session, row.experiment_id).desired)
+            experiment = experiments.get(session, row.experiment_id)
+            desired = Desired(experiment.desired)
             is_leased = row.leased_at is not None
             # A leased one must be taken even if nobody wants it: only a lease lets the agent say that it never began.
             if (desired is Desired.RUN or is_leased) and _is_on_offer(api, row, known):
@@ -210,6 +226,8 @@ def _todo(api: Api, cluster: str, request: SyncRequest) -> SyncAnswer:
             if is_leased and (stop := _stop(row, desired)) is not None:
                 stops.append(stop)
                 first_stops += [row.id] * (row.stop_since is None)
+            if row.id in heard and (orders := _orders(session, experiment, row, heard[row.id])) is not None:
+                sweeps.append(orders)
         ended = sorted(known - {row.id for row in rows})
         deletions = _deletions(session, cluster)
     if first_stops:
@@ -219,8 +237,26 @@ def _todo(api: Api, cluster: str, request: SyncRequest) -> SyncAnswer:
     served = {row.runner_name for row in rows}
     strays = tuple(name for name in request.stray_runners if name not in served)
     return SyncAnswer(
-        offers=tuple(offers), stops=tuple(stops), ended=tuple(ended), strays_to_stop=strays, deletions=deletions
+        offers=tuple(offers),
+        stops=tuple(stops),
+        ended=tuple(ended),
+        strays_to_stop=strays,
+        sweeps=tuple(sweeps),
+        deletions=deletions,
     )
+
+
+def _orders(session: Session, experiment: ExperimentRow, attempt: AttemptRow, heard_no: int) -> SweepOrders | None:
+    """What the runner of a sweep has not heard of yet; None where there is nothing."""
+    if not experiment.spec.get("search") or amendments.last_no(session, experiment.id) <= heard_no:
+        return None
+    slots = _slots(experiments.spec_of(experiment), attempt)
+    return SweepOrders(attempt_id=attempt.id, slots=slots, amendments=amendments.of(session, experiment.id))
+
+
+def _slots(spec: ExperimentSpec, attempt: AttemptRow) -> int:
+    """Trials at a time for which the attempt holds workers."""
+    return max(1, attempt.workers // spec.chosen(attempt.alternative).resources.workers)
 
 
 def _is_on_offer(api: Api, row: AttemptRow, known: set[str]) -> bool:
@@ -291,6 +327,7 @@ def _launch_document(api: Api, session: Session, row: ExperimentRow, attempt: At
     admitted = admit(spec, manifests=api.manifests, has_bundle=lambda sha256: bundles.find(session, sha256) is not None)
     if not isinstance(admitted, Admitted):
         raise CannotBeOffered(f"experiment {row.id} could not be admitted now: {admitted.detail}")
+    spent_s = attempts.spent_s(session, row.id, without=attempt.id)
     return LaunchDocument(
         attempt_id=attempt.id,
         experiment_id=row.id,
@@ -305,8 +342,36 @@ def _launch_document(api: Api, session: Session, row: ExperimentRow, attempt: At
         params=dict(admitted.params),
         code_sha256=spec.code.removeprefix("sha256:") if spec.code else None,
         storage_path=attempt.storage_path,
-        resume=_refs(session, row.id),
-        runtime_left_s=max(0.0, spec.policy.max_runtime_s - attempts.spent_s(session, row.id, without=attempt.id)),
+        resume=_resume(session, row, spec),
+        runtime_left_s=max(0.0, spec.policy.max_runtime_s - spent_s),
         excluded_nodes=_excluded(session, attempt.cluster),
         keeps_answers=spec.register_as is not None,
+        sweep=_sweep_launch(session, row, spec, attempt, spent_s),
     )
+
+
+def _sweep_launch(
+    session: Session, row: ExperimentRow, spec: ExperimentSpec, attempt: AttemptRow, spent_s: float
+) -> SweepLaunch | None:
+    if spec.search is None:
+        return None
+    return SweepLaunch(
+        slots=_slots(spec, attempt),
+        amendments=amendments.of(session, row.id),
+        num_trials=trials.count(session, row.id),
+        spent_s=spent_s,
+    )
+
+
+def _resume(session: Session, row: ExperimentRow, spec: ExperimentSpec) -> tuple[CheckpointRef, ...]:
+    """Its own checkpoints, the newest first; behind them that of the trial which it goes on from."""
+    own = _refs(session, row.id)
+    if spec.start_from is None:
+        return own
+    trial = None
+    if experiments.project_of(session, spec.start_from.experiment) == row.project:
+        trial = trials.find(session, spec.start_from.experiment, spec.start_from.trial)
+    if trial is None or trial.checkpoint is None:
+        named = f"trial {spec.start_from.trial} of {spec.start_from.experiment}"
+        raise CannotBeOffered(f"experiment {row.id} goes on from {named}, which has no checkpoint")
+    return (*own, CheckpointRef.model_validate(trial.checkpoint))

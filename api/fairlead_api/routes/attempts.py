@@ -3,26 +3,28 @@
 Once the attempt has an outcome, or another one is current, every write answers 409 ``stale_attempt``: drop it.
 """
 
-import math
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
 from fairlead.errors import BadInput, NotFound, Problem, StaleAttempt
 from fairlead.failpoints import failpoint
 from fairlead.protocol import (
+    MAX_TRIALS_A_PAGE,
     Batch,
     BatchAnswer,
     CheckpointCommit,
     MetricPoint,
     ResultClaim,
     StartedReport,
+    TrialRecord,
+    TrialsAnswer,
     checkpoint_path,
 )
-from fairlead.store import Session, attempts, batches, checkpoints, events, experiments
+from fairlead.store import Session, attempts, batches, checkpoints, events, experiments, trials
 from fairlead.store.tables import AttemptRow
 from fairlead_api.access import AttemptToken, attempt_named_by
 from fairlead_api.bodies import ReportBody, read_report
@@ -70,7 +72,7 @@ def started(api: ApiParts, token: AttemptToken, attempt_id: AttemptId, body: Rep
 @router.post(
     "/attempts/{attempt_id}/batches",
     operation_id="shipBatch",
-    summary="Consecutive metric points or notes",
+    summary="Consecutive metric points, notes or records of trials",
     response_model=BatchAnswer,
     responses=_ANSWERS,
     openapi_extra=takes(Batch),
@@ -86,6 +88,8 @@ def ship(api: ApiParts, token: AttemptToken, attempt_id: AttemptId, body: Report
         batches.insert(session, row, batch, now=api.now())
         if batch.points:
             _keep_points(session, row, batch.points)
+        if batch.trials:
+            _keep_trials(session, row, batch.trials, now=api.now())
         for note in batch.notes:
             if note.kind == "checkpoint_rejected" and isinstance(path := note.payload.get("path"), str):
                 checkpoints.reject(session, row.experiment_id, path)
@@ -108,7 +112,7 @@ def ship(api: ApiParts, token: AttemptToken, attempt_id: AttemptId, body: Report
 def _refused(session: Session, row: AttemptRow, batch: Batch, why: str, *, now: datetime) -> BatchAnswer:
     """The agent cannot hand the rest of a stream over: said once, where whoever misses the records will look."""
     expected = batches.next_offset(session, row.id, batch.stream)
-    if batch.points or batch.notes:
+    if batch.points or batch.notes or batch.trials:
         message = "a batch that says that records were refused brings none"
         raise BadInput(message, problems=(Problem(pointer="/refused", message=message),))
     told = events.of_kind(session, row.experiment_id, REFUSED_KIND)
@@ -131,7 +135,7 @@ def _keep_points(session: Session, row: AttemptRow, points: tuple[MetricPoint, .
     last: dict[str, Any] = dict(experiments.get(session, row.experiment_id).metrics)
     for point in points:
         if point.key in last or len(last) < MAX_KEYS:
-            last[point.key] = _stored(point.value)
+            last[point.key] = trials.number_in(point.value)
     steps = [point.step for point in points if not point.key.startswith(SYSTEM_PREFIX)]
     columns: dict[str, Any] = {"metrics": last} | ({"last_step": min(max(steps), MAX_STEP)} if steps else {})
     experiments.set_columns(session, row.experiment_id, **columns)
@@ -139,11 +143,53 @@ def _keep_points(session: Session, row: AttemptRow, points: tuple[MetricPoint, .
         attempts.write_if_open(session, row.id, last_step=columns["last_step"])
 
 
-def _stored(value: float) -> float | str:
-    """As JSON keeps it: what is not finite by its name."""
-    if math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+def _keep_trials(session: Session, row: AttemptRow, records: tuple[TrialRecord, ...], *, now: datetime) -> None:
+    """Rows of trials and how the sweep stands; its last step is the number of trials that have ended."""
+    experiment = experiments.get(session, row.experiment_id)
+    spec = experiments.spec_of(experiment)
+    if spec.search is None:
+        message = f"experiment {experiment.id} is no sweep, and has no trials"
+        raise BadInput(message, problems=(Problem(pointer="/trials", message=message),))
+    for index, record in enumerate(records):
+        _refuse_foreign_trial(row, record, f"/trials/{index}")
+    trials.take(session, experiment, spec.search, attempt_no=row.attempt_no, records=records, now=now)
+    attempts.write_if_open(session, row.id, last_step=experiment.last_step)
+
+
+def _refuse_foreign_trial(row: AttemptRow, record: TrialRecord, pointer: str) -> None:
+    """A trial's checkpoint lies below the place of its own attempt, like everything that an attempt makes visible."""
+    if max(record.no, record.parent or 0) > trials.MAX_NO:
+        message = f"the number of a trial is {trials.MAX_NO} at most"
+        raise BadInput(message, problems=(Problem(pointer=f"{pointer}/no", message=message),))
+    if record.checkpoint is None:
+        return
+    path, own = PurePosixPath(record.checkpoint.path), PurePosixPath(row.storage_path)
+    if not path.is_relative_to(own) or ".." in path.parts:
+        message = f"checkpoints of trials of this attempt lie below {own}"
+        raise BadInput(message, problems=(Problem(pointer=f"{pointer}/checkpoint/path", message=message),))
+
+
+@router.get(
+    "/attempts/{attempt_id}/trials",
+    operation_id="listAttemptTrials",
+    summary="Trials that the attempt's sweep has by now",
+    response_model=TrialsAnswer,
+    responses=problems(409, 422),
+)
+def list_trials(
+    api: ApiParts,
+    token: AttemptToken,
+    attempt_id: AttemptId,
+    first_no: Annotated[int, Query(ge=0)] = 0,
+    limit: Annotated[int, Query(ge=1, le=MAX_TRIALS_A_PAGE)] = MAX_TRIALS_A_PAGE,
+) -> Response:
+    """By number, from ``first_no`` on; ``next_no`` says where the next page begins."""
+    with api.store.write() as session:  # the attempt's row is locked while its token is compared
+        row = attempts.authenticate(session, attempt_id, token)
+    with api.store.read() as session:
+        found = trials.documents(session, row.experiment_id, first_no=first_no, limit=limit + 1)
+    next_no = found[limit].no if len(found) > limit else None
+    return answer(TrialsAnswer(trials=tuple(found[:limit]), next_no=next_no))
 
 
 @router.post(

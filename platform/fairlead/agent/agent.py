@@ -180,6 +180,9 @@ class Agent:
         for command in answer.stops:
             if command.attempt_id in self._tended:
                 self._tended[command.attempt_id].obey(command)
+        for orders in answer.sweeps:
+            if orders.attempt_id in self._tended:
+                self._tended[orders.attempt_id].amend(orders)
         for runner_name in answer.strays_to_stop:
             self._remove_stray(runner_name)
 

@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fairlead.agent.reconcile import RunnerSeen
 from fairlead.errors import Unavailable
-from fairlead.protocol import LaunchDocument, NodeInfo, StopCommand
+from fairlead.protocol import LaunchDocument, NodeInfo, StopCommand, SweepOrders
 from fairlead.run.census import (
     NAMESPACE,
     actor_entries,
@@ -86,6 +86,10 @@ class Cluster(Protocol):
 
     def stop(self, runner_name: str, command: StopCommand, *, agent_epoch: int) -> None:
         """Pass a stop command on."""
+        ...
+
+    def amend(self, runner_name: str, orders: SweepOrders, *, agent_epoch: int) -> None:
+        """Tell the runner of a sweep of all amendments."""
         ...
 
     def remove(self, runner_name: str) -> bool:
@@ -286,6 +290,17 @@ class RayCluster:
             ray.get(call, timeout=_ANSWER_TIMEOUT_S)
 
         _answered(send, "the stop command could not be passed on")
+
+    def amend(self, runner_name: str, orders: SweepOrders, *, agent_epoch: int) -> None:
+        """Tell the runner of a sweep of all amendments."""
+        self._require()
+
+        def send() -> None:
+            runner = ray.get_actor(runner_name, namespace=NAMESPACE)
+            call = runner.amend.remote(orders.model_dump_json(), agent_epoch=agent_epoch)
+            ray.get(call, timeout=_ANSWER_TIMEOUT_S)
+
+        _answered(send, "the amendments could not be passed on")
 
     def remove(self, runner_name: str) -> bool:
         """End actors, groups and marked processes of an attempt on every node that lives; whether none is left."""

@@ -25,6 +25,7 @@ from fairlead.protocol import (
     AttachRequest,
     Batch,
     BatchAnswer,
+    MAX_TRIALS_A_PAGE,
     CheckpointCommit,
     LaunchDocument,
     LeaseRequest,
@@ -32,6 +33,7 @@ from fairlead.protocol import (
     StartedReport,
     SyncAnswer,
     SyncRequest,
+    TrialsAnswer,
     from_answer,
 )
 from fairlead.spec import Document, ExperimentSpec
@@ -120,6 +122,11 @@ class ControlPlane:
         """Hand over the result."""
         self._send(f"/attempts/{attempt_id}/result", claim, token=token)
 
+    def trials(self, attempt_id: str, first_no: int, *, token: str) -> TrialsAnswer:
+        """A page of the trials that the attempt's sweep has by now, from number ``first_no`` on."""
+        query = {"first_no": first_no, "limit": MAX_TRIALS_A_PAGE}
+        return from_answer(TrialsAnswer, self._get(f"/attempts/{attempt_id}/trials", query, headers=_bearer(token)))
+
     def bundle(self, sha256: str, into: Path, *, token: str) -> None:
         """Download a code bundle to the file ``into``."""
         try:
@@ -150,17 +157,22 @@ class ControlPlane:
         timeout = httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S)
         return self._post(path, body, headers=_bearer(token), timeout=timeout)
 
+    def _post(self, path: str, body: bytes, *, headers: dict[str, str], timeout: httpx.Timeout) -> bytes:
+        headers = {**headers, "Content-Type": "application/json"}
+        return self._call(self._client.build_request("POST", path, content=body, headers=headers, timeout=timeout))
+
+    def _get(self, path: str, query: dict[str, int], *, headers: dict[str, str]) -> bytes:
+        return self._call(self._client.build_request("GET", path, params=query, headers=headers))
+
     @tenacity.retry(
         retry=tenacity.retry_if_exception_type(Unavailable),
         stop=tenacity.stop_after_attempt(_TRIES),
         wait=tenacity.wait_random_exponential(multiplier=0.2, max=2),
         reraise=True,
     )
-    def _post(self, path: str, body: bytes, *, headers: dict[str, str], timeout: httpx.Timeout) -> bytes:
+    def _call(self, request: httpx.Request) -> bytes:
         try:
-            response = self._client.post(
-                path, content=body, headers={**headers, "Content-Type": "application/json"}, timeout=timeout
-            )
+            response = self._client.send(request)
         except httpx.HTTPError as error:
             raise Unavailable(f"the control plane does not answer: {type(error).__name__}: {error}") from error
         if response.status_code >= 400:

@@ -11,12 +11,22 @@ import structlog
 from fairlead.agent.control_plane import ControlPlane
 from fairlead.errors import BadInput, WrongOffset
 from fairlead.failpoints import failpoint
-from fairlead.protocol import MAX_BATCH_POINTS, Batch, CheckpointCommit, MetricPoint, NoteRecord
-from fairlead.run.spool import STREAMS, SpoolReader, Stream
+from fairlead.protocol import (
+    MAX_BATCH_POINTS,
+    MAX_TRIAL_RECORDS,
+    Batch,
+    CheckpointCommit,
+    MetricPoint,
+    NoteRecord,
+    TrialRecord,
+)
+from fairlead.run.spool import STREAMS, Record, SpoolReader, Stream
 from fairlead.run.storage import CompleteCheckpoint, complete_checkpoints
 
 MAX_BATCHES_A_TURN = 20
 MAX_REASON = 1000
+_AT_ONCE: dict[Stream, int] = {"metrics": MAX_BATCH_POINTS, "notes": MAX_BATCH_POINTS, "trials": MAX_TRIAL_RECORDS}
+"""Records of a batch."""
 logger = structlog.get_logger(__name__)
 
 
@@ -51,18 +61,19 @@ class Shipper:
         for _ in range(MAX_BATCHES_A_TURN):
             if stream in self._refused:
                 return True
-            records = self._readers[stream].read(self._offsets[stream], MAX_BATCH_POINTS)
+            records = self._readers[stream].read(self._offsets[stream], _AT_ONCE[stream])
             if not records:
                 return True
             self._ship_batch(stream, records)
         return False
 
-    def _ship_batch(self, stream: Stream, records: list[MetricPoint | NoteRecord]) -> None:
+    def _ship_batch(self, stream: Stream, records: list[Record]) -> None:
         batch = Batch(
             stream=stream,
             first_offset=self._offsets[stream],
             points=tuple(record for record in records if isinstance(record, MetricPoint)),
             notes=tuple(record for record in records if isinstance(record, NoteRecord)),
+            trials=tuple(record for record in records if isinstance(record, TrialRecord)),
         )
         failpoint("agent.shipping")
         try:

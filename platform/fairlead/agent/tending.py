@@ -25,9 +25,18 @@ from fairlead.clock import Clock
 from fairlead.errors import BadBundle, BadInput, FairleadError, NotFound, StaleAttempt, Unavailable
 from fairlead.failpoints import failpoint
 from fairlead.lifecycle import Observation, Outcome
-from fairlead.protocol import AttemptObservation, LaunchDocument, ResultClaim, StartedReport, StopCommand, StopMode
+from fairlead.protocol import (
+    TRIALS_FILE,
+    AttemptObservation,
+    LaunchDocument,
+    ResultClaim,
+    StartedReport,
+    StopCommand,
+    StopMode,
+    SweepOrders,
+)
 from fairlead.run.messages import RunnerStatus
-from fairlead.run.storage import unfinished_checkpoints
+from fairlead.run.storage import unfinished_checkpoints, write_atomically
 
 FORCE_AFTER_S = 30.0
 """How long after the grace of a stop the runner itself may take to end the group."""
@@ -105,6 +114,7 @@ class Tending:
         self._leased_s = now_s
         self._silent_since_s: float | None = None
         self._absent_since_s: float | None = None
+        self._orders: SweepOrders | None = None
         self._stop: StopCommand | None = None
         self._stop_since_s = now_s
         self._has_reported_start = False
@@ -148,6 +158,13 @@ class Tending:
         with self._lock:
             if self._stop is None or self._stop.mode is not command.mode:
                 self._stop, self._stop_since_s = command, self._around.clock.monotonic_s()
+                self._wake.set()
+
+    def amend(self, orders: SweepOrders) -> None:
+        """Take what the runner of a sweep must know; repeats change nothing."""
+        with self._lock:
+            if self._orders != orders:
+                self._orders = orders
                 self._wake.set()
 
     def end(self) -> None:
@@ -249,6 +266,7 @@ class Tending:
             detail=decision.detail,
             last_step=status.last_step if status else None,
             progress_age_s=status.progress_age_s if status else None,
+            amendment_no=status.amendment_no if status else 0,
             has_evidence_of_death=bool(evidence),
             death_reason=evidence or "",
         )
@@ -286,9 +304,11 @@ class Tending:
         if status is not None:
             self._report_start(status)
         with self._lock:
-            stop = self._stop
+            stop, orders = self._stop, self._orders
         if stop is not None and status is not None and not status.is_finished:
             self._around.cluster.stop(self.lease.runner_name, stop, agent_epoch=self._around.agent_epoch)
+        if orders is not None and status is not None and not status.is_finished and _is_news(orders, status):
+            self._around.cluster.amend(self.lease.runner_name, orders, agent_epoch=self._around.agent_epoch)
         self._is_behind = not self._harvest()
 
     def _report_start(self, begun: Begun | RunnerStatus) -> None:
@@ -318,6 +338,11 @@ class Tending:
             self._retry_or_give_up(f"the code could not be prepared: {error}")
             return
         try:
+            self._write_trials(document)
+        except (Unavailable, OSError) as error:
+            self._retry_or_give_up(f"the sweep's trials could not be fetched: {error}")
+            return
+        try:
             answer = self._around.cluster.launch(document, code=code, agent_epoch=self._around.agent_epoch)
         except Unavailable as error:
             self._retry_or_give_up(f"the runner could not be started: {error}")
@@ -330,6 +355,19 @@ class Tending:
         if document.code_sha256 is None:
             return None
         return self._around.bundles.fetch(document.code_sha256, token=self.lease.token)
+
+    def _write_trials(self, document: LaunchDocument) -> None:
+        """Lay down the trials that a sweep has already, a line each, for its runner to go on from."""
+        if document.sweep is None or document.sweep.num_trials == 0:
+            return
+        lines: list[str] = []
+        next_no: int | None = 0
+        while next_no is not None:
+            page = self._around.control.trials(self.lease.attempt_id, next_no, token=self.lease.token)
+            lines += [f"{trial.model_dump_json()}\n" for trial in page.trials]
+            next_no = page.next_no
+        self._attempt.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._attempt / TRIALS_FILE, "".join(lines).encode())
 
     def _retry_or_give_up(self, detail: str) -> None:
         self._log.warning("launch failed", error=detail)
@@ -417,6 +455,11 @@ class Tending:
 def _age_s(status: RunnerStatus | None) -> float:
     """Seconds since the last step, as far as they tell of a watchdog that sleeps."""
     return 0.0 if status is None or status.is_kept_alive else status.progress_age_s or 0.0
+
+
+def _is_news(orders: SweepOrders, status: RunnerStatus) -> bool:
+    last_no = orders.amendments[-1].no if orders.amendments else 0
+    return status.amendment_no < last_no or status.slots != orders.slots
 
 
 def _is_same_session(begun: Begun | None, session: str) -> bool:

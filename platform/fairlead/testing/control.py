@@ -7,10 +7,11 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from fairlead.errors import (
     BadInput,
@@ -42,6 +43,10 @@ from fairlead.protocol import (
     StopMode,
     SyncAnswer,
     SyncRequest,
+    SweepOrders,
+    TrialDocument,
+    TrialRecord,
+    TrialsAnswer,
 )
 from fairlead.spec import Document
 
@@ -64,6 +69,11 @@ class FakeAttempt:
     started: StartedReport | None = None
     points: list[MetricPoint] = field(default_factory=list)
     notes: list[NoteRecord] = field(default_factory=list)
+    trials: list[TrialRecord] = field(default_factory=list)
+    earlier_trials: list[TrialDocument] = field(default_factory=list)
+    """Those of the sweep that there were before; answered in pages of two."""
+    orders: SweepOrders | None = None
+    """What its runner must know; repeated until it has heard of the last amendment."""
     checkpoints: dict[int, CheckpointCommit] = field(default_factory=dict)
     claim: ResultClaim | None = None
     is_over: bool = False
@@ -80,7 +90,7 @@ class FakeAttempt:
     @property
     def offsets(self) -> dict[str, int]:
         """Next expected offset of each stream."""
-        return {"metrics": len(self.points), "notes": len(self.notes)}
+        return {"metrics": len(self.points), "notes": len(self.notes), "trials": len(self.trials)}
 
     def steps(self, key: str) -> list[int]:
         """Steps of one metric, in order of arrival."""
@@ -140,6 +150,8 @@ class FakeControlPlane:
         parts = path.removeprefix("/internal/v1/").split("/")
         if method == "GET" and parts[0] == "code-bundles":
             return self._bundle(parts[1], token)
+        if method == "GET":
+            return self._trials(parts[1], path, token)
         if parts[0] == "agent":
             _require(token == AGENT_TOKEN, Unauthorized("wrong agent token"))
             if parts[1] == "attach":
@@ -156,6 +168,13 @@ class FakeControlPlane:
         _require(known, Unauthorized("no attempt has this token"))
         _require(sha256 in self.bundles, NotFound(f"there is no bundle {sha256}"))
         return self.bundles[sha256]
+
+    def _trials(self, attempt_id: str, path: str, token: str) -> TrialsAnswer:
+        attempt = self.attempts[attempt_id]
+        _require(attempt.token == token, Unauthorized("wrong token"))
+        first_no = int(parse_qs(urlsplit(path).query)["first_no"][0])
+        found = [one for one in attempt.earlier_trials if one.no >= first_no]
+        return TrialsAnswer(trials=tuple(found[:2]), next_no=found[2].no if len(found) > 2 else None)
 
     def _attach(self, _: AttachRequest) -> AttachAnswer:
         with self._lock:
@@ -205,7 +224,14 @@ class FakeControlPlane:
             stops=tuple(attempt.stop for attempt in self.attempts.values() if attempt.stop and not attempt.is_over),
             ended=tuple(sorted(name for name in known if self.attempts[name].is_over)),
             strays_to_stop=tuple(name for name in request.stray_runners if name not in served),
+            sweeps=tuple(self._unheard(request)),
         )
+
+    def _unheard(self, request: SyncRequest) -> Iterator[SweepOrders]:
+        for seen in request.observations:
+            orders = self.attempts[seen.attempt_id].orders
+            if orders is not None and orders.amendments and seen.amendment_no < orders.amendments[-1].no:
+                yield orders
 
     def _lease(self, attempt_id: str, request: LeaseRequest) -> LaunchDocument:
         with self._lock:
@@ -246,6 +272,7 @@ class FakeControlPlane:
             raise WrongOffset(f"expected offset {expected}", expected=expected)
         attempt.points.extend(batch.points)
         attempt.notes.extend(batch.notes)
+        attempt.trials.extend(batch.trials)
         return BatchAnswer(next_offset=batch.next_offset)
 
     def _require_epoch(self, agent_epoch: int) -> None:

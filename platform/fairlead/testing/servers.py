@@ -25,6 +25,7 @@ from fairlead.evaluation import CountState
 from fairlead.failpoints import DIRECTORY_VARIABLE
 from fairlead.lifecycle import Observation, Outcome, State
 from fairlead.protocol import (
+    PROTOCOL,
     BEGUN_FILE,
     AttachRequest,
     AttemptObservation,
@@ -223,7 +224,7 @@ class Script:
     def attach(self) -> int:
         """Become the cluster's agent; the epoch."""
         node = NodeInfo(node_id="n", address="h", is_alive=True, cpus=2, gpus=0, free_cpus=2, free_gpus=0)
-        request = AttachRequest(protocol=1, agent_version="1", ray_version="2", ray_session="s", nodes=(node,))
+        request = AttachRequest(protocol=PROTOCOL, agent_version="1", ray_version="2", ray_session="s", nodes=(node,))
         self.epoch = self.control.attach(request).agent_epoch
         return self.epoch
 

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from fairlead.data import find_manifests
 from fairlead.lifecycle import State
+from fairlead.protocol import PROTOCOL
 from fairlead.settings import ControlSettings
 from fairlead.store import Store, attempts, experiments, tokens
 from fairlead.store.bell import Bell
@@ -40,7 +41,7 @@ class Bench:
         return dict(answer.json())
 
     def attach(self, session: str = "ray-1") -> int:
-        body = {"protocol": 1, "agent_version": "1", "ray_version": "2", "ray_session": session}
+        body = {"protocol": PROTOCOL, "agent_version": "1", "ray_version": "2", "ray_session": session}
         answer = self.agent.post("/internal/v1/agent/attach", json=body)
         assert answer.status_code == 200, answer.text
         return int(answer.json()["agent_epoch"])

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from fairlead.lifecycle import Outcome, State
+from fairlead.protocol import PROTOCOL
 from fairlead.store import attempts, checkpoints, clusters, experiments
 from fairlead_api.access import new_attempt_token
 
@@ -74,7 +75,7 @@ def test_attaching_gives_open_attempts_fresh_tokens_and_offsets(bench: Any, spec
     experiment_id, attempt_id, old = bench.running(spec)
     address = f"/internal/v1/attempts/{attempt_id}/batches"
     assert bench.nobody.post(address, json=points(1.0, 2.0), headers=old).json() == {"next_offset": 2}
-    body = {"protocol": 1, "agent_version": "1", "ray_version": "2", "ray_session": "ray-1"}
+    body = {"protocol": PROTOCOL, "agent_version": "1", "ray_version": "2", "ray_session": "ray-1"}
     (found,) = bench.agent.post("/internal/v1/agent/attach", json=body).json()["attempts"]
     assert (found["experiment_id"], found["is_leased"], found["batch_offsets"]) == (
         experiment_id,
@@ -95,7 +96,7 @@ def test_another_protocol_is_refused_by_name(small_bench: Any, more: dict[str, A
 
 def test_a_sync_waits_until_there_is_something_to_do(small_bench: Any) -> None:
     epoch = small_bench.attach()
-    empty = {"offers": [], "stops": [], "ended": [], "strays_to_stop": [], "deletions": []}
+    empty = {"offers": [], "stops": [], "ended": [], "strays_to_stop": [], "sweeps": [], "deletions": []}
     assert small_bench.sync(epoch, wait_s=0.3) == empty
 
 

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from fairlead.errors import BadInput
 from fairlead.lifecycle import Outcome
+from fairlead.protocol import PROTOCOL
 from fairlead.rights import Role
 from fairlead.store import Store, experiments, tokens
 from fairlead.store.clusters import ClusterState
@@ -207,7 +208,7 @@ def test_a_narrow_token_neither_sees_nor_revokes_its_members_wider_ones(small_be
 def test_an_agents_token_is_good_for_its_cluster(bench: Any) -> None:
     asked = {"kind": "agent", "cluster": "gpu", "name": "agent-of-gpu"}
     token = bench.user.post("/v1/tokens", json=asked, headers=KEY).json()["token"]
-    body = {"protocol": 1, "agent_version": "1", "ray_version": "2", "ray_session": "s"}
+    body = {"protocol": PROTOCOL, "agent_version": "1", "ray_version": "2", "ray_session": "s"}
     headers = {"Authorization": f"Bearer {token}"}
     answer = ask(bench, headers, "POST", "/internal/v1/agent/attach", json=body)
     assert (answer.status_code, answer.json()["cluster"]) == (200, "gpu")

@@ -6,6 +6,7 @@ import pytest
 
 from fairlead.control.dispatch import Dispatch
 from fairlead.data import find_manifests
+from fairlead.protocol import PROTOCOL
 from fairlead.store import attempts
 from fairlead.testing.stored import a_node
 
@@ -21,7 +22,7 @@ def busy(bench: Any) -> Any:
 
 def attach(bench: Any, *, cpus: float) -> None:
     body = {
-        "protocol": 1,
+        "protocol": PROTOCOL,
         "agent_version": "1",
         "ray_version": "2",
         "ray_session": "ray-1",

@@ -7,6 +7,7 @@ import pytest
 from fairlead.agent.control_plane import ControlPlane
 from fairlead.agent.shipping import Shipper
 from fairlead.errors import StaleAttempt, Unavailable
+from fairlead.protocol import MAX_TRIAL_RECORDS, TrialRecord
 from fairlead.run.spool import SpoolWriter
 from fairlead.testing.control import AGENT_TOKEN, FakeAttempt, FakeControlPlane
 from fairlead.testing.ray import a_launch
@@ -124,3 +125,15 @@ def cut_after(number: int, ship: Any) -> Any:
         return ship(*arguments, **named)
 
     return shipping
+
+
+def test_records_of_trials_arrive_once_and_in_order(
+    control: ControlPlane, attempt: FakeAttempt, tmp_path: Path
+) -> None:
+    writer = SpoolWriter(tmp_path)
+    for no in range(MAX_TRIAL_RECORDS + 50):
+        writer.trial(TrialRecord(no=no, state="running", params={"lr": 0.5}, at_ms=no))
+    writer.close()
+    assert a_shipper(control, tmp_path).ship()
+    assert a_shipper(control, tmp_path).ship()
+    assert [record.no for record in attempt.trials] == list(range(MAX_TRIAL_RECORDS + 50))

@@ -16,7 +16,17 @@ from fairlead.agent.shipping import MAX_BATCHES_A_TURN
 from fairlead.agent.tending import LAUNCH_LIMIT_S, Lease, Surroundings, Tending
 from fairlead.errors import Unavailable
 from fairlead.lifecycle import Observation, Outcome
-from fairlead.protocol import MAX_BATCH_POINTS, LaunchDocument, StopCommand, StopMode
+from fairlead.protocol import (
+    MAX_BATCH_POINTS,
+    TRIALS_FILE,
+    Amendment,
+    LaunchDocument,
+    StopCommand,
+    StopMode,
+    SweepLaunch,
+    SweepOrders,
+    TrialDocument,
+)
 from fairlead.run.messages import RunnerStatus
 from fairlead.run.spool import SpoolWriter
 from fairlead.run.storage import write_atomically
@@ -50,6 +60,7 @@ class FakeCluster:
     is_answering: bool = True
     launched: list[Path | None] = field(default_factory=list)
     stops: list[StopMode] = field(default_factory=list)
+    amended: list[SweepOrders] = field(default_factory=list)
     num_removals: int = 0
     during_a_look: Callable[[], None] | None = None
     """What happens once, when an agent has asked for a result and goes on with its look."""
@@ -61,7 +72,7 @@ class FakeCluster:
         return self.current_session
 
     def look(self, runner_name: str, *, agent_epoch: int) -> Sighting:
-        return Sighting(runner=self.runner, status=a_status() if self.runner is RunnerSeen.FOUND else None)
+        return Sighting(runner=self.runner, status=self.status() if self.runner is RunnerSeen.FOUND else None)
 
     def launch(self, document: LaunchDocument, *, code: Path | None, agent_epoch: int) -> str:
         if not self.can_launch:
@@ -73,6 +84,9 @@ class FakeCluster:
     def stop(self, runner_name: str, command: StopCommand, *, agent_epoch: int) -> None:
         self.stops.append(command.mode)
 
+    def amend(self, runner_name: str, orders: SweepOrders, *, agent_epoch: int) -> None:
+        self.amended.append(orders)
+
     def remove(self, runner_name: str) -> bool:
         self.num_removals += 1
         self.runner = RunnerSeen.NONE
@@ -80,6 +94,11 @@ class FakeCluster:
 
     def lost_nodes(self, runner_name: str) -> dict[str, float]:
         return self.given_up_s
+
+    def status(self) -> RunnerStatus:
+        heard = self.amended[-1] if self.amended else None
+        told_no = heard.amendments[-1].no if heard and heard.amendments else 0
+        return replace(a_status(), amendment_no=told_no, slots=heard.slots if heard else 0)
 
 
 def a_status() -> RunnerStatus:
@@ -346,3 +365,36 @@ def test_an_outage_of_the_control_plane_changes_nothing_here(scene: Scene, plane
     plane.is_away = True
     assert scene.tick(3600).observation is Observation.PRESENT
     assert scene.cluster.num_removals == 0
+
+
+def test_the_trials_of_a_sweep_are_laid_down_before_its_runner_is_started(scene: Scene) -> None:
+    scene.attempt.earlier_trials = [
+        TrialDocument(no=no, state="succeeded", params={"lr": 0.1}, values={"loss": float("nan")}) for no in range(5)
+    ]
+    document = scene.attempt.document.amended(sweep=SweepLaunch(slots=2, num_trials=5))
+    scene.tending.lease = replace(scene.tending.lease, document=document)
+    scene.tick()
+    lines = (scene.directory / TRIALS_FILE).read_text().splitlines()
+    assert [TrialDocument.model_validate_json(line).no for line in lines] == [0, 1, 2, 3, 4]
+    assert scene.cluster.launched == [None]
+
+
+def test_a_sweep_whose_trials_cannot_be_fetched_is_not_started_yet(plane: FakeControlPlane, scene: Scene) -> None:
+    document = scene.attempt.document.amended(sweep=SweepLaunch(slots=2, num_trials=5))
+    scene.tending.lease = replace(scene.tending.lease, document=document)
+    plane.is_away = True
+    scene.tick()
+    assert scene.cluster.launched == []
+    plane.is_away = False
+    scene.tick()
+    assert scene.cluster.launched == [None]
+
+
+def test_amendments_reach_the_runner_once_and_the_server_hears_that_they_did(scene: Scene) -> None:
+    scene.cluster.runner = RunnerSeen.FOUND
+    scene.begin()
+    orders = SweepOrders(attempt_id="exp-1", slots=2, amendments=(Amendment(no=1, kind="finish"),))
+    scene.tending.amend(orders)
+    seen = [scene.tick().amendment_no for _ in range(3)]
+    assert seen == [0, 1, 1]
+    assert scene.cluster.amended == [orders]
