@@ -31,6 +31,7 @@ class Seat:
         self._news: queue.Queue[Message] = queue.Queue()
         self._process: TrialProcess | None = None
         self._reader: threading.Thread | None = None
+        self._holds_gpus = bool(ray.get_gpu_ids())
         self._address: str = ray.util.get_node_ip_address()
 
     @ray.method(concurrency_group="orders")
@@ -43,7 +44,7 @@ class Seat:
     def begin(self, task: Task) -> None:
         """Run a task in a process of its own, or in the one before where that is still there for more."""
         if self._process is None or task.is_alone or not self._is_serving():
-            self.end(within_s=LAST_WORDS_S)
+            self._part()
             self._process = process = TrialProcess()
             self._reader = threading.Thread(target=self._read, args=(process,), name="fairlead-trial", daemon=True)
             self._reader.start()
@@ -80,6 +81,12 @@ class Seat:
         while not self._news.empty():
             found.append(self._news.get())
         return found
+
+    def _part(self) -> None:
+        """Let the process before end by itself. Where it has a GPU, that has to be free first; else nobody waits."""
+        if self._holds_gpus:
+            self.end(within_s=LAST_WORDS_S)
+        self._process = self._reader = None
 
     def _is_serving(self) -> bool:
         return self._reader is not None and self._reader.is_alive()
