@@ -35,7 +35,7 @@ def excesses_of(search: SearchSpec, metrics: Mapping[str, float]) -> dict[str, f
 def best(search: SearchSpec, trials: Sequence[Trial]) -> Trial | None:
     """Of one objective, the best of those that ran to their end and keep all constraints; the first among equals."""
     able = [trial for trial in _finished(trials) if trial.is_feasible]
-    return min(able, key=lambda trial: _costs(search, trial)[0], default=None)
+    return min(able, key=lambda trial: costs_of(search, trial)[0], default=None)
 
 
 def front(search: SearchSpec, trials: Sequence[Trial]) -> tuple[Trial, ...]:
@@ -46,7 +46,7 @@ def front(search: SearchSpec, trials: Sequence[Trial]) -> tuple[Trial, ...]:
     able = sorted((trial for trial in _finished(trials) if trial.is_feasible), key=lambda trial: trial.no)
     if not able:
         return ()
-    costs = np.array([_costs(search, trial) for trial in able])
+    costs = np.array([costs_of(search, trial) for trial in able])
     is_kept = np.ones(len(able), dtype=bool)
     for number, cost in enumerate(costs):
         if is_kept[number]:
@@ -58,7 +58,7 @@ def front(search: SearchSpec, trials: Sequence[Trial]) -> tuple[Trial, ...]:
 def nearest_miss(search: SearchSpec, trials: Sequence[Trial]) -> Trial | None:
     """Where no trial keeps all constraints: the one that is least far beyond them, all of them added up."""
     ended = _finished(trials)
-    return min(ended, key=lambda trial: (_beyond(trial), _costs(search, trial)[0]), default=None)
+    return min(ended, key=lambda trial: (_beyond(trial), costs_of(search, trial)[0]), default=None)
 
 
 def is_on_plateau(search: SearchSpec, trials: Sequence[Trial]) -> bool:
@@ -73,16 +73,20 @@ def is_on_plateau(search: SearchSpec, trials: Sequence[Trial]) -> bool:
     now = best(search, last)
     if now is None:
         return True
-    return _costs(search, was)[0] - _costs(search, now)[0] <= search.plateau.min_improvement
+    return costs_of(search, was)[0] - costs_of(search, now)[0] <= search.plateau.min_improvement
 
 
 def _finished(trials: Sequence[Trial]) -> list[Trial]:
-    """A trial that was stopped early has no value that could be compared with those of others."""
-    return [trial for trial in trials if trial.state is TrialState.SUCCEEDED and trial.is_usable]
+    """A trial that was stopped early has no value that could be compared with those of others.
+
+    Nor has one whose value is infinite: a loss of minus infinity is an accident, not the best of all.
+    """
+    ended = [trial for trial in trials if trial.state is TrialState.SUCCEEDED and trial.is_usable]
+    return [trial for trial in ended if all(math.isfinite(value) for value in trial.values)]
 
 
-def _costs(search: SearchSpec, trial: Trial) -> tuple[float, ...]:
-    """Small is good."""
+def costs_of(search: SearchSpec, trial: Trial) -> tuple[float, ...]:
+    """The values of a trial that has them, such that small is good."""
     signed = zip(search.objectives, trial.values, strict=True)
     return tuple(-value if one.is_maximized else value for one, value in signed)
 

@@ -1,14 +1,20 @@
-"""What is tried next: Optuna's samplers, rebuilt from rows whenever a sweep goes on elsewhere. The only door to Optuna.
+"""What is tried next: Optuna's samplers, rebuilt from rows whenever a sweep goes on elsewhere.
 
 Nothing of Optuna's is kept: no storage, no pickle. A sampler that goes by the finished trials alone is told them; one
-that carries something from trial to trial (the covariance of CMA-ES, the generations of NSGA-II, the place in a
-sequence of QMC) is led through them once more, so that it arrives where it was.
+that carries something from trial to trial (its random numbers, the covariance of CMA-ES, the generations of NSGA-II,
+the place in a sequence of QMC, whatever one of the user's has) is led through them once more, so that it arrives where
+it was.
+
+Of several trials at a time the algorithm knows those that run: TPE counts them as bad ones (Optuna's constant liar),
+so that it does not propose the same place again.
 """
 
 import importlib
 import json
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -19,12 +25,13 @@ from optuna.samplers import BaseSampler
 from optuna.trial import TrialState as OptunaState
 
 from fairlead.errors import BadSpec, Problem
-from fairlead.search.space import Point, draw, grid
+from fairlead.search.best import costs_of, front
+from fairlead.search.space import Point, draw, grid, problems_with_point
 from fairlead.search.trials import Trial, TrialState
-from fairlead.spec.search import AlgorithmSpec, DimensionSpec, SearchSpec
+from fairlead.spec.search import ALGORITHMS, AlgorithmSpec, DimensionSpec, SearchSpec
 
 STARTUP_TRIALS = 10
-_LED = frozenset({"cma_es", "nsga2", "qmc"})
+_LED = frozenset({"random", "cma_es", "nsga2", "qmc"})
 """Algorithms that carry something from trial to trial."""
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -45,12 +52,13 @@ class Proposals:
         self._points = grid(search) if self._algorithm.name == "grid" else None
         if self._points is not None:
             self._skip([trial.point for trial in trials])
-        self._begin(trials)
+        # Those that an earlier sweep of another space has left, or another's checkpoint, are none of the algorithm's.
+        self._begin([t for t in trials if t.parent is None and not problems_with_point(search, t.point)])
 
     @property
     def is_led(self) -> bool:
         """Whether the sampler carries something from trial to trial."""
-        return self._algorithm.name in _LED
+        return self._algorithm.name in _LED or self._algorithm.name not in ALGORITHMS
 
     def propose(self, no: int) -> Point | None:
         """The point of trial ``no``; None once a grid has been tried in full."""
@@ -65,10 +73,15 @@ class Proposals:
         self._ask(no, point)
 
     def tell(self, trial: Trial) -> None:
-        """How a trial that was asked for has ended. Raises ``KeyError`` for one that was not."""
+        """How a trial that was asked for has ended. Raises ``KeyError`` for one that was not.
+
+        One that began from another's checkpoint never is, and says nothing.
+        """
+        if trial.parent is not None:
+            return
         asked = self._open.pop(trial.no)
         self._finished.append(trial)
-        _tell(self._study, asked, trial)
+        _tell(self._study, self._search, asked, trial)
 
     # ---- the study --------------------------------------------------------------------------------------------------
 
@@ -83,29 +96,34 @@ class Proposals:
             for trial in trials:
                 self._ask(trial.no, trial.point)
                 if trial.state is not TrialState.RUNNING:
-                    _tell(self._study, self._open.pop(trial.no), trial)
+                    _tell(self._study, self._search, self._open.pop(trial.no), trial)
             return
-        self._study.add_trials(
-            [_frozen(self._search, trial) for trial in _remembered(self._search, finished) if trial.is_usable]
-        )
+        told = [trial for trial in finished if says_something(self._search, trial)]
+        self._study.add_trials([frozen(self._search, trial) for trial in _remembered(self._search, told)])
         for trial in trials:
             if trial.state is TrialState.RUNNING:
                 self._ask(trial.no, trial.point)
 
     def _new_study(self, seed: int) -> optuna.Study:
-        directions: list[Literal["minimize", "maximize"]] = [
-            "maximize" if one.is_maximized else "minimize" for one in self._search.objectives
-        ]
-        return optuna.create_study(sampler=sampler_of(self._algorithm, self._search, seed), directions=directions)
+        sampler = sampler_of(self._algorithm, self._search, seed)
+        return optuna.create_study(sampler=sampler, directions=directions_of(self._search))
 
     def _ask(self, no: int, point: Point | None) -> Point:
         """Make it a trial of the study's: at ``point``, or where the sampler wants it."""
         if point is not None:
             self._study.enqueue_trial(_coded(self._search, point))
-        self._open[no] = asked = self._study.ask()
-        if self.is_led:
-            _ = asked.relative_params  # lets the sampler make its step even where the point is given
-        return draw(self._search, partial(_suggested, asked))
+        with _quiet():
+            self._open[no] = asked = self._study.ask()
+            if self.is_led and point is not None:
+                return draw(self._search, partial(self._led, asked))
+            return draw(self._search, partial(_suggested, asked))
+
+    def _led(self, asked: optuna.trial.Trial, name: str, dimension: DimensionSpec) -> Any:
+        """The value that is given, after the sampler has drawn its own as it did, or would have done, at the time."""
+        if name not in asked.relative_params:
+            kept = self._study.get_trials(deepcopy=False)[asked.number]
+            self._study.sampler.sample_independent(self._study, kept, name, _distribution(dimension))
+        return _suggested(asked, name, dimension)
 
     def _forget_some(self) -> None:
         """TPE looks at all trials for each proposal: once it knows twice what it may, begin anew with the best part."""
@@ -134,25 +152,55 @@ def _mixed(seed: int, count: int) -> int:
     return int(np.random.SeedSequence((seed, count)).generate_state(1)[0])
 
 
-def _remembered(search: SearchSpec, finished: Sequence[Trial]) -> Sequence[Trial]:
+def _remembered(search: SearchSpec, told: Sequence[Trial]) -> Sequence[Trial]:
     """Of TPE's history the best quarter and the newest; of others all."""
     most = search.chosen.history
-    if search.chosen.name != "tpe" or len(finished) <= most:
-        return finished
-    usable = [trial for trial in finished if trial.is_usable]
-    best = {trial.no for trial in sorted(usable, key=lambda trial: _rank(search, trial))[: most // 4]}
-    newest = [trial for trial in reversed(usable) if trial.no not in best][: most - len(best)]
+    if search.chosen.name != "tpe" or len(told) <= most:
+        return told
+    best = {trial.no for trial in _best(search, told, most // 4)}
+    newest = [trial for trial in reversed(told) if trial.no not in best][: most - len(best)]
     kept = best | {trial.no for trial in newest}
-    return [trial for trial in usable if trial.no in kept]
+    return [trial for trial in told if trial.no in kept]
 
 
-def _rank(search: SearchSpec, trial: Trial) -> tuple[bool, float]:
-    """Small is good: feasible before infeasible, then by the first objective."""
-    value = trial.values[0]
-    return not trial.is_feasible, -value if search.objectives[0].is_maximized else value
+def _best(search: SearchSpec, told: Sequence[Trial], count: int) -> list[Trial]:
+    """Of one objective the smallest costs; of several front behind front. Those that keep no constraint come last."""
+    ordered = sorted(told, key=lambda trial: (not trial.is_feasible, costs_of(search, trial)[0]))
+    if len(search.objectives) == 1:
+        return ordered[:count]
+    found: dict[int, Trial] = {}
+    while len(found) < count and (next_ones := front(search, [trial for trial in ordered if trial.no not in found])):
+        found |= {trial.no: trial for trial in next_ones}
+    rest = (trial for trial in ordered if trial.no not in found)
+    return [*found.values(), *rest][:count]
+
+
+def says_something(search: SearchSpec, trial: Trial) -> bool:
+    """Whether an algorithm can go by it.
+
+    An infinite cost is a bad one and says so; minus infinity is an accident. Where several objectives are looked at,
+    Optuna has no place for a trial that was stopped.
+    """
+    if not trial.is_usable or (trial.state is TrialState.PRUNED and len(search.objectives) > 1):
+        return False
+    return all(cost > -math.inf for cost in costs_of(search, trial))
 
 
 # ---- Optuna's words -------------------------------------------------------------------------------------------------
+
+
+def directions_of(search: SearchSpec) -> list[Literal["minimize", "maximize"]]:
+    """Of the objectives."""
+    return ["maximize" if one.is_maximized else "minimize" for one in search.objectives]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what Optuna says of infinities that are clipped, and of constraints that CMA-ES passes by."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Clip non-finite values")
+        warnings.filterwarnings("ignore", message="Constraints have been set")
+        yield
 
 
 def sampler_of(algorithm: AlgorithmSpec, search: SearchSpec, seed: int) -> BaseSampler:
@@ -241,27 +289,29 @@ def _index(choices: Sequence[Any], value: Any) -> int:
     return next(i for i, one in enumerate(choices) if one == value and type(one) is type(value))
 
 
-def _frozen(search: SearchSpec, trial: Trial) -> optuna.trial.FrozenTrial:
+def frozen(search: SearchSpec, trial: Trial) -> optuna.trial.FrozenTrial:
+    """An ended trial that says something, as Optuna has it."""
     is_pruned = trial.state is TrialState.PRUNED
     return optuna.trial.create_trial(
         state=OptunaState.PRUNED if is_pruned else OptunaState.COMPLETE,
         params=_coded(search, trial.point),
         distributions={name: _distribution(search.space[name]) for name in trial.point},
         values=list(trial.values),
-        intermediate_values={0: trial.values[0]} if is_pruned else {},
+        intermediate_values={trial.step: trial.values[0]} if is_pruned else {},
         constraints=dict(trial.excesses),
     )
 
 
-def _tell(study: optuna.Study, asked: optuna.trial.Trial, trial: Trial) -> None:
+def _tell(study: optuna.Study, search: SearchSpec, asked: optuna.trial.Trial, trial: Trial) -> None:
     """A failure counts for nothing: the algorithm is not to believe that it was bad, and will try elsewhere anyway."""
-    if not trial.is_usable:
+    if not says_something(search, trial):
         study.tell(asked, state=OptunaState.FAIL)
         return
     for name, excess in trial.excesses.items():
         asked.set_constraint(name, excess)
     if trial.state is TrialState.PRUNED:
-        asked.report(trial.values[0], 0)
+        asked.report(trial.values[0], trial.step)
         study.tell(asked, state=OptunaState.PRUNED)
     else:
-        study.tell(asked, list(trial.values))
+        with _quiet():
+            study.tell(asked, list(trial.values))

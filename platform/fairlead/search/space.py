@@ -1,8 +1,12 @@
 """The space of a sweep: which points it has, and whether the workload can be given them. Pure, and without Optuna."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from typing import Any
+
+import numpy as np
 
 from fairlead.errors import Problem
 from fairlead.spec import Manifest
@@ -11,6 +15,8 @@ from fairlead.spec.search import DimensionSpec, SearchSpec
 Point = Mapping[str, Any]
 """Values by parameter, without those that are not looked for at this point."""
 Suggest = Callable[[str, DimensionSpec], Any]
+_SLACK = 1e-8
+"""In steps: 0.1 + 0.2 is a whole number of tenths."""
 
 
 def draw(search: SearchSpec, suggest: Suggest) -> dict[str, Any]:
@@ -25,6 +31,32 @@ def draw(search: SearchSpec, suggest: Suggest) -> dict[str, Any]:
 
 def _is_looked_for(dimension: DimensionSpec, point: Point) -> bool:
     return all(other in point and point[other] in values for other, values in dimension.when.items())
+
+
+def at_random(dimension: DimensionSpec, random: np.random.Generator) -> Any:
+    """A value of one parameter, all of its values as likely, or all of their ratios."""
+    if dimension.choice is not None:
+        return dimension.choice[int(random.integers(len(dimension.choice)))]
+    low, high = dimension.bounds
+    half = 0.5 if dimension.is_whole and dimension.is_log else 0.0  # else both ends would be half as likely
+    if dimension.is_log:
+        return nearest(dimension, math.exp(random.uniform(math.log(low - half), math.log(high + half))))
+    if not dimension.is_whole and dimension.step is None:
+        return float(random.uniform(low, high))
+    step = dimension.step or 1
+    return nearest(dimension, low + step * int(random.integers(math.floor((high - low) / step + _SLACK) + 1)))
+
+
+def nearest(dimension: DimensionSpec, value: float) -> float:
+    """Of a range of numbers: the one that lies nearest to ``value``."""
+    low, high = dimension.bounds
+    if dimension.step is None and not dimension.is_whole:
+        return min(high, max(low, value))
+    step = Fraction(str(dimension.step or 1))
+    begin, end = Fraction(str(low)), Fraction(str(high))
+    steps = min((end - begin) // step, max(0, round((Fraction(value) - begin) / step)))
+    found = begin + steps * step
+    return int(found) if dimension.is_whole else float(found)
 
 
 def grid(search: SearchSpec) -> Iterator[dict[str, Any]]:
@@ -81,10 +113,16 @@ def _why_outside(dimension: DimensionSpec, value: Any) -> str | None:
     if dimension.choice is not None:
         is_there = any(value == one and type(value) is type(one) for one in dimension.choice)
         return None if is_there else f"must be one of {', '.join(map(repr, dimension.choice))}, not {value!r}"
-    if isinstance(value, bool) or not isinstance(value, int | float) or (dimension.is_whole and value != int(value)):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or (dimension.is_whole and value != int(value)):
         return f"must be a {'whole ' if dimension.is_whole else ''}number, not {value!r}"
     low, high = dimension.bounds
-    return None if low <= value <= high else f"must lie between {low:g} and {high:g}, not {value!r}"
+    if not low <= value <= high:
+        return f"must lie between {low:g} and {high:g}, not {value!r}"
+    steps = (value - low) / (dimension.step or 1)
+    if dimension.step is not None and abs(steps - round(steps)) > _SLACK:
+        return f"must be {low:g} and whole steps of {dimension.step:g}, not {value!r}"
+    return None
 
 
 def problems_with_space(

@@ -28,6 +28,10 @@ class Trial:
     """Of the objectives, in their order; of one that was pruned, where it was then."""
     excesses: Mapping[str, float] = field(default_factory=dict)
     """By constraint: how far it is beyond its limit, 0 or less where it keeps it."""
+    step: int = 0
+    """The last one that it reported; of one that was pruned, how far it had come."""
+    parent: int | None = None
+    """The trial from whose checkpoint it began: how good it is says little about its own point."""
 
     @property
     def is_feasible(self) -> bool:

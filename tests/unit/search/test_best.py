@@ -43,6 +43,16 @@ def test_what_was_stopped_failed_or_breaks_a_constraint_is_never_the_best() -> N
     assert largest.no == 4
 
 
+def test_an_infinite_value_is_never_the_best() -> None:
+    trials = [a_trial(0, -math.inf), a_trial(1, math.inf), a_trial(2, 0.5)]
+    found = best(a_search(), trials)
+    assert found is not None
+    assert found.no == 2
+    assert best(a_search(), trials[:2]) is None
+    assert nearest_miss(a_search(), trials[:2]) is None
+    assert front(a_search(objectives=TWO), [a_trial(0, -math.inf, 0.5), a_trial(1, 1.0, 0.5)])[0].no == 1
+
+
 def test_the_front_is_what_nothing_beats() -> None:
     trials = [a_trial(0, 1, 0.9), a_trial(1, 0.5, 0.8), a_trial(2, 0.6, 0.8), a_trial(3, 0.1, 0.1), a_trial(4, 1, 0.9)]
     assert [trial.no for trial in front(a_search(objectives=TWO), trials)] == [0, 1, 3, 4]

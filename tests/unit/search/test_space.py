@@ -1,10 +1,12 @@
 """Which points a space has, and which of them the workload can be given."""
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 
-from fairlead.search.space import draw, grid, problems_with_point, problems_with_space, size
+from fairlead.search.space import at_random, draw, grid, nearest, problems_with_point, problems_with_space, size
 from fairlead.spec import Manifest, from_mapping
 from fairlead.spec.search import SearchSpec
 
@@ -78,6 +80,60 @@ def test_a_draw_asks_for_nothing_that_is_not_looked_for() -> None:
 def test_a_point_made_by_hand_must_lie_in_the_space(point: dict[str, Any], words: str) -> None:
     found = [f"{problem.pointer} {problem.message}" for problem in problems_with_point(a_search(), point)]
     assert any(words in problem for problem in found), found
+
+
+@pytest.mark.parametrize(
+    ("dimension", "value", "words"),
+    [
+        ({"uniform": [0, 0.35], "step": 0.1}, 0.1 + 0.2, None),
+        ({"uniform": [0, 0.35], "step": 0.1}, 0.35, "whole steps of 0.1"),
+        ({"int": [1, 9], "step": 4}, 5, None),
+        ({"int": [1, 9], "step": 4}, 4, "whole steps of 4"),
+        ({"int": [1, 9]}, math.inf, "must be a whole number"),
+        ({"uniform": [1, 9]}, math.nan, "must be a number"),
+    ],
+)
+def test_a_value_between_the_steps_or_beyond_all_numbers_is_none(
+    dimension: dict[str, Any], value: float, words: str | None
+) -> None:
+    """Optuna would put another one in its place."""
+    found = problems_with_point(a_search({"x": dimension}), {"x": value})
+    assert words in found[0].message if words else found == ()
+
+
+@pytest.mark.parametrize(
+    "dimension",
+    [
+        {"uniform": [-1, 3]},
+        {"log_uniform": [1e-4, 1]},
+        {"int": [2, 10**12]},
+        {"int": [1, 9], "step": 4},
+        {"uniform": [0, 0.35], "step": 0.1},
+        {"log_int": [1, 3]},
+        {"choice": ["a", "b", [1]]},
+    ],
+)
+def test_what_is_drawn_at_random_lies_in_the_space_and_reaches_all_of_it(dimension: dict[str, Any]) -> None:
+    search, random = a_search({"x": dimension}), np.random.default_rng(0)
+    drawn = [at_random(search.space["x"], random) for _ in range(400)]
+    assert all(problems_with_point(search, {"x": value}) == () for value in drawn)
+    few = None if dimension.get("int") == [2, 10**12] else search.space["x"].values
+    assert len({str(value) for value in drawn}) == (len(few) if few else 400)
+
+
+@pytest.mark.parametrize(
+    ("dimension", "value", "nearest_one"),
+    [
+        ({"uniform": [0, 0.35], "step": 0.1}, 0.29, 0.3),
+        ({"uniform": [0, 0.35], "step": 0.1}, 9.0, 0.3),
+        ({"int": [1, 9], "step": 4}, 6.9, 5),
+        ({"log_int": [1, 64]}, 0.2, 1),
+        ({"uniform": [0, 1]}, 1.2, 1.0),
+    ],
+)
+def test_a_value_is_brought_into_the_space(dimension: dict[str, Any], value: float, nearest_one: float) -> None:
+    found = nearest(a_search({"x": dimension}).space["x"], value)
+    assert (found, type(found)) == (nearest_one, type(nearest_one))
 
 
 def test_points_of_the_grid_lie_in_the_space() -> None:
