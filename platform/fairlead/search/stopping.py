@@ -1,16 +1,23 @@
-"""Whether a trial is worth going on with, by what others had reported at the same step.
+"""Whether a trial is worth going on with, by what others had reported at the same step, and what may take its place.
 
 Asynchronous: a trial is judged by those that came before it and never waits for others. Pure but for what it remembers,
-and that is what was reported: a sweep that goes on elsewhere reports it once more, in the same order.
+and that is what was reported: a sweep that goes on elsewhere reports it once more, trial after trial, and passes over
+the verdicts meanwhile; who still runs is judged again when it comes to the next place.
 """
 
 import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-from fairlead.spec.search import AshaSpec, EarlyStoppingSpec, MedianSpec
+import numpy as np
+
+from fairlead.search.space import Point, at_random, draw, nearest
+from fairlead.spec.search import AshaSpec, DimensionSpec, MedianSpec, PbtSpec, SearchSpec
+
+CONTINUATIONS_A_TRIAL = 5
+"""Where the spec does not say how many there may be."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,18 +26,32 @@ class GoOn:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Continuation:
+    """A trial to begin in the place of one that was stopped. It counts among none that were asked for."""
+
+    parent: int
+    """The trial from whose newest checkpoint it begins."""
+    point: Point
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Stop:
     """It is not worth its time any more."""
 
     reason: str
-    """``pruned_at_9: 0.41 is 14th of 20, and the best 6 go on``."""
+    """``pruned_at_9: it is 14th of 20, and the best 6 go on``."""
+    continuation: Continuation | None = None
 
 
 Verdict = GoOn | Stop
 
 
 class Stopping(Protocol):
-    """Judges trials by what they report."""
+    """Judges trials by what they report. Of each it is told ``begin``, then every report, then ``end``."""
+
+    def begin(self, no: int, point: Point, parent: int | None = None) -> None:
+        """Trial ``no`` begins at ``point``, from the checkpoint of ``parent`` if there is one."""
+        return None
 
     def judge(self, no: int, step: int, cost: float) -> Verdict:
         """Of trial ``no``, which has just reported ``cost`` at ``step``; small is good, NaN is worst.
@@ -39,20 +60,27 @@ class Stopping(Protocol):
         """
         ...
 
+    def end(self, no: int) -> None:
+        """Trial ``no`` has ended, for whatever reason."""
+        return None
 
-def stopping(asked: EarlyStoppingSpec | None) -> Stopping:
+
+def stopping(search: SearchSpec, *, seed: int) -> Stopping:
     """The way that a spec asks for."""
+    asked = search.early_stopping
     if asked is None:
         return Never()
     if asked.median is not None:
         return ByMedian(asked.median)
     if asked.hyperband is not None:
         return ByBracket(asked.hyperband)
-    assert asked.asha is not None, "one of the three is given"
+    if asked.pbt is not None:
+        return ByPopulation(asked.pbt, search, seed=seed)
+    assert asked.asha is not None, "one of the four is given"
     return ByRung(asked.asha)
 
 
-class Never:
+class Never(Stopping):
     """Lets every trial run to its end."""
 
     def judge(self, no: int, step: int, cost: float) -> Verdict:
@@ -83,7 +111,7 @@ class _Rung:
         return place
 
 
-class ByRung:
+class ByRung(Stopping):
     """ASHA (Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020), as its stopping form.
 
     A trial that reaches a rung goes on if it is among the best ``1/reduction_factor`` of those that have reached it.
@@ -114,7 +142,7 @@ class ByRung:
         return Stop(reason=f"pruned_at_{at}: it is {_ordinal(place)} of {count}, and the best {able} go on")
 
 
-class ByBracket:
+class ByBracket(Stopping):
     """Hyperband (Li et al., JMLR 18, 2018), asynchronous: trials are dealt to ASHA brackets of different grace.
 
     In proportion to how many each bracket would begin: many in the one that stops early, few in the one that never
@@ -133,7 +161,7 @@ class ByBracket:
         return self._brackets[self._round[no % len(self._round)]].judge(no, step, cost)
 
 
-class ByMedian:
+class ByMedian(Stopping):
     """The median rule (Golovin et al., "Google Vizier", KDD 2017).
 
     A trial is stopped at a step where the best it has reported is worse than the median, over the other trials that
@@ -165,6 +193,93 @@ class ByMedian:
         if self._best[no] <= median:
             return GoOn()
         return Stop(reason=f"pruned_at_{step}: its best is worse than the median of {len(others)} others")
+
+
+class ByPopulation(Stopping):
+    """PBT (Jaderberg et al., "Population Based Training of Neural Networks", 2017), a trial at a time.
+
+    At each report a trial is compared with those that were the last to come to the place it has passed, one each
+    ``interval`` steps: not only when it comes there itself, or the first would never be compared with anybody. Is it
+    among the worst, and one of the best still runs, then a continuation of that one takes its place. Which one, and how
+    its point is changed, goes by the seed, the trial and the place, not by who was judged before.
+    """
+
+    def __init__(self, asked: PbtSpec, search: SearchSpec, *, seed: int) -> None:
+        self._asked, self._search, self._seed = asked, search, seed
+        self._population = search.population
+        self._left = asked.continuations or CONTINUATIONS_A_TRIAL * search.trials
+        self._points: dict[int, Point] = {}
+        """Of those that have not ended."""
+        self._last: dict[int, int] = {}
+        """By trial: the last step that it reported."""
+        self._ready: dict[int, int | None] = {}
+        """By trial: the step from which on it may be stopped; None for a continuation that has not reported yet."""
+        self._costs: dict[int, dict[int, float]] = {}
+        """By place and trial, in the order in which they came there."""
+
+    def begin(self, no: int, point: Point, parent: int | None = None) -> None:
+        """A continuation is one of those that there may be."""
+        self._points[no] = point
+        self._ready[no] = 0 if parent is None else None
+        self._left -= parent is not None
+
+    def judge(self, no: int, step: int, cost: float) -> Verdict:
+        """Compare it at the last place that it has passed."""
+        last = self._last.get(no, 0)
+        if step <= last:
+            return GoOn()
+        self._last[no] = step
+        if self._ready[no] is None:
+            self._ready[no] = step - 1 + self._asked.interval
+        at = step - step % self._asked.interval
+        if at == 0:
+            return GoOn()
+        came = self._costs.setdefault(at, {})
+        if last < at:
+            came[no] = math.inf if math.isnan(cost) else cost
+        return self._compared(no, at, came)
+
+    def end(self, no: int) -> None:
+        """Nobody is continued who is at the end already."""
+        self._points.pop(no, None)
+
+    def _compared(self, no: int, at: int, came: dict[int, float]) -> Verdict:
+        peers = {no, *list(came)[-self._population :]}
+        ranked = sorted(peers, key=lambda one: (came[one], one))
+        many, place = int(len(ranked) * self._asked.quantile), ranked.index(no) + 1
+        if place <= len(ranked) - many or at < (self._ready[no] or 0) or self._left <= 0:
+            return GoOn()
+        parents = [one for one in ranked[:many] if one in self._points and came[one] < came[no]]
+        if not parents:
+            return GoOn()
+        random = np.random.default_rng((self._seed, no, at))
+        parent = parents[int(random.integers(len(parents)))]
+        point = changed(self._search, self._asked, self._points[parent], random)
+        reason = f"replaced_at_{at}: it is {_ordinal(place)} of {len(ranked)}, and trial {parent} is continued instead"
+        return Stop(reason=reason, continuation=Continuation(parent=parent, point=point))
+
+
+def changed(search: SearchSpec, asked: PbtSpec, point: Point, random: np.random.Generator) -> dict[str, Any]:
+    """``point`` with its numbers moved by one of the factors, and some values drawn anew."""
+
+    def suggest(name: str, dimension: DimensionSpec) -> Any:
+        if random.random() < asked.resample or name not in point:
+            return at_random(dimension, random)
+        if dimension.choice is not None:
+            return point[name]
+        return _moved(dimension, point[name], float(random.choice(asked.factors)))
+
+    return draw(search, suggest)
+
+
+def _moved(dimension: DimensionSpec, value: float, factor: float) -> float:
+    """A step at least, where there are steps and room: 1.2 times 2 is no other whole number than 2."""
+    moved = nearest(dimension, value * factor)
+    if moved != value or value == 0 or factor == 1:
+        return moved
+    return nearest(
+        dimension, value + math.copysign(dimension.step or (1 if dimension.is_whole else 0), value * (factor - 1))
+    )
 
 
 def _ordinal(number: int) -> str:

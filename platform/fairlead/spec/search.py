@@ -18,7 +18,7 @@ Count = Annotated[int, Field(ge=-(2**53), le=2**53)]
 AlgorithmName = Literal["grid", "random", "tpe", "gp", "cma_es", "qmc", "nsga2"]
 ALGORITHMS: tuple[AlgorithmName, ...] = ("grid", "random", "tpe", "gp", "cma_es", "qmc", "nsga2")
 OF_ONE_OBJECTIVE: frozenset[AlgorithmName] = frozenset({"cma_es"})
-_IMPORTED = r"^optuna:[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$"
+_IMPORTED = r"^(optuna|ray):[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$"
 
 
 class DimensionSpec(Document):
@@ -138,7 +138,8 @@ class AlgorithmSpec(Document):
     """Who proposes the next trial."""
 
     name: AlgorithmName | Annotated[str, StringConstraints(max_length=200, pattern=_IMPORTED)] = "tpe"
-    """Or the import path of a sampler of your own: ``optuna:package.module:Class``."""
+    """Or the import path of one of your own: of a sampler, ``optuna:package.module:Class``, or of a searcher of Ray
+    Tune's, ``ray:package.module:Class``."""
     startup_trials: int | None = Field(default=None, ge=1, le=MOST_TRIALS)
     """Of ``tpe`` and ``gp``: drawn at random before the algorithm has something to go by. Absent: 10."""
     history: int = Field(default=1_000, ge=20, le=MOST_TRIALS)
@@ -179,12 +180,37 @@ class MedianSpec(Document):
     """Trials to compare with before any is stopped."""
 
 
+class PbtSpec(Document):
+    """Population based training (Jaderberg et al., 2017): good trials are continued in the place of bad ones.
+
+    Every ``interval`` steps a trial that is among the worst of its population is stopped, and a new one begins from the
+    checkpoint of one of the best, with that one's parameters a little changed. The workload must write checkpoints, and
+    parameters that a model cannot change in the middle of its training (its width, say) have no place in the space:
+    nothing can know which these are.
+    """
+
+    interval: int = Field(ge=1)
+    """Steps between two comparisons, and those that a continuation is given before it is compared."""
+    quantile: float = Field(default=0.25, gt=0, le=0.5)
+    """Share of the population that is replaced at each comparison, and of which one is continued."""
+    resample: float = Field(default=0.25, ge=0, le=1)
+    """How likely a parameter is drawn anew; a choice changes in no other way."""
+    factors: tuple[Annotated[float, Field(gt=0, le=1000)], ...] = Field(default=(0.8, 1.2), min_length=1, max_length=20)
+    """By one of these a number is multiplied otherwise."""
+    population: int | None = Field(default=None, ge=2, le=MOST_TRIALS)
+    """Trials to compare with: so many that were the last to come as far. Absent: ``concurrency``, else all."""
+    continuations: int | None = Field(default=None, ge=1, le=MOST_TRIALS)
+    """Trials that may begin from another's checkpoint, beside those asked for; then all go on. Absent: five for each
+    trial that is asked for."""
+
+
 class EarlyStoppingSpec(Document):
     """Exactly one way to stop trials that will not be good. A trial that is stopped counts as ``pruned``."""
 
     asha: AshaSpec | None = None
     hyperband: HyperbandSpec | None = None
     median: MedianSpec | None = None
+    pbt: PbtSpec | None = None
 
     @model_validator(mode="after")
     def _is_one_way(self) -> Self:
@@ -233,6 +259,12 @@ class SearchSpec(Document):
     def chosen(self) -> AlgorithmSpec:
         """The algorithm, whichever way it was written."""
         return self.algorithm if isinstance(self.algorithm, AlgorithmSpec) else AlgorithmSpec(name=self.algorithm)
+
+    @property
+    def population(self) -> int:
+        """Of ``pbt``: how many trials one is compared with."""
+        pbt = self.early_stopping.pbt if self.early_stopping else None
+        return (pbt.population if pbt else None) or min(self.trials, self.concurrency or self.trials)
 
     @property
     def slot_counts(self) -> tuple[int, ...]:
@@ -299,6 +331,25 @@ class SearchSpec(Document):
             endless = [name for name, dimension in self.space.items() if dimension.values is None]
             if endless:
                 raise ValueError(f"a grid needs values that can be listed: give space.{endless[0]} a step, or choice")
+        if algorithm.startswith("ray:"):
+            if len(self.objectives) > 1:
+                raise ValueError("a searcher of Ray Tune's knows one objective; with several take tpe, gp or nsga2")
+            if conditional := [name for name, dimension in self.space.items() if dimension.when]:
+                raise ValueError(f"a searcher of Ray Tune's knows no conditions: leave space.{conditional[0]}.when out")
+        return self
+
+    @model_validator(mode="after")
+    def _population_can_be_trained(self) -> Self:
+        pbt = self.early_stopping.pbt if self.early_stopping else None
+        if pbt is None:
+            return self
+        if self.chosen.name == "grid":
+            raise ValueError("early_stopping.pbt changes points, and a grid has its own: take random or tpe")
+        if self.population > self.trials:
+            raise ValueError(f"a population of {self.population} is never reached with trials: {self.trials}")
+        if self.population * pbt.quantile < 1:
+            hint = f"{pbt.quantile:g} of a population of {self.population} is less than one trial"
+            raise ValueError(f"early_stopping.pbt would replace nobody: {hint}")
         return self
 
     def order(self) -> tuple[str, ...]:

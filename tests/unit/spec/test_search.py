@@ -12,6 +12,8 @@ LOSS = [{"minimize": "validation/loss"}]
 
 
 def a_search(**changes: Any) -> SearchSpec:
+    if isinstance(changes.get("algorithm"), str) and ":" in changes["algorithm"]:
+        changes["algorithm"] = {"name": changes["algorithm"]}
     return from_mapping(SearchSpec, {"space": {"lr": {"log_uniform": [1e-4, 1e-1]}}, "objectives": LOSS, **changes})
 
 
@@ -75,6 +77,31 @@ def test_values_that_can_be_listed_are_exact(dimension: dict[str, Any], values: 
         ),
         ({"plateau": {"trials": 5}, "objectives": [{"minimize": "a"}, {"minimize": "b"}]}, "looks at one best value"),
         ({"space": {}}, "at least 1 item"),
+        ({"early_stopping": {"pbt": {"interval": 5}}, "trials": 3}, "0.25 of a population of 3 is less than one trial"),
+        (
+            {"early_stopping": {"pbt": {"interval": 5, "population": 9}}, "trials": 8},
+            "a population of 9 is never reached",
+        ),
+        (
+            {"early_stopping": {"pbt": {"interval": 5}}, "algorithm": "grid", "space": {"a": {"choice": [1, 2]}}},
+            "changes points, and a grid has its own",
+        ),
+        (
+            {"early_stopping": {"pbt": {"interval": 5}}, "objectives": [{"minimize": "a"}, {"minimize": "b"}]},
+            "one value",
+        ),
+        ({"algorithm": "ray:nonsense"}, "ray:nonsense"),
+        (
+            {"algorithm": "ray:a.b:C", "objectives": [{"minimize": "a"}, {"minimize": "b"}]},
+            "Ray Tune's knows one objective",
+        ),
+        (
+            {
+                "algorithm": "ray:a.b:C",
+                "space": {"a": {"uniform": [0, 1], "when": {"b": ["x"]}}, "b": {"choice": ["x", "y"]}},
+            },
+            "knows no conditions: leave space.a.when out",
+        ),
         ({"space": {"a": {"uniform": [0, 1], "when": {"b": [1]}}}}, "no choice of this space"),
         (
             {"space": {"a": {"uniform": [0, 1], "when": {"b": ["z"]}}, "b": {"choice": ["x", "y"]}}},
@@ -89,6 +116,16 @@ def test_values_that_can_be_listed_are_exact(dimension: dict[str, Any], values: 
 def test_a_search_that_contradicts_itself_is_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(BadSpec, match=words):
         a_search(**changes)
+
+
+def test_a_population_is_what_trains_at_a_time() -> None:
+    pbt = {"pbt": {"interval": 5}}
+    assert a_search(early_stopping=pbt, trials=40, concurrency=8).population == 8
+    assert a_search(early_stopping=pbt, trials=6, concurrency=8).population == 6
+    assert a_search(early_stopping=pbt, trials=40).population == 40
+    assert (
+        a_search(early_stopping={"pbt": {"interval": 5, "population": 10}}, trials=40, concurrency=8).population == 10
+    )
 
 
 def test_parameters_come_after_those_they_depend_on() -> None:
