@@ -30,7 +30,7 @@ DOORS = {
     "mlflow": ("platform/fairlead/tracking/",),
     "PIL": ("platform/fairlead/data/", "workloads/"),
     "opacus": ("platform/fairlead/privacy.py",),
-    "optuna": ("platform/fairlead/search/proposals.py",),
+    "optuna": ("platform/fairlead/search/importance.py", "platform/fairlead/search/proposals.py"),
     "psycopg": ("platform/fairlead/store/",),
     "pyarrow": ("platform/fairlead/data/",),
     "ray": ("platform/fairlead/run/", "platform/fairlead/agent/", "platform/fairlead/embedded/ray_hook.py"),

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
-import numpy as np
-
 from fairlead.errors import Problem
 from fairlead.spec import Manifest
 from fairlead.spec.search import DimensionSpec, SearchSpec
@@ -31,20 +29,6 @@ def draw(search: SearchSpec, suggest: Suggest) -> dict[str, Any]:
 
 def _is_looked_for(dimension: DimensionSpec, point: Point) -> bool:
     return all(other in point and point[other] in values for other, values in dimension.when.items())
-
-
-def at_random(dimension: DimensionSpec, random: np.random.Generator) -> Any:
-    """A value of one parameter, all of its values as likely, or all of their ratios."""
-    if dimension.choice is not None:
-        return dimension.choice[int(random.integers(len(dimension.choice)))]
-    low, high = dimension.bounds
-    half = 0.5 if dimension.is_whole and dimension.is_log else 0.0  # else both ends would be half as likely
-    if dimension.is_log:
-        return nearest(dimension, math.exp(random.uniform(math.log(low - half), math.log(high + half))))
-    if not dimension.is_whole and dimension.step is None:
-        return float(random.uniform(low, high))
-    step = dimension.step or 1
-    return nearest(dimension, low + step * int(random.integers(math.floor((high - low) / step + _SLACK) + 1)))
 
 
 def nearest(dimension: DimensionSpec, value: float) -> float:

@@ -9,12 +9,13 @@ import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from fairlead.search.space import Point, at_random, draw, nearest
-from fairlead.spec.search import AshaSpec, DimensionSpec, MedianSpec, PbtSpec, SearchSpec
+from fairlead.search.chance import changed
+from fairlead.search.space import Point
+from fairlead.spec.search import AshaSpec, MedianSpec, PbtSpec, SearchSpec
 
 CONTINUATIONS_A_TRIAL = 5
 """Where the spec does not say how many there may be."""
@@ -257,29 +258,6 @@ class ByPopulation(Stopping):
         point = changed(self._search, self._asked, self._points[parent], random)
         reason = f"replaced_at_{at}: it is {_ordinal(place)} of {len(ranked)}, and trial {parent} is continued instead"
         return Stop(reason=reason, continuation=Continuation(parent=parent, point=point))
-
-
-def changed(search: SearchSpec, asked: PbtSpec, point: Point, random: np.random.Generator) -> dict[str, Any]:
-    """``point`` with its numbers moved by one of the factors, and some values drawn anew."""
-
-    def suggest(name: str, dimension: DimensionSpec) -> Any:
-        if random.random() < asked.resample or name not in point:
-            return at_random(dimension, random)
-        if dimension.choice is not None:
-            return point[name]
-        return _moved(dimension, point[name], float(random.choice(asked.factors)))
-
-    return draw(search, suggest)
-
-
-def _moved(dimension: DimensionSpec, value: float, factor: float) -> float:
-    """A step at least, where there are steps and room: 1.2 times 2 is no other whole number than 2."""
-    moved = nearest(dimension, value * factor)
-    if moved != value or value == 0 or factor == 1:
-        return moved
-    return nearest(
-        dimension, value + math.copysign(dimension.step or (1 if dimension.is_whole else 0), value * (factor - 1))
-    )
 
 
 def _ordinal(number: int) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fairlead.search.space import at_random, draw, grid, nearest, problems_with_point, problems_with_space, size
+from fairlead.search.chance import value_at_random
+from fairlead.search.space import draw, grid, nearest, problems_with_point, problems_with_space, size
 from fairlead.spec import Manifest, from_mapping
 from fairlead.spec.search import SearchSpec
 
@@ -115,7 +116,7 @@ def test_a_value_between_the_steps_or_beyond_all_numbers_is_none(
 )
 def test_what_is_drawn_at_random_lies_in_the_space_and_reaches_all_of_it(dimension: dict[str, Any]) -> None:
     search, random = a_search({"x": dimension}), np.random.default_rng(0)
-    drawn = [at_random(search.space["x"], random) for _ in range(400)]
+    drawn = [value_at_random(search.space["x"], random) for _ in range(400)]
     assert all(problems_with_point(search, {"x": value}) == () for value in drawn)
     few = None if dimension.get("int") == [2, 10**12] else search.space["x"].values
     assert len({str(value) for value in drawn}) == (len(few) if few else 400)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fairlead.search.space import at_random, problems_with_point
+from fairlead.search.chance import at_random, changed
+from fairlead.search.space import problems_with_point
 from fairlead.search.stopping import (
     ByBracket,
     ByMedian,
@@ -16,7 +17,6 @@ from fairlead.search.stopping import (
     Never,
     Stop,
     Stopping,
-    changed,
     rungs,
     stopping,
 )
@@ -293,7 +293,7 @@ def test_a_population_learns_what_no_single_trial_could() -> None:
     def ends(asked: dict[str, Any] | None, seed: int) -> list[float]:
         search = a_search(early_stopping=asked and {"pbt": asked}, trials=12, space={"lr": {"log_uniform": [1e-6, 1]}})
         rule, random = stopping(search, seed=seed), np.random.default_rng(seed)
-        points = [{"lr": at_random(search.space["lr"], random)} for _ in range(12)]
+        points = [at_random(search, random) for _ in range(12)]
         slots = list(range(12))
         losses = [1.0] * 12
         for no in slots:
