@@ -28,6 +28,7 @@ from benchmarks import (
     simulated_month,
     store_million,
     submit_throughput,
+    sweep_quality,
     thousand_starts,
     throughput,
     where_time_goes,
@@ -53,6 +54,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         simulated_month,
         store_million,
         submit_throughput,
+        sweep_quality,
         thousand_starts,  # the longest: last
     )
 }
