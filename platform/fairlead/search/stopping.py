@@ -41,6 +41,8 @@ class Stop:
 
     reason: str
     """``pruned_at_9: it is 14th of 20, and the best 6 go on``."""
+    is_complete: bool = False
+    """It has run all the steps that there are: it succeeded, and was not pruned."""
     continuation: Continuation | None = None
 
 
@@ -129,7 +131,7 @@ class ByRung(Stopping):
     def judge(self, no: int, step: int, cost: float) -> Verdict:
         """Judge it at the highest rung that it has reached since the last time."""
         if step >= self._most:
-            return Stop(reason=f"max_resource: it has run {self._most} steps")
+            return Stop(reason=f"max_resource: it has run {self._most} steps", is_complete=True)
         due = [at for at in self._rungs if self._passed.get(no, 0) < at <= step]
         if not due:
             return GoOn()

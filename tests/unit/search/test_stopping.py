@@ -62,7 +62,7 @@ def test_no_number_is_worse_than_any() -> None:
 
 def test_who_has_run_all_steps_is_at_the_end() -> None:
     verdict = ByRung(asha()).judge(0, 27, 0.0)
-    assert verdict == Stop(reason="max_resource: it has run 27 steps")
+    assert verdict == Stop(reason="max_resource: it has run 27 steps", is_complete=True)
 
 
 def test_what_is_told_once_more_is_judged_alike() -> None:
