@@ -240,6 +240,22 @@ def test_it_proposes_exactly_what_the_library_would(algorithm: str) -> None:
     assert [trial.params for trial in study.trials] == [dict(trial.point) for trial in ours]
 
 
+def test_trials_that_run_at_a_time_keep_apart() -> None:
+    def apart(algorithm: Any, seed: int) -> float:
+        search = a_search(algorithm)
+        before = run(Proposals(a_search("random"), seed=seed), range(40))
+        proposals = Proposals(search, seed=seed, trials=before)
+        points = np.array([list((proposals.propose(no) or {}).values()) for no in range(40, 56)])
+        distances = np.linalg.norm(points[:, None] - points[None], axis=-1)
+        return float(np.median(distances[np.triu_indices(16, 1)]))
+
+    def careless(seed: int) -> dict[str, Any]:
+        return {"name": "optuna:optuna.samplers:TPESampler", "options": {"constant_liar": False, "seed": seed}}
+
+    seeds = range(4)
+    assert np.mean([apart("tpe", seed) for seed in seeds]) > 1.1 * np.mean([apart(careless(s), s) for s in seeds])
+
+
 def test_a_long_history_costs_no_more_than_the_cap() -> None:
     search = a_search({"name": "tpe", "history": 40})
     proposals = Proposals(search, seed=2)
