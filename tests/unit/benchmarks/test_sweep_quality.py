@@ -5,6 +5,7 @@ import pytest
 from benchmarks import search_tasks, sweep_quality
 from benchmarks.search_tasks import EPOCHS, FUNCTIONS, ZDT1, Curves, Table
 from benchmarks.sweep_quality import (
+    ALL,
     CAPS,
     WAYS,
     Pair,
@@ -92,7 +93,7 @@ def test_of_three_ways_the_worst_is_promised_and_the_readme_has_them_all() -> No
     stopped = [{"at_a_time": 1, "epochs": 0.2, "gap": 0.001}]
     history = {"task": "t", "seed": 0, "proposal_ms": 5.0, "regret": 0.25, "regret_half": 0.5}
     measurement = conclude(
-        pairs, stopped, [history | {"cap": cap} for cap in CAPS], dict.fromkeys(CAPS, 7.0), {"long": 2000}
+        pairs, stopped, [history | {"cap": cap} for cap in CAPS], dict.fromkeys((*CAPS, ALL), 7.0), {"long": 2000}
     )
     assert measurement.result.tpe == 2
     assert measurement.result.random == 1
@@ -101,4 +102,5 @@ def test_of_three_ways_the_worst_is_promised_and_the_readme_has_them_all() -> No
     assert killed["p_worse"] < 0.01
     written = table({"details": measurement.details, "sizes": measurement.sizes})
     assert "2.000; 0 better, 8 worse of 8; p 0.00" in written
-    assert "| all | 5.0 | 7 | 0.5 / 0.25 |" in written
+    assert "| 1,000 | 5.0 | 7 | 0.5 / 0.25 |" in written
+    assert "| all | | 7 | |" in written
