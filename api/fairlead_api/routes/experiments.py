@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
-from fairlead.admission import Admitted, Rejected, admit
+from fairlead.admission import Admitted, FoundTrial, Rejected, admit
 from fairlead.errors import BadInput, BadSpec, Conflict, NotFound, Problem, StaleVersion, TooMany
 from fairlead.failpoints import failpoint
 from fairlead.forecast import TOO_FAR_BACK, forecast
@@ -27,11 +27,12 @@ from fairlead.representation import (
     ProblemView,
 )
 from fairlead.rights import Role
-from fairlead.spec import EvaluationRequest, ExperimentSpec, spec_hash
+from fairlead.search.trials import TrialState
+from fairlead.spec import EvaluationRequest, ExperimentSpec, TrialRef, spec_hash
 from fairlead.store import Session, attempts, bundles, clusters, experiments, idempotency, projects
 from fairlead.store.experiments import Candidate
 from fairlead.store.idempotency import StoredAnswer
-from fairlead.store.tables import AttemptRow, ExperimentRow
+from fairlead.store.tables import AttemptRow, ExperimentRow, TrialRow
 from fairlead.store.tokens import Principal
 from fairlead_api.access import REFUSAL, Caller
 from fairlead_api.audits import note_made
@@ -247,11 +248,23 @@ def _admit(api: Api, session: Session, spec: ExperimentSpec) -> Admitted | Rejec
         row = experiments.find(session, experiment_id)
         return experiments.spec_of(row) if row is not None and row.project == spec.project else None
 
+    def find_trial(ref: TrialRef) -> FoundTrial | None:
+        sweep, row = find_spec(ref.experiment), session.get(TrialRow, (ref.experiment, ref.trial))
+        if sweep is None or row is None:
+            return None
+        return FoundTrial(
+            spec=sweep,
+            point=row.params,
+            has_ended=row.state != TrialState.RUNNING,
+            has_checkpoint=row.checkpoint is not None,
+        )
+
     return admit(
         spec,
         manifests=api.manifests,
         has_bundle=lambda sha256: bundles.is_in(session, sha256, spec.project),
         find_spec=find_spec,
+        find_trial=find_trial,
     )
 
 

@@ -6,7 +6,6 @@ that does not exist is null and has a reason. Rounding is the page's business.
 
 import hashlib
 import json
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -75,10 +74,10 @@ from fairlead.evaluation.stratified import (
     odds_ratio,
     risk_difference,
 )
+from fairlead.evaluation.tracked import OVERALL, key_of, slugs
 from fairlead.spec import EvaluationSpec, GateSpec, MitigationSpec, ProbesSpec
 
 SCHEMA = "rai-report/1"
-OVERALL = "overall"
 HEADLINES = (
     "accuracy_score",
     "balanced_accuracy_score",
@@ -117,7 +116,6 @@ _PER_CLASS = ("selection_rate", "base_rate", "true_positive_rate", "false_positi
 _SETTINGS = {"min_support", "min_display", "low_support", "on_inconclusive"}
 _MOST_CLASSES_SHOWN = 50
 _MOST_CROSSED = 10
-_KEY_LIMIT = 250
 _BESIDE_COUNTS = ("attributions", "drift", "energy", "explanations", "privacy", "robustness")
 """What is only measured where the spec asks for it."""
 
@@ -253,7 +251,7 @@ def _measured(
         "cross_areas": [entry for groups in groupings for entry in _cross_areas(groups, evaluation)],
         "curves": [entry for groups in simple for entry in _curves(groups)],
         "thresholds": [entry for groups in groupings for entry in _sweep(groups, overall)],
-        "names": {slug: list(groups.by) for slug, groups in zip(_slugs(groupings), groupings, strict=True)},
+        "names": _names(groupings),
         "not_measured": _not_measured(state, sections),
         "limitations": [*_limitations(state, evaluation, overall, groupings, tests), *provenance.remarks],
         **scoring_section(overall, groupings),
@@ -317,7 +315,7 @@ def _of_numbers(
             entry for groups in groupings for entry in number_disparities(state, groups, overall, evaluation)
         ],
         "multiplicity": _multiplicity(gates, tests, evaluation, UNNAMED),
-        "names": {slug: list(groups.by) for slug, groups in zip(_slugs(groupings), groupings, strict=True)},
+        "names": _names(groupings),
         "not_measured": sorted(_BESIDE_COUNTS),
         "limitations": [*_always(state.book, evaluation, groupings, tests), *limits, *provenance.remarks],
         **number_section(state, [overall, *groupings]),
@@ -382,7 +380,7 @@ def flat_metrics(report: Mapping[str, Any], *, metrics: Collection[str] | None =
     for metric, place, entry in [*found, *beside]:
         if wanted is not None and metric not in wanted and metric not in METRICS:
             continue
-        key = f"rai/{metric}/{place}"
+        key = key_of(metric, place)
         if entry["value"] is None:
             undefined.append(key)
             continue
@@ -864,13 +862,7 @@ def _beyond_chance(tests: Sequence[GapTest], evaluation: EvaluationSpec) -> list
     return [f"Of {len(there)} gaps tested, {above} {is_more} more than chance explains ({method}, level {level:g})."]
 
 
-def _slugs(groupings: Sequence[Grouping | NumberGroups]) -> list[str]:
-    """Names of groupings that tracking accepts, different for different groupings."""
-    found: list[str] = []
-    for groups in groupings:
-        slug = "__".join(re.sub(r"[^A-Za-z0-9_.-]", "_", name) for name in groups.by)
-        if len(slug) > _KEY_LIMIT // 2 or slug in {*found, OVERALL}:
-            digest = hashlib.sha256("\0".join(groups.by).encode()).hexdigest()[:8]
-            slug = f"{slug[: _KEY_LIMIT // 2]}-{digest}"
-        found.append(slug)
-    return found
+def _names(groupings: Sequence[Grouping | NumberGroups]) -> dict[str, list[str]]:
+    """Groupings by the name under which they are tracked."""
+    found = [groups.by for groups in groupings]
+    return {slug: list(by) for slug, by in zip(slugs(found), found, strict=True)}

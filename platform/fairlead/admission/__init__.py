@@ -5,14 +5,23 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from fairlead.admission.sweeps import (
+    FoundTrial,
+    problems_with_inherited,
+    problems_with_search,
+    problems_with_start,
+    sweep_warnings,
+    warnings_of_start,
+)
 from fairlead.data.builtin import BUILTIN_PREFIX, builtin_problem
 from fairlead.errors import Problem
 from fairlead.evaluation import problem_with_gate
 from fairlead.evaluation.champion import problem_with_champion
 from fairlead.evaluation.metrics import Task as MeasuredTask
-from fairlead.spec import CheckpointsSpec, DataSpec, ExperimentSpec, GateSpec, Manifest
+from fairlead.spec import CheckpointsSpec, DataSpec, ExperimentSpec, GateSpec, Manifest, TrialRef
 from fairlead.spec.manifest import Task
 
+__all__ = ["CODE_PREFIX", "Admitted", "FoundTrial", "Rejected", "RejectionReason", "admit"]
 CODE_PREFIX = "sha256:"
 _EVALUATION_MODULE = "fairlead.run.counting:count_predictions"
 """What runs instead of a workload; for the books, since ranks know it by the spec."""
@@ -28,6 +37,8 @@ class RejectionReason(StrEnum):
     BAD_MITIGATION = "bad_mitigation"
     BAD_PRIVACY = "bad_privacy"
     BAD_PROBES = "bad_probes"
+    BAD_SEARCH = "bad_search"
+    BAD_START = "bad_start"
     BAD_GATE = "bad_gate"
     BAD_DATA = "bad_data"
 
@@ -44,6 +55,7 @@ class Admitted:
     params: Mapping[str, Any]
     """The spec's parameters over the manifest's defaults."""
     total_steps: int | None
+    """Of a sweep: its trials."""
     warnings: tuple[str, ...] = ()
 
 
@@ -67,11 +79,14 @@ def admit(
     manifests: Mapping[str, Manifest],
     has_bundle: Callable[[str], bool],
     find_spec: Callable[[str], ExperimentSpec | None] | None = None,
+    find_trial: Callable[[TrialRef], FoundTrial | None] | None = None,
 ) -> Admitted | Rejected:
     """Decide whether ``spec`` may wait for its turn. ``has_bundle`` answers for a code bundle's sha256.
 
-    ``find_spec`` answers for experiments of the project that ``compare_with`` may name; None: that is not looked at.
+    ``find_spec`` answers for experiments of the project that ``compare_with`` and ``inherit`` may name, ``find_trial``
+    for trials of its sweeps that ``start_from`` may name; None: that is not looked at.
     """
+    found = find_trial(spec.start_from) if find_trial is not None and spec.start_from is not None else None
     manifest = None if spec.is_user_code or spec.is_evaluation else manifests.get(spec.workload)
     checks: tuple[tuple[RejectionReason, tuple[Problem, ...]], ...]
     if spec.is_evaluation:
@@ -90,23 +105,28 @@ def admit(
             (RejectionReason.BAD_PRIVACY, _privacy_problems(spec, manifest)),
             (RejectionReason.BAD_PROBES, _probe_problems(spec, manifest)),
             (RejectionReason.BAD_GATE, _gate_problems(spec, manifest)),
+            (RejectionReason.BAD_SEARCH, problems_with_search(spec, manifest, _possible_tasks(spec, manifest))),
+            (RejectionReason.BAD_SEARCH, problems_with_inherited(spec, find_spec)),
+            (RejectionReason.BAD_START, problems_with_start(spec, found, is_known=find_trial is not None)),
         )
     problems = tuple(problem for _, found in checks for problem in found)
     if problems:
         return Rejected(reason=next(reason for reason, found in checks if found), problems=problems)
-    return _admitted(spec, manifest)
+    return _admitted(spec, manifest, found)
 
 
-def _admitted(spec: ExperimentSpec, manifest: Manifest | None) -> Admitted:
+def _admitted(spec: ExperimentSpec, manifest: Manifest | None, start: FoundTrial | None) -> Admitted:
     params = manifest.with_defaults(spec.params) if manifest else dict(spec.params)
     steps = params.get(manifest.steps) if manifest and manifest.steps else params.get("epochs")
+    if spec.search is not None:
+        steps = spec.search.trials
     return Admitted(
         spec=spec,
         workload_module=manifest.module if manifest else _EVALUATION_MODULE if spec.is_evaluation else spec.workload,
         task=manifest.task if manifest else None,
         params=params,
         total_steps=steps if isinstance(steps, int) and not isinstance(steps, bool) and steps > 0 else None,
-        warnings=_warnings(spec, manifest),
+        warnings=(*_warnings(spec, manifest), *sweep_warnings(spec, manifest), *warnings_of_start(spec, start)),
     )
 
 
@@ -120,6 +140,7 @@ def _training_problems(spec: ExperimentSpec) -> tuple[Problem, ...]:
         "privacy": (spec.privacy, "nothing is trained"),
         "energy": (spec.energy, "it is measured in training"),
         "probes": (spec.probes, "they look at a model, and there is none"),
+        "start_from": (spec.start_from, "nothing is trained"),
         "register": (spec.register_as, "there is no model here to register"),
     }
     found = [
