@@ -8,11 +8,11 @@ it only if they are over by then, by their own bound, or if the head still fits 
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from fairlead.queueing import NO_ACCOUNT, Account, beyond_quota, holding
+from fairlead.queueing import NO_ACCOUNT, NO_QUOTA, Account, beyond_quota, holding
 from fairlead.spec import Wish
 from fairlead.store.experiments import Candidate
 from fairlead.store.projects import Held
@@ -178,6 +178,11 @@ def pack(wish: Wish, rooms: Sequence[Room]) -> tuple[int, ...] | None:
     return tuple(counts)
 
 
+def capacity(wish: Wish, cluster: ClusterSnapshot) -> int:
+    """How many such workers the empty cluster could hold."""
+    return sum(_fits(wish, [node.size for node in cluster.nodes]))
+
+
 def _fits(wish: Wish, rooms: Sequence[Room]) -> list[int]:
     """How many of its workers each room could hold. Most of a round is spent here, so it is one loop."""
     cpus, gpus = wish.cpus_per_worker, wish.gpus_per_worker
@@ -233,7 +238,7 @@ class Board:
 
     def holds(self, wish: Wish) -> bool:
         """Whether the empty cluster could."""
-        return self.snapshot.carries(wish) and pack(wish, [node.size for node in self.snapshot.nodes]) is not None
+        return self.snapshot.carries(wish) and capacity(wish, self.snapshot) >= wish.workers
 
     def would_hold(self, wish: Wish) -> bool:
         """Whether the empty cluster could, were none of its nodes excluded."""
@@ -340,6 +345,26 @@ def place_in_order(
     return Round(placed=tuple(now.placed), waiting=now.waiting, reservations=reservations)
 
 
+Unit = tuple[float, float]
+"""What one worker holds."""
+
+
+def _once(known: dict[tuple[str, Unit], int], board: Board, wish: Wish, count: Callable[[Board, Wish], int]) -> int:
+    """How many workers like these there are on a cluster, counted for the first who asks."""
+    key = board.snapshot.name, (wish.cpus_per_worker, wish.gpus_per_worker)
+    if key not in known:
+        known[key] = count(board, wish)
+    return known[key]
+
+
+def _in_all(board: Board, wish: Wish) -> int:
+    return capacity(wish, board.snapshot)
+
+
+def _free(board: Board, wish: Wish) -> int:
+    return sum(_fits(wish, board.rooms))
+
+
 class _Now:
     """One round while it goes on. Rooms only shrink, so a shape that found none finds none later in the round."""
 
@@ -424,7 +449,14 @@ class _Now:
 
     def _holders(self, shape: int, wishes: tuple[Wish, ...]) -> list[tuple[int, Board]]:
         if shape not in self._held:
-            self._held[shape] = [(i, b) for i, wish in enumerate(wishes) for b in self._open if b.holds(wish)]
+            # What a sweep wants for more trials is more of the same, so that its wishes are counted together.
+            known: dict[tuple[str, Unit], int] = {}
+            self._held[shape] = [
+                (i, b)
+                for i, wish in enumerate(wishes)
+                for b in self._open
+                if b.snapshot.carries(wish) and wish.workers <= _once(known, b, wish, _in_all)
+            ]
         return self._held[shape]
 
     def _within_quota(
@@ -442,9 +474,11 @@ class _Now:
         if not self.may_backfill and self._has_waiter:
             return _BEHIND
         avoided = self.avoided.get(candidate.id, frozenset())
+        free: dict[tuple[str, Unit], int] = {}
         fitting = [
             (index, board, counts)
             for index, board in holders
+            if candidate.wishes[index].workers <= _once(free, board, candidate.wishes[index], _free)
             if (counts := board.fit(candidate, candidate.wishes[index])) is not None
         ]
         startable = [one for one in fitting if one[1].launches < self.launches]
@@ -472,7 +506,8 @@ class _Now:
         )
 
     def _blocked(self, candidate: Candidate, holders: list[tuple[int, Board]]) -> Waiting:
-        """It waits for room: the first to do so on a cluster has it kept."""
+        """It waits for room: the first to do so on a cluster has it kept. A sweep, for one trial: it may grow later."""
+        holders = [(index, board) for index, board in holders if candidate.wishes[index].is_least]
         kept = self._reserve(candidate, [(i, board) for i, board in holders if board.reservation is None])
         if not kept and self._has_waiter:
             return _BEHIND
@@ -504,6 +539,7 @@ class _Now:
         return self._nowhere[shape]
 
     def _why_nowhere(self, wishes: tuple[Wish, ...]) -> Waiting:
+        wishes = tuple(wish for wish in wishes if wish.is_least)
         asked = " or ".join(_needs(wish) for wish in wishes)
         closed = [board for board in self.boards if not board.snapshot.is_open]
         if could := [board.snapshot for board in closed if any(board.holds(wish) for wish in wishes)]:
@@ -567,13 +603,18 @@ def _running(candidate: Candidate, wish: Wish, counts: tuple[int, ...]) -> Runni
 
 
 def _judge_quota(wishes: tuple[Wish, ...], account: Account) -> tuple[Waiting | None, tuple[int, ...]]:
-    ever = [beyond_quota(wish, account.quota) for wish in wishes]
+    """A sweep may begin where its project may have one trial."""
+    if account.quota == NO_QUOTA:
+        return None, tuple(range(len(wishes)))
+    least = [wish for wish in wishes if wish.is_least]
+    ever = [beyond_quota(wish, account.quota) for wish in least]
     if all(ever):
         return Waiting(reason=WaitingReason.EXCEEDS_QUOTA, detail=str(ever[0])), ()
-    now = [beyond_quota(wish, account.quota, account.held) for wish in wishes]
+    now = [beyond_quota(wish, account.quota, account.held) for wish in least]
     if all(now):
         return Waiting(reason=WaitingReason.QUOTA_IN_USE, detail=str(now[ever.index(None)])), ()
-    return None, tuple(index for index, why in enumerate(now) if why is None)
+    may = (beyond_quota(wish, account.quota, account.held) is None for wish in wishes)
+    return None, tuple(index for index, is_within in enumerate(may) if is_within)
 
 
 def _why_none_is_open(boards: list[Board]) -> Waiting | None:
@@ -606,7 +647,15 @@ _IN_USE = frozenset({WaitingReason.RESOURCES_IN_USE, WaitingReason.NODES_EXCLUDE
 def _needs(wish: Wish) -> str:
     gpus = f" and {wish.gpus:g} GPUs" if wish.gpus else ""
     labels = "".join(f" with {name}={value}" for name, value in wish.labels)
-    return f"needs {wish.cpus:g} CPUs{gpus} for {wish.workers} workers{labels}"
+    return f"needs {wish.cpus:g} CPUs{gpus} for {_whom(wish)}{labels}"
+
+
+def _whom(wish: Wish) -> str:
+    if not wish.trials:
+        return f"{wish.workers} workers"
+    each = wish.workers // wish.trials
+    of = f" of {each} workers" if each > 1 else ""
+    return f"{wish.trials} trial{'s' if wish.trials != 1 else ''}{of}"
 
 
 def _has(one: ClusterSnapshot, wishes: Sequence[Wish]) -> str:

@@ -116,7 +116,7 @@ def choose(candidate: Candidate, clusters: Iterable[ClusterSnapshot], *, max_pre
         Preempt(candidate=candidate, cluster=cluster.name, victims=victims)
         for wish in candidate.wishes
         for cluster in clusters
-        if cluster.is_open and cluster.carries(wish)
+        if wish.is_least and cluster.is_open and cluster.carries(wish)
         if (victims := _victims(candidate, wish, cluster, max_preemptions)) is not None
     ]
     if not found:

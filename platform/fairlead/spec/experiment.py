@@ -36,6 +36,13 @@ class Wish:
     cpus_per_worker: float
     gpus_per_worker: float
     labels: tuple[tuple[str, str], ...] = ()
+    trials: int = 0
+    """Of a sweep: trials at a time, to which the workers belong in equal parts; 0 of what is none."""
+
+    @property
+    def is_least(self) -> bool:
+        """Whether there is no smaller way to run it: where a sweep cannot train one trial, it cannot train any."""
+        return self.trials <= 1
 
     @property
     def cpus(self) -> float:
@@ -396,7 +403,7 @@ class ExperimentSpec(Document):
         if self.search is None:
             return self.resources.wishes
         return tuple(
-            replace(wish, workers=slots * wish.workers)
+            replace(wish, workers=slots * wish.workers, trials=slots)
             for wish in self.resources.wishes
             for slots in self.search.slot_counts
         )

@@ -324,7 +324,7 @@ def _candidate(
         state=State.QUEUED,
         project=project,
         priority=priority,
-        wishes=_plain_wish(workers, cpus, gpus) if wishes is None else tuple(_wish(one) for one in wishes),
+        wishes=_plain_wish(workers, cpus, gpus) if wishes is None else _shared(tuple(_wish(one) for one in wishes)),
         runtime_left_s=max(0.0, max_runtime_s - spent_s),
         ran_s=spent_s,
         expected_s=expected_s,
@@ -339,6 +339,12 @@ def _plain_wish(workers: int, cpus: float, gpus: float) -> tuple[Wish, ...]:
     return (Wish(workers=workers, cpus_per_worker=cpus / workers, gpus_per_worker=gpus / workers),)
 
 
+@lru_cache(maxsize=4096)
+def _shared(wishes: tuple[Wish, ...]) -> tuple[Wish, ...]:
+    """The same object for equal ones: a round compares them by identity first."""
+    return wishes
+
+
 def _wish(stored: dict[str, Any]) -> Wish:
     labels = tuple((name, value) for name, value in stored["labels"].items())
     return Wish(**{**stored, "labels": labels})
@@ -349,7 +355,14 @@ def _wishes_column(spec: ExperimentSpec) -> list[Any] | None:
     wishes = spec.wishes
     if len(wishes) == 1 and not wishes[0].labels:
         return None
-    return [{**asdict(wish), "labels": dict(wish.labels)} for wish in wishes]
+    return [_stored(wish) for wish in wishes]
+
+
+def _stored(wish: Wish) -> dict[str, Any]:
+    found = {**asdict(wish), "labels": dict(wish.labels)}
+    if not wish.trials:
+        del found["trials"]  # releases without sweeps read it as well
+    return found
 
 
 def promotions(session: Session, project: str, name: str) -> list[Promotion]:

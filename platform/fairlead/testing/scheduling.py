@@ -7,7 +7,8 @@ from typing import Any
 
 from fairlead.lifecycle import State
 from fairlead.placement import ClusterSnapshot, Node, Running, pack
-from fairlead.spec import Wish
+from fairlead.spec import SearchSpec, Wish
+from fairlead.spec.search import DimensionSpec, ObjectiveSpec
 from fairlead.store.experiments import Candidate
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -22,6 +23,14 @@ def a_wish(workers: int = 1, *, cpus: float = 1, gpus: float = 0, **labels: str)
 def wishes(*workers: int, gpus: float = 0) -> tuple[Wish, ...]:
     """Ways to run it, by their workers; the same object for the same ways, as the store has it."""
     return tuple(a_wish(each, gpus=gpus) for each in workers)
+
+
+@lru_cache(maxsize=1024)
+def sweep_wishes(trials: int, *, workers: int = 1, gpus: float = 0) -> tuple[Wish, ...]:
+    """Ways to run a sweep: up to ``trials`` at a time, each of so many workers."""
+    space = {"lr": DimensionSpec(uniform=(0, 1))}
+    search = SearchSpec(space=space, objectives=(ObjectiveSpec(minimize="loss"),), trials=trials)
+    return tuple(replace(a_wish(slots * workers, gpus=gpus), trials=slots) for slots in search.slot_counts)
 
 
 def a_candidate(

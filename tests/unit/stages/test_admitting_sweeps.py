@@ -191,7 +191,11 @@ def a_promotion(**changes: Any) -> ExperimentSpec:
         ({}, None, "there is no trial 3 of a sweep 's1' in project 'default'"),
         ({}, a_trial(has_ended=False), "trial 3 of s1 has not ended"),
         ({}, a_trial(has_checkpoint=False), "kept no checkpoint: leave start_from out, and it trains anew"),
-        ({"data": {"uri": "builtin://lending"}}, a_trial(), "is of another training: its data differs"),
+        (
+            {"data": {"uri": "builtin://lending", "sensitive": ["sex"]}},
+            a_trial(),
+            "is of another training: its data differs",
+        ),
         ({"workload": "m:train"}, a_trial(), "its workload differs"),
         ({"mitigation": {"method": "reweighing", "by": ["sex"]}}, a_trial(), "was trained with other mitigation"),
         ({"privacy": {"target_epsilon": 3.0}}, a_trial(), "was trained without privacy"),
