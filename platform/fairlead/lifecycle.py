@@ -130,7 +130,7 @@ class EndedAttempt:
     outcome: Outcome
     reason: str
     made_progress: bool
-    """Whether it committed a checkpoint that no earlier attempt had."""
+    """Whether it committed a checkpoint that no earlier attempt had; of a sweep, whether it finished a trial."""
     is_forgiven: bool = False
     """Whether it ended before a human released the experiment: it counts for no budget and no poison any more."""
 

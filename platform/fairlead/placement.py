@@ -89,6 +89,13 @@ class Running:
     is_preemptible: bool = False
     preemptions: int = 0
     is_stopping: bool = False
+    has_begun: bool = True
+    wanted: int = 0
+    """Of a sweep: trials at a time that it could make use of."""
+    limit: int = 0
+    """Of a sweep: trials at a time that it may train at most."""
+    is_letting_go: bool = False
+    """It was told a moment ago to hold less, so that room is on its way."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

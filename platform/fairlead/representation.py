@@ -438,6 +438,8 @@ class PlanView(Representation):
     """Workers by node, as placement would count on."""
     alternative: int | None = None
     """Which of the wishes it would get: 0 is ``resources`` itself, then ``any_of`` in order."""
+    slots: int | None = None
+    """Of a sweep: trials at a time with which it would begin."""
     estimated_start_at: datetime | None = None
     basis: str = ""
     """What the estimate rests on, or why there is none."""

@@ -5,7 +5,7 @@ import re
 import secrets
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
@@ -92,26 +92,37 @@ def _plan(api: Api, caller: Principal, spec: ExperimentSpec, decision: Admitted)
     nearest = ordered[max(0, ahead - AHEAD_SHOWN) : ahead]
     placement = place(candidate, here.clusters, account=here.accounts.get(spec.project, Account()))
     estimate = forecast(ordered, here.clusters, here.accounts).get(candidate.id, TOO_FAR_BACK)
-    fits = isinstance(placement, Placement)
+    would = _beginning(spec, candidate, placement) if isinstance(placement, Placement) else {"why": str(placement)}
     return PlanView(
         is_valid=True,
         warnings=decision.warnings,
-        fits=fits,
-        why=f"it would run on cluster {placement.cluster}" if isinstance(placement, Placement) else str(placement),
+        **{"cpus": spec.resources.cpus, "gpus": spec.resources.gpus, **would},
         code="" if isinstance(placement, Placement) else placement.reason,
         ahead=ahead,
         ahead_ids=tuple(one.id for one in nearest if caller.rights.may(Role.VIEWER, one.project)),
         position=ahead + 1,
-        cluster=placement.cluster if isinstance(placement, Placement) else None,
-        nodes=dict(placement.plan) if isinstance(placement, Placement) else {},
-        alternative=placement.alternative if isinstance(placement, Placement) else None,
         estimated_start_at=None if estimate.in_s is None else here.now + timedelta(seconds=estimate.in_s),
         basis=estimate.basis,
-        cpus=spec.resources.cpus,
-        gpus=spec.resources.gpus,
         spec=spec,
         spec_hash=spec_hash(spec),
     )
+
+
+def _beginning(spec: ExperimentSpec, candidate: Candidate, placement: Placement) -> dict[str, Any]:
+    """Where it would run, and with how much: a sweep, with as many trials at a time as there is room for."""
+    found: dict[str, Any] = {
+        "fits": True,
+        "why": f"it would run on cluster {placement.cluster}",
+        "cluster": placement.cluster,
+        "nodes": dict(placement.plan),
+        "alternative": placement.alternative,
+    }
+    if spec.search is not None:
+        wish = candidate.wishes[placement.alternative]
+        at_a_time = f"{wish.trials} trial{'s' if wish.trials != 1 else ''} at a time"
+        found |= {"why": f"{found['why']}, {at_a_time}", "slots": wish.trials, "cpus": wish.cpus, "gpus": wish.gpus}
+        found["alternative"] = placement.alternative // len(spec.search.slot_counts)
+    return found
 
 
 def _views(found: tuple[Problem, ...]) -> tuple[ProblemView, ...]:

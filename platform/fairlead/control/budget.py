@@ -14,15 +14,9 @@ def over_budget(row: ExperimentRow, tries: Iterable[AttemptRow], now: datetime) 
     limits = (("CPU", row.budget_cpu_hours), ("GPU", row.budget_gpu_hours))
     if all(limit is None for _, limit in limits):
         return None
-    spent = [(one, _ran_s(one, now) / 3600) for one in tries]
-    used = (sum(one.cpus * hours for one, hours in spent), sum(one.gpus * hours for one, hours in spent))
+    spent = [attempts.held_s(one, now) for one in tries]
+    used = (sum(cpu_s for cpu_s, _ in spent) / 3600, sum(gpu_s for _, gpu_s in spent) / 3600)
     for (what, limit), hours in zip(limits, used, strict=True):
         if limit is not None and hours >= limit:
             return f"{hours:.3g} of {limit:g} {what} hours are spent"
     return None
-
-
-def _ran_s(one: AttemptRow, now: datetime) -> float:
-    if one.outcome is None:
-        return 0.0 if one.started_at is None else max(0.0, (now - one.started_at).total_seconds())
-    return attempts.ran_s(one)

@@ -14,8 +14,9 @@ from fairlead.control.leader import Term
 from fairlead.control.rows import for_each, in_batches
 from fairlead.control.situation import look
 from fairlead.failpoints import failpoint
+from fairlead.growth import Resized, resize
 from fairlead.lifecycle import Desired, Outcome, State
-from fairlead.placement import Placement, Running, Waiting, WaitingReason
+from fairlead.placement import Placement, Running, Waiting, WaitingReason, with_placed
 from fairlead.preemption import Preempt, place_or_preempt
 from fairlead.protocol import StopMode
 from fairlead.queueing import beyond_quota, order
@@ -140,7 +141,7 @@ class Dispatch:
         with self.store.read() as session:
             candidates = experiments.candidates(session, known=self._seen.of(self.term.epoch if self.term else None))
             self._seen.keep(candidates)
-            if not candidates:
+            if not candidates and not attempts.has_sweeps(session):
                 return False
             here = look(session, self.settings, now)
             avoided = attempts.not_taken_since(session, now - AVOIDED_FOR)
@@ -154,11 +155,15 @@ class Dispatch:
             avoided=avoided,
         )
         placed = [self._open_attempt(candidate, placement) for candidate, placement in decided.placed]
+        sizes = resize(ordered, decided, with_placed(here.clusters, decided), here.accounts)
+        resized = [self._resize(one) for one in sizes.resized]
+        preempting = tuple(one for one in preempting if one.candidate.id not in sizes.served)
         for one in preempting:
             self._stop_victims(one)
         reasons = {one.candidate.id: _makes_room(one) for one in preempting}
+        reasons |= {key: _gives_back(cluster) for key, cluster in sizes.served.items()}
         is_explained = self._explain(candidates, {**decided.waiting, **reasons})
-        return any(placed) or not is_explained
+        return any(placed) or any(resized) or not is_explained
 
     # ---- one placement ----
 
@@ -217,6 +222,38 @@ class Dispatch:
         if outcome is not None:
             attempts.withdraw(session, attempt.id, outcome=outcome, reason=reason, now=self.clock.now())
 
+    # ---- sweeps that grow and give back ----
+
+    def _resize(self, one: Resized) -> bool:
+        """Its row holds the new room and quota from here on; the quota is looked at again under the project's lock."""
+        now, running = self.clock.now(), one.running
+        with self.store.write() as session:
+            if one.is_growth and not self._may_grow(session, one):
+                return False
+            before = running.wish.workers
+            plan = dict(one.plan)
+            if not attempts.resize(session, running.attempt_id, before=before, wish=one.wish, plan=plan, now=now):
+                return False
+            failpoint("dispatch.resizing")
+            slots = one.wish.trials
+            experiments.note(
+                session,
+                running.experiment_id,
+                kind="grown" if one.is_growth else "shrunk",
+                actor=ACTOR,
+                now=now,
+                reason=f"{slots} trial{'s' if slots != 1 else ''} at a time, not {running.wish.trials}: {one.reason}",
+                attempt_no=attempts.get(session, running.attempt_id).attempt_no,
+                payload={"slots": slots, "before": running.wish.trials, "nodes": plan},
+            )
+        return True
+
+    def _may_grow(self, session: Session, one: Resized) -> bool:
+        quota = projects.quota_of(projects.locked(session, one.running.project))
+        held = projects.held(session, one.running.project).get(one.running.project, Held())
+        more = replace(one.wish, workers=one.wish.workers - one.running.wish.workers)
+        return beyond_quota(more, replace(quota, experiments=None), held) is None
+
     # ---- preemption ----
 
     def _stop_victims(self, chosen: Preempt) -> None:
@@ -260,6 +297,10 @@ class Dispatch:
 def _makes_room(chosen: Preempt) -> Waiting:
     detail = f"attempts on {chosen.cluster} are being stopped to make room"
     return Waiting(reason=WaitingReason.PREEMPTING, detail=detail)
+
+
+def _gives_back(cluster: str) -> Waiting:
+    return Waiting(reason=WaitingReason.PREEMPTING, detail=f"sweeps on {cluster} give slots back to make room")
 
 
 def _placement_payload(placement: Placement) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import structlog
@@ -249,7 +249,7 @@ class Settle:
         if project is None or attempt.ended_at is None or ran_s <= 0:
             return
         ended_s = max(0.0, (now - attempt.ended_at).total_seconds())
-        held = rate(attempt.cpus, attempt.gpus)
+        held = rate(*(seconds / ran_s for seconds in attempts.held_s(attempt, now)))
         use = use_of(held, began_s=ended_s + ran_s, ended_s=ended_s, half_life_s=half_life_s)
         used = used_by(project, half_life_s=half_life_s, now=now) + use
         projects.charge(session, project.name, used=used, now=now)
@@ -305,12 +305,14 @@ class Settle:
     def _following(self, session: Session, row: ExperimentRow) -> Next:
         policy = experiments.policy_of(row)
         ended = tuple(_ended(session, row, one) for one in attempts.of_experiment(session, row.id) if one.outcome)
-        return after_attempt(
+        following = after_attempt(
             ended,
             desired=Desired(row.desired),
             retries=policy.retries,
             runtime_left_s=policy.max_runtime_s - attempts.spent_s(session, row.id),
         )
+        kept = _kept(row) if following.state is State.FAILED else ""
+        return replace(following, reason=f"{following.reason}; {kept}") if kept else following
 
     def _due_at(self, following: Next) -> object:
         bound = retry_delay_bound_s(following.retry_no or 1)
@@ -354,9 +356,25 @@ def _ended(session: Session, row: ExperimentRow, attempt: AttemptRow) -> EndedAt
     return EndedAttempt(
         outcome=Outcome(attempt.outcome),
         reason=_reason(attempt),
-        made_progress=any(checkpoint.step > before for checkpoint in own),
+        made_progress=any(checkpoint.step > before for checkpoint in own) or _has_finished_trials(session, attempt),
         is_forgiven=_is_forgiven(row, attempt),
     )
+
+
+def _kept(row: ExperimentRow) -> str:
+    """What a sweep that failed leaves behind: its runner may have died before it could say so itself."""
+    found = row.sweep or {}
+    finished, best, front = found.get("finished", 0), found.get("best"), found.get("front") or []
+    if not finished:
+        return ""
+    names = (
+        f", trial {best} is the best" if best is not None else f", {len(front)} on the Pareto front" if front else ""
+    )
+    return f"its {finished} finished trial{'s' if finished != 1 else ''} stay{names}"
+
+
+def _has_finished_trials(session: Session, attempt: AttemptRow) -> bool:
+    return attempt.trial_workers is not None and attempts.has_finished_trials(session, attempt)
 
 
 def _reason(attempt: AttemptRow) -> str:

@@ -1,5 +1,6 @@
 """What scheduling looks at: clusters with what runs there, projects with what they hold and have used. Columns only."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,10 +11,13 @@ from fairlead.queueing import Account, Fairness, decayed, rate, use_of
 from fairlead.settings import ControlSettings
 from fairlead.spec import Wish
 from fairlead.store import Session, attempts, clusters, exclusions, projects
-from fairlead.store.attempts import Occupant
+from fairlead.store.attempts import Appetite, Occupant
 from fairlead.store.projects import Held
 from fairlead.store.tables import ClusterRow, ProjectRow
 
+LET_GO_S = 60.0
+"""Within this a sweep that was told to hold less has interrupted trials and given back what they held."""
+NO_APPETITE = Appetite(wanted=0, limit=0)
 SEEN_AFTER_S = 15.0
 """An attempt that began so long ago shows in what Ray calls free; a younger one may."""
 
@@ -31,6 +35,7 @@ class Situation:
 def look(session: Session, settings: ControlSettings, now: datetime) -> Situation:
     """The situation as it is now."""
     occupants = attempts.occupants(session)
+    appetites = attempts.appetites(session) if any(one.trial_workers for one in occupants) else {}
     fairness = Fairness(half_life_s=settings.half_life_s, patience_s=settings.patience_s)
     excluded = exclusions.by_cluster(session)
     by_cluster: dict[str, list[Occupant]] = {}
@@ -42,6 +47,7 @@ def look(session: Session, settings: ControlSettings, now: datetime) -> Situatio
             by_cluster.get(row.name, []),
             why_closed=clusters.why_closed(session, row),
             excluded=excluded.get(row.name, frozenset()),
+            appetites=appetites,
             settings=settings,
             fairness=fairness,
             now=now,
@@ -70,7 +76,9 @@ def accounts_of(
             experiments=before.experiments + 1,
         )
         began_s = 0.0 if one.started_at is None else (now - one.started_at).total_seconds()
-        use = use_of(rate(one.cpus, one.gpus), began_s=began_s, ended_s=0, half_life_s=half_life_s)
+        held_s = one.held_s(now)
+        each_s = rate(*(seconds / began_s for seconds in held_s)) if began_s > 0 else 0.0
+        use = use_of(each_s, began_s=began_s, ended_s=0, half_life_s=half_life_s)
         running[one.project] = running.get(one.project, 0.0) + use
     return {
         row.name: Account(
@@ -99,12 +107,15 @@ def _snapshot(
     *,
     why_closed: str | None,
     excluded: frozenset[str],
+    appetites: Mapping[str, Appetite],
     settings: ControlSettings,
     fairness: Fairness,
     now: datetime,
 ) -> ClusterSnapshot:
     living = [node for node in row.nodes if node["is_alive"]]
-    running = tuple(_running(one, living, fairness, now) for one in occupants)
+    running = tuple(
+        _running(one, living, appetites.get(one.attempt_id, NO_APPETITE), fairness, now) for one in occupants
+    )
     rooms = _rooms(living, running, occupants, now)
     return ClusterSnapshot(
         name=row.name,
@@ -128,8 +139,16 @@ def _snapshot(
     )
 
 
-def _running(one: Occupant, living: Sequence[Mapping[str, Any]], fairness: Fairness, now: datetime) -> Running:
-    wish = Wish(workers=one.workers, cpus_per_worker=one.cpus / one.workers, gpus_per_worker=one.gpus / one.workers)
+def _running(
+    one: Occupant, living: Sequence[Mapping[str, Any]], appetite: Appetite, fairness: Fairness, now: datetime
+) -> Running:
+    wish = Wish(
+        workers=one.workers,
+        cpus_per_worker=one.cpus / one.workers,
+        gpus_per_worker=one.gpus / one.workers,
+        trials=one.workers // one.trial_workers if one.trial_workers else 0,
+    )
+    shrunk_s = math.inf if one.shrunk_at is None else (now - one.shrunk_at).total_seconds()
     age_s = 0.0 if one.started_at is None else max(0.0, (now - one.started_at).total_seconds())
     left_s = max(0.0, one.max_runtime_s - one.spent_s - age_s)
     # Stopped, it would be the first to begin again: it went before the more urgent one, and would once more.
@@ -147,6 +166,10 @@ def _running(one: Occupant, living: Sequence[Mapping[str, Any]], fairness: Fairn
         is_preemptible=one.is_preemptible and not has_waited,
         preemptions=one.preemptions,
         is_stopping=one.is_stopping,
+        has_begun=one.started_at is not None,
+        wanted=appetite.wanted,
+        limit=appetite.limit,
+        is_letting_go=shrunk_s < LET_GO_S,
     )
 
 

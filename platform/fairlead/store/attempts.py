@@ -2,9 +2,9 @@
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import func, or_, select, update
@@ -23,9 +23,12 @@ from fairlead.lifecycle import (
     Outcome,
 )
 from fairlead.protocol import StopMode, attempt_path, runner_name
+from fairlead.search.trials import TrialState
+from fairlead.spec import Wish
+from fairlead.spec.search import MOST_SLOTS
 from fairlead.store.experiments import Candidate
 from fairlead.store.rows import reread_if_loaded
-from fairlead.store.tables import AttemptRow, ExperimentRow
+from fairlead.store.tables import AmendmentRow, AttemptRow, ExperimentRow, TrialRow
 
 
 def attempt_id(experiment_id: str, attempt_no: int) -> str:
@@ -60,6 +63,7 @@ def insert(
         gpus=wish.gpus,
         alternative=alternative,
         plan=dict(plan) if plan is not None else None,
+        trial_workers=wish.workers // wish.trials if wish.trials else None,
         created_at=now,
         lease_epoch=0,
         observation=Observation.ABSENT,
@@ -118,9 +122,18 @@ class Occupant:
     max_runtime_s: float
     spent_s: float
     expected_s: float | None
+    trial_workers: int | None
+    resized_at: datetime | None
+    shrunk_at: datetime | None
+    cpu_s: float
+    gpu_s: float
     is_stopping: bool
     preemptions: int
     """How often its experiment was stopped for a more urgent one."""
+
+    def held_s(self, now: datetime) -> tuple[float, float]:
+        """Seconds of one CPU and of one GPU that it has held up to ``now``."""
+        return _held_s(self, now)
 
 
 def occupants(session: Session) -> list[Occupant]:
@@ -148,6 +161,11 @@ def occupants(session: Session) -> list[Occupant]:
             ExperimentRow.max_runtime_s,
             ExperimentRow.spent_s,
             ExperimentRow.expected_s,
+            AttemptRow.trial_workers,
+            AttemptRow.resized_at,
+            AttemptRow.shrunk_at,
+            AttemptRow.cpu_s,
+            AttemptRow.gpu_s,
             or_(AttemptRow.stop_mode.is_not(None), ExperimentRow.desired != Desired.RUN),
             times,
         )
@@ -159,10 +177,82 @@ def occupants(session: Session) -> list[Occupant]:
     return [Occupant(**dict(zip(names, row, strict=True))) for row in session.execute(query)]
 
 
+def has_sweeps(session: Session) -> bool:
+    """Whether any sweep holds resources."""
+    query = select(AttemptRow.id).where(AttemptRow.outcome.is_(None), AttemptRow.trial_workers.is_not(None))
+    return session.scalar(query.limit(1)) is not None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Appetite:
+    """How many trials at a time a sweep that runs could make use of."""
+
+    wanted: int
+    limit: int
+    """That many it may train at most."""
+
+
+def appetites(session: Session) -> dict[str, Appetite]:
+    """Of all sweeps that hold resources, by attempt; empty where none does."""
+    query = (
+        select(
+            AttemptRow.id,
+            AttemptRow.experiment_id,
+            ExperimentRow.total_steps,
+            ExperimentRow.sweep,
+            ExperimentRow.spec["search"]["concurrency"],
+        )
+        .join(ExperimentRow, ExperimentRow.id == AttemptRow.experiment_id)
+        .where(AttemptRow.outcome.is_(None), AttemptRow.trial_workers.is_not(None))
+    )
+    found = session.execute(query).all()
+    if not found:
+        return {}
+    amended = _amended(session, [experiment_id for _, experiment_id, *_ in found])
+    return {
+        key: _appetite(amended.get(experiment_id, []), trials, (summary or {}).get("finished", 0), concurrency)
+        for key, experiment_id, trials, summary, concurrency in found
+    }
+
+
+def _amended(session: Session, ids: Sequence[str]) -> dict[str, list[tuple[str, dict[str, Any]]]]:
+    query = select(AmendmentRow.experiment_id, AmendmentRow.kind, AmendmentRow.payload)
+    query = query.where(AmendmentRow.experiment_id.in_(ids)).order_by(AmendmentRow.experiment_id, AmendmentRow.no)
+    found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for experiment_id, kind, payload in session.execute(query):
+        found.setdefault(experiment_id, []).append((kind, payload))
+    return found
+
+
+def _appetite(
+    amended: Iterable[tuple[str, dict[str, Any]]], trials: int | None, finished: int, concurrency: int | None
+) -> Appetite:
+    left, limit = (trials or 0) - finished, concurrency or MOST_SLOTS
+    for kind, payload in amended:
+        match kind:
+            case "add_trials":
+                left += payload["trials"]
+            case "concurrency":
+                limit = payload["concurrency"]
+            case "finish":
+                return Appetite(wanted=0, limit=limit)
+    return Appetite(wanted=max(0, min(left, limit)), limit=limit)
+
+
 def unsettled(session: Session, *, limit: int = 200) -> list[AttemptRow]:
     """Attempts that ended and whose experiment has not moved on yet."""
     query = select(AttemptRow).where(AttemptRow.outcome.is_not(None), AttemptRow.is_settled.is_(False))
     return list(session.scalars(query.order_by(AttemptRow.ended_at).limit(limit)))
+
+
+def has_finished_trials(session: Session, one: AttemptRow) -> bool:
+    """Whether a sweep's attempt has brought a trial to its end; what its trials failed of is no progress."""
+    query = select(TrialRow.no).where(
+        TrialRow.experiment_id == one.experiment_id,
+        TrialRow.attempt_no == one.attempt_no,
+        TrialRow.state.in_((TrialState.SUCCEEDED, TrialState.PRUNED)),
+    )
+    return session.scalar(query.limit(1)) is not None
 
 
 def ended_on(session: Session, cluster: str, *, limit: int = 50) -> list[AttemptRow]:
@@ -236,6 +326,40 @@ def ran_s(one: AttemptRow) -> float:
         return 0.0
     last_seen = one.ended_at if one.result is not None else one.observed_at or one.started_at
     return max(0.0, (last_seen - one.started_at).total_seconds())
+
+
+def held_s(one: AttemptRow, now: datetime) -> tuple[float, float]:
+    """Seconds of one CPU and of one GPU that an attempt has held: up to ``now``, or to its end."""
+    if one.outcome is None:
+        return _held_s(one, now)
+    if one.started_at is None:
+        return 0.0, 0.0
+    return _held_s(one, one.started_at + timedelta(seconds=ran_s(one)))
+
+
+def _held_s(one: "Occupant | AttemptRow", until: datetime) -> tuple[float, float]:
+    """A sweep may have held less before it was resized, or more."""
+    if one.started_at is None:
+        return 0.0, 0.0
+    since = max(one.started_at, one.resized_at or one.started_at)
+    seconds = max(0.0, (until - since).total_seconds())
+    return one.cpu_s + seconds * one.cpus, one.gpu_s + seconds * one.gpus
+
+
+def resize(session: Session, key: str, *, before: int, wish: Wish, plan: Mapping[str, int], now: datetime) -> bool:
+    """Let a sweep's attempt that runs hold what ``wish`` says, as of ``now``; its agent is told with every sync.
+
+    False if it holds another number of workers than ``before`` by now, is to stop, or has ended.
+    """
+    row = session.get(AttemptRow, key, with_for_update=True, populate_existing=True)
+    if row is None or row.outcome is not None or row.stop_mode is not None or row.workers != before:
+        return False
+    row.cpu_s, row.gpu_s = _held_s(row, now)
+    row.shrunk_at = now if wish.workers < before else row.shrunk_at
+    row.workers, row.cpus, row.gpus = wish.workers, wish.cpus, wish.gpus
+    row.plan, row.resized_at = dict(plan), now
+    session.flush()
+    return True
 
 
 def hash_token(token: str) -> str:

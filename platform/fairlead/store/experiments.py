@@ -353,7 +353,7 @@ def _wish(stored: dict[str, Any]) -> Wish:
 def _wishes_column(spec: ExperimentSpec) -> list[Any] | None:
     """None for the usual spec, whose one wish the columns beside tell."""
     wishes = spec.wishes
-    if len(wishes) == 1 and not wishes[0].labels:
+    if len(wishes) == 1 and not wishes[0].labels and not wishes[0].trials:
         return None
     return [_stored(wish) for wish in wishes]
 

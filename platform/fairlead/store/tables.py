@@ -183,6 +183,14 @@ class AttemptRow(Table):
     """Which of the wishes it got."""
     plan: Mapped[dict[str, Any] | None]
     """Workers by node id, as placement counted on; Ray may do otherwise."""
+    trial_workers: Mapped[int | None]
+    """Of a sweep: workers of one trial; it holds ``workers`` over these slots, and may come to hold more or fewer."""
+    resized_at: Mapped[datetime | None]
+    """When it last came to hold more or fewer."""
+    shrunk_at: Mapped[datetime | None]
+    cpu_s: Mapped[float] = mapped_column(server_default="0")
+    """Seconds of one CPU that it had held when it was resized."""
+    gpu_s: Mapped[float] = mapped_column(server_default="0")
     stop_mode: Mapped[str | None] = mapped_column(String(16))
     """Why the platform itself wants it stopped: ``preempt``, ``budget``."""
     stop_reason: Mapped[str | None] = mapped_column(Text)
