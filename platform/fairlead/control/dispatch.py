@@ -234,7 +234,6 @@ class Dispatch:
             plan = dict(one.plan)
             if not attempts.resize(session, running.attempt_id, before=before, wish=one.wish, plan=plan, now=now):
                 return False
-            failpoint("dispatch.resizing")
             slots = one.wish.trials
             experiments.note(
                 session,

@@ -15,10 +15,11 @@ from fairlead.forecast import forecast
 from fairlead.lifecycle import Outcome, State
 from fairlead.placement import place_in_order
 from fairlead.protocol import StopMode
+from fairlead.search.trials import TrialState
 from fairlead.settings import ControlSettings
 from fairlead.store import Store, attempts, clusters, events, exclusions, experiments, projects
 from fairlead.store.projects import Held, Quota
-from fairlead.store.tables import AttemptRow, ExperimentRow
+from fairlead.store.tables import AmendmentRow, AttemptRow, ExperimentRow, TrialRow
 from fairlead.testing import FakeClock, a_spec
 from fairlead.testing.failpoints import Crash, armed
 from fairlead.testing.stored import a_node, an_attach_request
@@ -473,3 +474,194 @@ def test_a_spec_that_nobody_can_read_waits_and_those_admitted_with_it_do_not(pla
     assert [plane.row(key).state for key in ("e1", "e2", "e3")] == [State.QUEUED, State.ACCEPTED, State.QUEUED]
     with plane.store.read() as session:
         assert [len(events.after(session, key, 0)) for key in ("e1", "e2", "e3")] == [2, 1, 2]
+
+
+# ---- sweeps ---------------------------------------------------------------------------------------------------------
+
+SWEEP: dict[str, Any] = {
+    "params": {},
+    "search": {"space": {"lr": {"log_uniform": [1e-4, 1e-1]}}, "objectives": [{"minimize": "validation/loss"}]},
+}
+
+
+def a_sweep(trials: int = 100, **changes: Any) -> dict[str, Any]:
+    return {**SWEEP, **changes, "search": {**SWEEP["search"], "trials": trials, **changes.get("search", {})}}
+
+
+def slots(plane: Plane, key: str) -> int:
+    attempt = plane.attempt(key)
+    assert attempt.trial_workers is not None
+    return attempt.workers // attempt.trial_workers
+
+
+def told_of_sizes(plane: Plane, key: str) -> list[tuple[str, int]]:
+    with plane.store.read() as session:
+        log = events.after(session, key, 0, limit=1000)
+    return [(one.kind, one.payload["slots"]) for one in log if one.kind in ("grown", "shrunk")]
+
+
+def amend(plane: Plane, key: str, no: int, kind: str, **payload: Any) -> None:
+    with plane.store.write() as session:
+        session.add(
+            AmendmentRow(
+                experiment_id=key, no=no, kind=kind, payload=payload, actor="ada", created_at=plane.clock.now()
+            )
+        )
+
+
+def a_trial(key: str, no: int, *, state: TrialState) -> TrialRow:
+    empty: dict[str, Any] = {"params": {}, "values": {}, "metrics": {}, "curves": {}}
+    return TrialRow(
+        experiment_id=key, no=no, attempt_no=no, state=state, origin="proposed", reason="", detail="", tries=1, **empty
+    )
+
+
+def test_a_sweep_grows_once_the_room_beside_it_is_free(plane: Plane) -> None:
+    plane.attach(4)
+    plane.submit("holder", resources={"workers": 3})
+    plane.dispatch()
+    plane.begin("holder")
+    plane.submit("sweep", **a_sweep())
+    plane.dispatch()
+    assert slots(plane, "sweep") == 1
+    plane.begin("sweep")
+    plane.end("holder", Outcome.SUCCEEDED)
+    assert plane.dispatch(), "agents are to hear of it at once"
+    attempt = plane.attempt("sweep")
+    assert (slots(plane, "sweep"), attempt.cpus, attempt.plan) == (4, 4, {"local-0": 4})
+    assert told_of_sizes(plane, "sweep") == [("grown", 4)]
+    assert plane.held("default") == Held(workers=4, cpus=4, experiments=1)
+    assert not plane.dispatch()
+
+
+def test_a_sweep_is_stored_with_all_its_wishes_and_begins_with_what_fits(plane: Plane) -> None:
+    plane.attach(5)
+    plane.submit("sweep", **a_sweep(resources={"workers": 2}))
+    plane.submit("one", **a_sweep(trials=1))
+    plane.dispatch()
+    assert (plane.attempt("sweep").workers, plane.attempt("sweep").trial_workers, slots(plane, "one")) == (4, 2, 1)
+
+
+def test_a_sweep_gives_a_slot_to_who_waits_who_begins_when_ray_shows_the_room(plane: Plane) -> None:
+    plane.attach(4)
+    plane.submit("sweep", **a_sweep())
+    plane.dispatch()
+    plane.begin("sweep")
+    plane.ray_calls_free(0)
+    plane.clock.advance(60)
+    plane.submit("late")
+    plane.dispatch()
+    assert (slots(plane, "sweep"), told_of_sizes(plane, "sweep")) == (3, [("shrunk", 3)])
+    assert str(plane.row("late").waiting) == "preempting: sweeps on local give slots back to make room"
+    plane.dispatch()
+    assert (slots(plane, "sweep"), plane.row("late").state) == (3, State.QUEUED), "its room is on its way"
+    plane.ray_calls_free(1)
+    plane.dispatch()
+    assert plane.row("late").state == State.PLACED
+
+
+def test_amendments_say_how_many_trials_at_a_time_there_are(plane: Plane) -> None:
+    plane.attach(8)
+    plane.submit("sweep", **a_sweep(search={"concurrency": 2}))
+    plane.dispatch()
+    plane.begin("sweep")
+    plane.dispatch()
+    assert slots(plane, "sweep") == 2
+    amend(plane, "sweep", 1, "concurrency", concurrency=5)
+    plane.dispatch()
+    assert slots(plane, "sweep") == 5
+    amend(plane, "sweep", 2, "concurrency", concurrency=1)
+    plane.dispatch()
+    assert slots(plane, "sweep") == 1
+    amend(plane, "sweep", 3, "finish")
+    amend(plane, "sweep", 4, "concurrency", concurrency=8)
+    plane.clock.advance(100)
+    plane.dispatch()
+    assert slots(plane, "sweep") == 1
+
+
+def test_a_sweep_wants_no_more_slots_than_trials_are_left_and_more_with_those_that_are_added(plane: Plane) -> None:
+    plane.attach(8)
+    plane.submit("sweep", **a_sweep(trials=4, search={"concurrency": 6}))
+    plane.dispatch()
+    plane.begin("sweep")
+    assert slots(plane, "sweep") == 4
+    amend(plane, "sweep", 1, "add_trials", trials=4)
+    plane.dispatch()
+    assert slots(plane, "sweep") == 6
+    with plane.store.write() as session:
+        experiments.set_columns(session, "sweep", sweep={"finished": 7})
+    plane.submit("late", resources={"workers": 6}, policy={"priority": 1})
+    plane.dispatch()
+    assert slots(plane, "sweep") == 2, "what it has no trials for anybody may have"
+
+
+def test_a_sweep_pays_for_what_it_held_and_only_while_it_held_it(plane: Plane) -> None:
+    plane.attach(8)
+    plane.submit("holder", resources={"workers": 6})
+    plane.dispatch()
+    plane.begin("holder")
+    plane.submit("sweep", **a_sweep(budget={"cpu_hours": 6}))
+    plane.dispatch()
+    plane.begin("sweep")
+    plane.clock.advance(3600)
+    plane.end("holder", Outcome.SUCCEEDED)
+    plane.dispatch()
+    assert slots(plane, "sweep") == 8
+    plane.settle()
+    assert plane.attempt("sweep").stop_mode is None, "two CPU hours are spent, not eight"
+    with plane.store.read() as session:
+        assert attempts.held_s(plane.attempt("sweep"), plane.clock.now())[0] == pytest.approx(2 * 3600, rel=0.01)
+        accounts = look(session, plane.settings, plane.clock.now()).accounts
+    assert accounts["default"].held.cpus == 8
+    plane.clock.advance(1800)
+    plane.settle()
+    assert plane.attempt("sweep").stop_mode == StopMode.BUDGET
+
+
+def test_a_sweep_grows_as_far_as_its_quota(plane: Plane) -> None:
+    plane.attach(4)
+    plane.quota("default", cpus=2)
+    plane.submit("sweep", **a_sweep())
+    plane.dispatch()
+    plane.begin("sweep")
+    plane.dispatch()
+    assert slots(plane, "sweep") == 2
+    plane.quota("default", cpus=3)
+    plane.dispatch()
+    assert slots(plane, "sweep") == 3
+
+
+@pytest.mark.parametrize("state", [TrialState.SUCCEEDED, TrialState.FAILED])
+def test_a_finished_trial_is_progress_that_forgives_deaths_and_a_failed_one_is_none(
+    plane: Plane, state: TrialState
+) -> None:
+    plane.attach(2)
+    plane.submit("sweep", **a_sweep())
+    for attempt_no in (1, 2, 3):
+        plane.dispatch()
+        plane.begin("sweep", attempt_no)
+        with plane.store.write() as session:
+            session.add(a_trial("sweep", attempt_no, state=state))
+        plane.end("sweep", Outcome.INFRA_ERROR, attempt_no=attempt_no, reason="runner_died")
+        plane.clock.advance(1000)
+    is_progress = state == TrialState.SUCCEEDED
+    assert plane.row("sweep").state == (State.RETRYING if is_progress else State.HELD)
+
+
+def test_a_sweep_whose_runner_died_while_its_budget_was_spent_says_what_it_leaves(plane: Plane) -> None:
+    plane.attach(2)
+    plane.submit("sweep", **a_sweep(budget={"cpu_hours": 1}))
+    plane.dispatch()
+    plane.begin("sweep")
+    plane.clock.advance(3600)
+    plane.settle()
+    with plane.store.write() as session:
+        experiments.set_columns(session, "sweep", sweep={"finished": 40, "best": 12})
+        death = {"death_since": plane.clock.now(), "death_reason": "runner_died"}
+        attempts.write_if_open(session, plane.attempt("sweep").id, **death)
+    plane.settle()
+    row = plane.row("sweep")
+    assert row.state == State.FAILED
+    assert row.reason.startswith("over_budget: ")
+    assert row.reason.endswith("; its 40 finished trials stay, trial 12 is the best")
