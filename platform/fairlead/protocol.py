@@ -271,6 +271,8 @@ class AttemptObservation(Document):
     """Seconds since the last new step, on the runner's monotonic clock."""
     amendment_no: int = 0
     """Of a sweep: the last amendment that its runner has heard of."""
+    slots: int = 0
+    """Of a sweep: trials at a time, as its runner was last told; 0 where that is not known."""
     has_evidence_of_death: bool = False
     """Absent with every part asked, twice (see ARCHITECTURE.md, proof of death)."""
     death_reason: str = ""

@@ -211,14 +211,13 @@ def _todo(api: Api, cluster: str, request: SyncRequest) -> SyncAnswer:
     """What there is to do for the agent, or an empty answer. Raises ``StaleAgent``."""
     known = {seen.attempt_id for seen in request.observations}
     offers, stops, first_stops, sweeps = [], [], [], []
-    heard = {seen.attempt_id: seen.amendment_no for seen in request.observations}
+    heard = {seen.attempt_id: seen for seen in request.observations}
     with api.store.read() as session:
         if clusters.get(session, cluster).agent_epoch != request.agent_epoch:
             raise StaleAgent(f"another agent has attached to cluster {cluster} since epoch {request.agent_epoch}")
         rows = attempts.open_on(session, cluster)
         for row in rows:
-            experiment = experiments.get(session, row.experiment_id)
-            desired = Desired(experiment.desired)
+            desired = Desired(experiments.get(session, row.experiment_id).desired)
             is_leased = row.leased_at is not None
             # A leased one must be taken even if nobody wants it: only a lease lets the agent say that it never began.
             if (desired is Desired.RUN or is_leased) and _is_on_offer(api, row, known):
@@ -226,7 +225,7 @@ def _todo(api: Api, cluster: str, request: SyncRequest) -> SyncAnswer:
             if is_leased and (stop := _stop(row, desired)) is not None:
                 stops.append(stop)
                 first_stops += [row.id] * (row.stop_since is None)
-            if row.id in heard and (orders := _orders(session, experiment, row, heard[row.id])) is not None:
+            if row.id in heard and (orders := _orders(session, row, heard[row.id])) is not None:
                 sweeps.append(orders)
         ended = sorted(known - {row.id for row in rows})
         deletions = _deletions(session, cluster)
@@ -246,17 +245,14 @@ def _todo(api: Api, cluster: str, request: SyncRequest) -> SyncAnswer:
     )
 
 
-def _orders(session: Session, experiment: ExperimentRow, attempt: AttemptRow, heard_no: int) -> SweepOrders | None:
+def _orders(session: Session, attempt: AttemptRow, heard: AttemptObservation) -> SweepOrders | None:
     """What the runner of a sweep has not heard of yet; None where there is nothing."""
-    if not experiment.spec.get("search") or amendments.last_no(session, experiment.id) <= heard_no:
+    slots = attempts.slots(attempt)
+    if slots == 0:
         return None
-    slots = _slots(experiments.spec_of(experiment), attempt)
-    return SweepOrders(attempt_id=attempt.id, slots=slots, amendments=amendments.of(session, experiment.id))
-
-
-def _slots(spec: ExperimentSpec, attempt: AttemptRow) -> int:
-    """Trials at a time for which the attempt holds workers."""
-    return max(1, attempt.workers // spec.chosen(attempt.alternative).resources.workers)
+    if heard.slots in (0, slots) and amendments.last_no(session, attempt.experiment_id) <= heard.amendment_no:
+        return None
+    return SweepOrders(attempt_id=attempt.id, slots=slots, amendments=amendments.of(session, attempt.experiment_id))
 
 
 def _is_on_offer(api: Api, row: AttemptRow, known: set[str]) -> bool:
@@ -356,7 +352,7 @@ def _sweep_launch(
     if spec.search is None:
         return None
     return SweepLaunch(
-        slots=_slots(spec, attempt),
+        slots=max(1, attempts.slots(attempt)),
         amendments=amendments.of(session, row.id),
         num_trials=trials.count(session, row.id),
         spent_s=spent_s,

@@ -29,10 +29,10 @@ from fairlead.representation import (
 from fairlead.rights import Role
 from fairlead.search.trials import TrialState
 from fairlead.spec import EvaluationRequest, ExperimentSpec, TrialRef, spec_hash
-from fairlead.store import Session, attempts, bundles, clusters, experiments, idempotency, projects
+from fairlead.store import Session, attempts, bundles, clusters, experiments, idempotency, projects, trials
 from fairlead.store.experiments import Candidate
 from fairlead.store.idempotency import StoredAnswer
-from fairlead.store.tables import AttemptRow, ExperimentRow, TrialRow
+from fairlead.store.tables import AttemptRow, ExperimentRow
 from fairlead.store.tokens import Principal
 from fairlead_api.access import REFUSAL, Caller
 from fairlead_api.audits import note_made
@@ -260,7 +260,7 @@ def _admit(api: Api, session: Session, spec: ExperimentSpec) -> Admitted | Rejec
         return experiments.spec_of(row) if row is not None and row.project == spec.project else None
 
     def find_trial(ref: TrialRef) -> FoundTrial | None:
-        sweep, row = find_spec(ref.experiment), session.get(TrialRow, (ref.experiment, ref.trial))
+        sweep, row = find_spec(ref.experiment), trials.find(session, ref.experiment, ref.trial)
         if sweep is None or row is None:
             return None
         return FoundTrial(

@@ -86,9 +86,7 @@ def _aims(search: SearchSpec) -> Iterator[tuple[str, str]]:
 
 def _groupings(spec: ExperimentSpec) -> tuple[tuple[str, ...], ...]:
     """By which the report of one of its trials compares groups: what only its gates compare is none of them."""
-    trial = spec.of_trial({})
-    also = (trial.mitigation.by,) if trial.mitigation is not None else ()
-    return requested_groupings(trial.evaluation, trial.gates, trial.data.sensitive, also=also)
+    return requested_groupings(spec.evaluation, (), spec.data.sensitive)
 
 
 def _nearest(metric: str, known: Sequence[str]) -> str:

@@ -267,6 +267,7 @@ class Tending:
             last_step=status.last_step if status else None,
             progress_age_s=status.progress_age_s if status else None,
             amendment_no=status.amendment_no if status else 0,
+            slots=status.slots if status else 0,
             has_evidence_of_death=bool(evidence),
             death_reason=evidence or "",
         )

@@ -255,6 +255,11 @@ def has_finished_trials(session: Session, one: AttemptRow) -> bool:
     return session.scalar(query.limit(1)) is not None
 
 
+def slots(one: AttemptRow) -> int:
+    """Trials at a time for which a sweep's attempt holds workers; 0 of what is no sweep's."""
+    return one.workers // one.trial_workers if one.trial_workers else 0
+
+
 def ended_on(session: Session, cluster: str, *, limit: int = 50) -> list[AttemptRow]:
     """Attempts that were begun or lost on ``cluster``, the one that ended last first."""
     says_something = or_(

@@ -41,9 +41,9 @@ from fairlead.protocol import (
     StartedReport,
     StopCommand,
     StopMode,
+    SweepOrders,
     SyncAnswer,
     SyncRequest,
-    SweepOrders,
     TrialDocument,
     TrialRecord,
     TrialsAnswer,
@@ -230,7 +230,10 @@ class FakeControlPlane:
     def _unheard(self, request: SyncRequest) -> Iterator[SweepOrders]:
         for seen in request.observations:
             orders = self.attempts[seen.attempt_id].orders
-            if orders is not None and orders.amendments and seen.amendment_no < orders.amendments[-1].no:
+            if orders is None:
+                continue
+            last_no = orders.amendments[-1].no if orders.amendments else 0
+            if seen.amendment_no < last_no or seen.slots not in (0, orders.slots):
                 yield orders
 
     def _lease(self, attempt_id: str, request: LeaseRequest) -> LaunchDocument:

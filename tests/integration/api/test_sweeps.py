@@ -1,11 +1,13 @@
 """What agents and runners of sweeps say to the control plane, and hear from it."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from fairlead.protocol import MAX_TRIAL_RECORDS
-from fairlead.store import amendments, attempts, experiments
+from fairlead.store import amendments, attempts, experiments, trials
+from fairlead.testing.scheduling import a_wish
 
 SEARCH = {
     "space": {"lr": {"log_uniform": [0.001, 1.0]}},
@@ -124,6 +126,21 @@ def test_amendments_are_told_until_the_runner_has_heard_of_the_last(bench: Any, 
     assert bench.sync(1, observations=[{**seen, "amendment_no": 2}])["sweeps"] == []
 
 
+def test_other_slots_are_told_until_the_runner_has_heard_of_them(bench: Any, sweep: dict[str, Any]) -> None:
+    _, attempt_id, _ = bench.running(sweep)
+    seen = {"attempt_id": attempt_id, "observation": "present", "slots": 4}
+    assert bench.sync(1, observations=[seen])["sweeps"] == []
+    with bench.store.write() as session:
+        wish = replace(a_wish(2), trials=2)
+        assert attempts.resize(session, attempt_id, before=4, wish=wish, plan={"n1": 2}, now=bench.clock.now())
+        assert not attempts.resize(session, attempt_id, before=4, wish=wish, plan={"n1": 2}, now=bench.clock.now())
+    for _ in range(2):
+        (orders,) = bench.sync(1, observations=[seen])["sweeps"]
+        assert (orders["attempt_id"], orders["slots"], orders["amendments"]) == (attempt_id, 2, [])
+    for told in (2, 0):
+        assert bench.sync(1, observations=[{**seen, "slots": told}])["sweeps"] == []
+
+
 def test_what_goes_on_from_a_trial_is_given_its_checkpoint(bench: Any, sweep: dict[str, Any]) -> None:
     experiment_id, attempt_id, headers = bench.running(sweep)
     kept = {"step": 2, "path": f"default/{experiment_id}/a1/trials/0/ckpt-2", "manifest_sha256": "b" * 64}
@@ -131,7 +148,61 @@ def test_what_goes_on_from_a_trial_is_given_its_checkpoint(bench: Any, sweep: di
     spec = {key: value for key, value in sweep.items() if key != "search"}
     promoted = bench.submit({**spec, "start_from": {"experiment": experiment_id, "trial": 0}})["id"]
     assert bench.lease(bench.place(promoted), 1)["resume"] == [kept]
-    elsewhere = bench.submit({**spec, "start_from": {"experiment": experiment_id, "trial": 1}})["id"]
+    elsewhere = bench.submit({**spec, "start_from": {"experiment": experiment_id, "trial": 0}})["id"]
+    with bench.store.write() as session:
+        row = trials.find(session, experiment_id, 0)
+        assert row is not None
+        row.checkpoint = None
     answer = bench.agent.post(f"/internal/v1/attempts/{bench.place(elsewhere)}/lease", json={"agent_epoch": 1})
     assert answer.status_code == 409
     assert "has no checkpoint" in answer.json()["detail"]
+
+
+# ---- planning -------------------------------------------------------------------------------------------------------
+
+
+def a_big_node(cpus: float) -> dict[str, Any]:
+    return {
+        "node_id": "n",
+        "address": "a",
+        "is_alive": True,
+        "cpus": cpus,
+        "gpus": 0,
+        "free_cpus": cpus,
+        "free_gpus": 0,
+    }
+
+
+def test_a_plan_says_how_many_trials_at_a_time_there_would_be(bench: Any, sweep: dict[str, Any]) -> None:
+    bench.sync(bench.attach(), nodes=[a_big_node(3)])
+    plan = bench.user.post("/v1/plan", json=sweep).json()
+    assert (plan["fits"], plan["slots"], plan["cpus"], plan["alternative"]) == (True, 3, 3, 0)
+    assert plan["why"] == "it would run on cluster local, 3 trials at a time"
+    large = {**sweep, "resources": {"workers": 4}}
+    plan = bench.user.post("/v1/plan", json=large).json()
+    assert (plan["fits"], plan["slots"], plan["code"]) == (False, None, "no_cluster_fits")
+    assert "needs 4 CPUs for 1 trial of 4 workers; local has 3 CPUs" in plan["why"]
+    other = {**large, "resources": {"workers": 4, "any_of": [{"workers": 2}]}}
+    plan = bench.user.post("/v1/plan", json=other).json()
+    assert (plan["slots"], plan["alternative"], plan["nodes"]) == (1, 1, {"n": 2})
+
+
+def test_a_sweep_for_what_nobody_reports_is_refused_before_anything_runs(bench: Any, sweep: dict[str, Any]) -> None:
+    aimed = {**sweep, "search": {**SEARCH, "objectives": [{"minimize": "validation/los"}]}}
+    plan = bench.user.post("/v1/plan", json=aimed).json()
+    assert (plan["is_valid"], plan["problems"][0]["pointer"]) == (False, "/search/objectives/0")
+    answer = bench.user.post("/v1/experiments", json=aimed, headers={"Idempotency-Key": "k"})
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/search/objectives/0")
+
+
+def test_a_trial_to_go_on_from_must_be_there_and_have_a_checkpoint(bench: Any, sweep: dict[str, Any]) -> None:
+    experiment_id, attempt_id, headers = bench.running(sweep)
+    kept = {"step": 2, "path": f"default/{experiment_id}/a1/trials/0/ckpt-2", "manifest_sha256": "b" * 64}
+    ship(bench, attempt_id, headers, batch(begun(0), ended(0, checkpoint=kept), begun(1), ended(1), begun(2)))
+    params = {**sweep["params"], "lr": 0.1}
+    promotion = {**{name: value for name, value in sweep.items() if name != "search"}, "params": params}
+    for trial, words in ((0, None), (1, "kept no checkpoint"), (2, "has not ended"), (3, "there is no trial 3")):
+        start = {"experiment": experiment_id, "trial": trial}
+        plan = bench.user.post("/v1/plan", json={**promotion, "start_from": start}).json()
+        assert plan["is_valid"] is (words is None), plan["why"]
+        assert words is None or words in plan["why"]

@@ -395,6 +395,6 @@ def test_amendments_reach_the_runner_once_and_the_server_hears_that_they_did(sce
     scene.begin()
     orders = SweepOrders(attempt_id="exp-1", slots=2, amendments=(Amendment(no=1, kind="finish"),))
     scene.tending.amend(orders)
-    seen = [scene.tick().amendment_no for _ in range(3)]
-    assert seen == [0, 1, 1]
+    seen = [scene.tick() for _ in range(3)]
+    assert [(one.amendment_no, one.slots) for one in seen] == [(0, 0), (1, 2), (1, 2)]
     assert scene.cluster.amended == [orders]

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from fairlead.clock import Clock
+from fairlead.evaluation.tracked import is_tracked, metrics_in
 from fairlead.failpoints import failpoint
 from fairlead.lifecycle import WORKER_DIED, Outcome
 from fairlead.protocol import (
@@ -30,7 +31,6 @@ from fairlead.run.spool import SpoolWriter
 from fairlead.run.storage import complete_checkpoints, problem_with
 from fairlead.run.sweep.conductor import Begin, Conductor, Entry
 from fairlead.run.sweep.course import Course, Trouble
-from fairlead.run.sweep.judging import PREFIX, metrics_named
 from fairlead.run.sweep.slots import Slot, SlotLost, Word
 from fairlead.run.sweep.trial import Task
 from fairlead.run.verdict import Verdict
@@ -234,7 +234,7 @@ class Drive:
 
     def _tasks(self, course: Course) -> list[Task]:
         spec = self.document.spec.of_trial(course.begin.point)
-        wanted = metrics_named(self._search.metrics)
+        wanted = frozenset(metrics_in(self._search.metrics))
         resume = self._resume_of(course.begin)
         text = spec.model_dump_json(by_alias=True)
         return [
@@ -250,7 +250,7 @@ class Drive:
                 storage=str(self.places.storage),
                 code=str(self.places.code) if self.places.code else None,
                 resume_from=str(resume) if resume else None,
-                counts=bool(spec.sensitive) or any(name.startswith(PREFIX) for name in self._search.metrics),
+                counts=bool(spec.sensitive) or any(is_tracked(name) for name in self._search.metrics),
                 wanted=tuple(sorted(wanted)),
                 is_alone=not self._search.reuse_processes,
                 timeout_s=spec.policy.stall_timeout_s,

@@ -15,7 +15,6 @@ from fairlead.workload import DatasetInfo
 
 T = TypeVar("T")
 JUDGED_SPLIT = "validation"
-PREFIX = "rai/"
 _AT_ANY_TIME = datetime.fromtimestamp(0, UTC)
 """Numbers do not depend on when they were counted."""
 
@@ -36,11 +35,6 @@ def without_test_rows(dataset: Dataset) -> Dataset:
         record_xor_by_split=hidden(dataset.info.record_xor_by_split),
     )
     return replace(dataset, info=info, by_split=hidden(dataset.by_split))
-
-
-def metrics_named(metrics: Collection[str]) -> frozenset[str]:
-    """Of ``rai/<metric>/...``, the metrics."""
-    return frozenset(name.split("/")[1] for name in metrics if name.startswith(PREFIX) and name.count("/") >= 2)
 
 
 def counted_values(
