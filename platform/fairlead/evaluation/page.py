@@ -8,10 +8,9 @@ report itself has everything. All strings from data are escaped. Colour is never
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Template
 
 from fairlead.evaluation.cells import UNKNOWN
 from fairlead.evaluation.drawing import (
@@ -41,6 +40,7 @@ from fairlead.evaluation.drawing import (
     signed,
 )
 from fairlead.evaluation.gates import CORRECTIONS
+from fairlead.evaluation.layout import style, template
 from fairlead.evaluation.measured import METRICS
 from fairlead.evaluation.metrics import canonical, needs_losses, split_aggregate
 from fairlead.evaluation.page_attributions import attributions_part
@@ -317,6 +317,7 @@ def render_page(report: Report, *, sha256: str | None = None) -> str:
     """The page of a ``rai-report/1`` document, as HTML. ``sha256``: of its bytes, where the caller has them."""
     charts = _charts(report, by=())
     return _template().render(
+        style=style("colours.css", "style.css"),
         report=report,
         digest=sha256 or report_sha256(report),
         headline=_headline(report),
@@ -347,9 +348,7 @@ def render_page(report: Report, *, sha256: str | None = None) -> str:
 
 @cache
 def _template() -> Template:
-    text = resources.files("fairlead.evaluation").joinpath("page.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(text)
+    return template("page.html.j2")
 
 
 def metric_title(metric: str) -> str:
