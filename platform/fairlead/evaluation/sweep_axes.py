@@ -74,10 +74,7 @@ def axis_of_values(
         low, high = max(low, high_core - reach), min(high, low_core + reach)
     must = [value for value in always if _is_drawable(value)]
     low, high = min([low, *must]), max([high, *must])
-    if low == high:
-        room = abs(low) * 0.1 or 1.0
-    else:
-        room = (high - low) * 0.04
+    room = (high - low) * 0.04 or abs(low) * 0.1 or 1.0
     num_beyond = sum(not low <= value <= high for value in there)
     return _of_numbers(label, low - room, high + room, num_beyond=num_beyond)
 
@@ -85,6 +82,14 @@ def axis_of_values(
 def level_name(value: Any) -> str:
     """A value of a choice, as short as it can be told from others."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def tick(value: float) -> str:
+    """A round number in few letters."""
+    if value and not 1e-4 <= abs(value) < 1e7:
+        digits, _, power = f"{value:.2e}".partition("e")
+        return f"{digits.rstrip('0').rstrip('.')}e{int(power)}".replace("-", "\u2212")
+    return figure(value)
 
 
 def _is_drawable(value: float) -> bool:
@@ -98,7 +103,7 @@ def _is_same(one: Any, other: Any) -> bool:
 def _of_numbers(label: str, low: float, high: float, *, is_log: bool = False, num_beyond: int = 0) -> Axis:
     bare = Axis(label=label, ticks=(), low=low, high=high, is_log=is_log)
     values = _log_ticks(low, high) if is_log else _plain_ticks(low, high)
-    placed = ((bare.at(value), figure(value)) for value in values)
+    placed = ((bare.at(value), tick(value)) for value in values)
     ticks = tuple((at, text) for at, text in placed if at is not None)
     return Axis(label=label, ticks=ticks, low=low, high=high, is_log=is_log, num_beyond=num_beyond)
 

@@ -14,6 +14,7 @@ from jinja2 import Template
 from fairlead.evaluation.drawing import count, figure, short
 from fairlead.evaluation.layout import style, template
 from fairlead.evaluation.report import report_sha256
+from fairlead.evaluation.sweep_axes import level_name
 from fairlead.evaluation.sweep_plots import Plot, plots_of, shown
 from fairlead.evaluation.sweep_report import ENDINGS, Report, search_of
 from fairlead.spec.search import DimensionSpec, SearchSpec
@@ -50,14 +51,15 @@ def render_sweep_page(report: Report, *, sha256: str | None = None, plots: Seque
         digest=sha256 or report_sha256(report),
         headline=_headline(report),
         tiles=_tiles(report),
-        found=_found(report, search),
+        found=_found(report),
         constraints=report["constraints"],
         plots=[plot for plot in drawn if not plot.is_small],
         slices=[plot for plot in drawn if plot.is_small],
         num_parameters=len(search.space),
         columns=columns,
-        metrics=search.metrics,
-        ranking=[_row(one, columns, search.metrics) for one in report["ranking"]],
+        metrics=report["metrics"],
+        ranking=[_row(one, columns, report["metrics"]) for one in report["ranking"]],
+        on_front={one["no"] for one in report["front"]},
         space=[(name, _range(dimension)) for name, dimension in search.space.items()],
         algorithm=search.chosen.name,
         count=count,
@@ -95,7 +97,8 @@ def _headline(report: Report) -> Headline:
 def _tiles(report: Report) -> list[tuple[str, str, str]]:
     """Name, value and what it means."""
     counts, time = report["counts"], report["time"]
-    tiles = [("Trials", count(report["num_trials"]), ENDINGS.get(report["ended_because"], report["ended_because"]))]
+    why = ENDINGS.get(report["ended_because"], str(report["ended_because"]))
+    tiles = [("Trials", count(report["num_trials"]), why)]
     tiles += [(words[:1].upper() + words[1:], count(counts[state]), "") for state, words in _STATES if counts[state]]
     if report["constraints"]:
         tiles.append(("Keep all constraints", count(report["num_keeping"]), "of those that ran to the end"))
@@ -117,7 +120,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.3g} h"
 
 
-def _found(report: Report, search: SearchSpec) -> dict[str, Any] | None:
+def _found(report: Report) -> dict[str, Any] | None:
     """The best trial, or the nearest miss, in full."""
     one = report["best"] or report["nearest"]
     if one is None:
@@ -125,7 +128,7 @@ def _found(report: Report, search: SearchSpec) -> dict[str, Any] | None:
     beyond = [(text, excess) for text, excess in one["excesses"].items() if excess is None or excess > 0]
     return {
         "title": f"{'The best' if report['best'] else 'The nearest'}: trial {one['no']}",
-        "values": [(metric, _value(one, metric)) for metric in search.metrics],
+        "values": [(metric, _value(one, metric)) for metric in report["metrics"]],
         "params": [(name, shown(value)) for name, value in one["params"].items()],
         "beyond": [(text, "no value" if excess is None else f"by {figure(excess)}") for text, excess in beyond],
     }
@@ -157,10 +160,10 @@ def _row(one: Mapping[str, Any], columns: Sequence[str], metrics: Sequence[str])
 def _range(dimension: DimensionSpec) -> str:
     """Where a parameter was looked for, in words."""
     condition = "".join(
-        f"; only where {name} is {' or '.join(map(str, values))}" for name, values in dimension.when.items()
+        f"; only where {name} is {' or '.join(map(level_name, values))}" for name, values in dimension.when.items()
     )
     if dimension.choice is not None:
-        listed = ", ".join(map(str, dimension.choice[:12]))
+        listed = ", ".join(map(level_name, dimension.choice[:12]))
         more = f" and {len(dimension.choice) - 12} more" if len(dimension.choice) > 12 else ""
         return f"one of {listed}{more}{condition}"
     low, high = dimension.bounds

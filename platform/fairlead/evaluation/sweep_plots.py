@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 from fairlead.evaluation.drawing import figure, short
 from fairlead.evaluation.layout import style
-from fairlead.evaluation.sweep_axes import Axis, axis_of_dimension, axis_of_values
+from fairlead.evaluation.sweep_axes import Axis, axis_of_dimension, axis_of_values, level_name
 from fairlead.evaluation.sweep_report import Report, search_of, spread
 from fairlead.spec.search import SearchSpec
 
@@ -27,8 +27,8 @@ MOST_NAMED = 300
 """Marks that tell their trial when pointed at; of more, only the best do."""
 MOST_BARS = 20
 WIDTH = 760
-LETTER = 6.3
-"""Width of a letter, about."""
+LETTER = 6.8
+"""Width of a letter, about: fonts differ."""
 Entry = Mapping[str, Any]
 
 _WORDS = {
@@ -149,22 +149,22 @@ def history_plot(report: Report, search: SearchSpec, position: int) -> Plot:
     last = max(trial["no"] for trial in trials)
     x = axis_of_values("trial", [0, last])
     frame = Frame(left=76, top=12, width=WIDTH - 92, height=230, x=x, y=y)
-    body = Element("g")
-    _frame(body, frame)
-    if improvements:
-        _steps(body, frame, improvements, last)
-    strip = frame.up(0) + 38
+    strip = frame.up(0) + 11
     marks = []
     for trial in trials:
         kind, at = kind_of(report, trial), frame.place(trial["no"], trial["values"][metric])
         if at is None or trial["state"] in ("failed", "running"):
             kind, at = "failed", (frame.across(x.at(trial["no"]) or 0.0), strip)
         marks.append((kind, at, trial))
-    if any(kind == "failed" for kind, _, _ in marks):
-        _text(body, "failed", x=frame.left - 8, y=strip + 3.5, kind="tick", anchor="end")
+    body, room = Element("g"), 20 if any(kind == "failed" for kind, _, _ in marks) else 0
+    _frame(body, frame, room=room)
+    if room:
+        _text(body, "failed", x=frame.left - 6, y=strip + 3.5, kind="tick", anchor="end")
+    if improvements:
+        _steps(body, frame, improvements, last)
     _marks(body, marks, metric)
     line = [("best so far", "so-far")] if improvements else []
-    height = _legend(body, marks, report, y=int(strip) + 26, lines=line)
+    height = _legend(body, marks, report, y=int(frame.up(0)) + room + 54, lines=line)
     better = "higher" if objective.is_maximized else "lower"
     notes = (f"{better} is better", *_notes(report, y))
     title = f"{metric} by trial"
@@ -176,8 +176,11 @@ def history_plot(report: Report, search: SearchSpec, position: int) -> Plot:
 def tradeoff_plots(report: Report, search: SearchSpec) -> list[Plot]:
     """Objectives against each other; of a single one, against what the constraints look at."""
     metrics = [one.metric for one in search.objectives]
-    bounded = [metric for metric in search.metrics if metric not in metrics]
-    pairs = list(combinations(metrics, 2)) if len(metrics) > 1 else [(metrics[0], other) for other in bounded[:4]]
+    if len(metrics) > 1:
+        pairs = list(combinations(metrics, 2))
+    else:
+        others = dict.fromkeys(_value_of(report, metric) for metric, _ in search.requirements)
+        pairs = [(other, metrics[0]) for other in [*others][:4] if other != metrics[0]]
     return [_tradeoff(report, search, number, *pair) for number, pair in enumerate(pairs)]
 
 
@@ -188,7 +191,7 @@ def _tradeoff(report: Report, search: SearchSpec, number: int, across: str, up: 
     frame = Frame(left=76, top=12, width=WIDTH - 92, height=330, x=axes[0], y=axes[1])
     body = Element("g")
     _frame(body, frame)
-    has_limit = _limits(body, frame, search, across, up)
+    limits = _limits(body, frame, search, across, up)
     has_boxes = [_box(body, frame, trial, across, up) for trial in best]
     if len(search.objectives) == 2:
         _front_line(body, frame, best, across, up)
@@ -197,7 +200,7 @@ def _tradeoff(report: Report, search: SearchSpec, number: int, across: str, up: 
     _marks(body, marks, across, up)
     _numbers(body, frame, best, across, up)
     lines = [("within the bounds", "box")] if any(has_boxes) else []
-    lines += [("limit of a constraint; shaded: beyond it", "limit")] if has_limit else []
+    lines += limits
     height = _legend(body, marks, report, y=int(frame.up(0)) + 58, lines=lines)
     notes = [_direction(search, metric) for metric in (across, up)]
     notes = [*filter(None, notes), *(note for axis in axes for note in _beyond(axis))]
@@ -247,7 +250,7 @@ def parallel_plot(report: Report, search: SearchSpec) -> Plot:
     lines = [("best", "way first"), ("next best", "way next"), ("others", "way")]
     kinds = {kind for _, kind in drawn}
     shown = [line for line in lines if line[1].removeprefix("way").strip() in kinds]
-    bottom = _legend(body, [], report, y=int(gap) + 26, lines=shown)
+    bottom = _legend(body, [], report, y=int(gap if has_gap else top + height) + 26, lines=shown)
     notes = [f"{len(drawn)} of {report['num_trials']} trials are drawn"] if len(drawn) < report["num_trials"] else []
     if len(names) < len(search.space):
         notes.append(f"{len(names)} of {len(search.space)} parameters have an axis")
@@ -260,7 +263,7 @@ def parallel_plot(report: Report, search: SearchSpec) -> Plot:
 def importance_plot(report: Report) -> Plot:
     """How much of the first objective's spread each parameter explains."""
     rows = report["importance"][:MOST_BARS]
-    label = min(240.0, max(len(_clipped(row["parameter"], 36)) for row in rows) * LETTER + 14)
+    label = min(240.0, max(len(_clipped(row["parameter"], 36)) for row in rows) * (LETTER + 0.6) + 14)
     body, reach = Element("g"), max(1e-12, *(row["share"] for row in rows))
     for number, row in enumerate(rows):
         y = 10 + 26 * number
@@ -286,7 +289,7 @@ def _slice(report: Report, search: SearchSpec, name: str, y: Axis, trials: Seque
     x = axis_of_dimension(name, search.space[name])
     frame = Frame(left=58, top=8, width=240, height=150, x=x, y=y)
     body = Element("g")
-    _frame(body, frame, is_small=True)
+    _frame(body, frame)
     metric = y.label
     placed = (
         (kind_of(report, one), frame.place(one["params"][name], one["values"][metric]), one)
@@ -311,6 +314,7 @@ def _slice(report: Report, search: SearchSpec, name: str, y: Axis, trials: Seque
 # ---- what they are made of ------------------------------------------------------------------------------------------
 
 _ABSENT = object()
+_SIDES = {".upper95": "the upper bound", ".lower95": "the lower bound"}
 Marked = tuple[str, tuple[float, float], Entry]
 
 
@@ -337,8 +341,14 @@ def _axis_of_metric(search: SearchSpec, trials: Sequence[Entry], best: Sequence[
     is_maximized = next((one.is_maximized for one in search.objectives if one.metric == metric), None)
     must = [bound for one in best for bound in one["bounds"].get(metric, ())]
     must += [value for one in best if (value := one["values"][metric]) is not None]
-    must += [float(required.limit) for name, required in search.requirements if name == metric]
+    must += [float(required.limit) for name, required in search.requirements if _is_about(name, metric)]
     return axis_of_values(metric, _values(trials, metric), is_maximized=is_maximized, always=must)
+
+
+def _value_of(report: Report, metric: str) -> str:
+    """What a bound bounds, where it was reported; else the metric itself."""
+    bounded = metric.removesuffix(".upper95").removesuffix(".lower95")
+    return bounded if bounded in report["metrics"] else metric
 
 
 def _direction(search: SearchSpec, metric: str) -> str:
@@ -382,7 +392,9 @@ def _parallel_axis(
 ) -> None:
     _line(body, "axis", x, top, x, top + height)
     wide = max(8, int((2 if room < 110 else 1) * room / LETTER) - 1)
-    label = _text(body, _clipped(axis.label, wide), x=x, y=top - (26 if is_raised else 12), kind="name", anchor="middle")
+    label = _text(
+        body, _clipped(axis.label, wide), x=x, y=top - (26 if is_raised else 12), kind="name", anchor="middle"
+    )
     if len(axis.label) > wide:
         SubElement(label, "title").text = axis.label
     for share, text in axis.ticks:
@@ -391,22 +403,25 @@ def _parallel_axis(
         _text(body, _clipped(text, max(5, int(room / LETTER) - 2)), x=x + 6, y=y + 3.5, kind="tick over")
 
 
-def _frame(body: Element, frame: Frame, *, is_small: bool = False) -> None:
-    """Frame, grid, ticks and labels."""
-    right, bottom = frame.left + frame.width, frame.top + frame.height
+def _frame(body: Element, frame: Frame, *, room: float = 0.0) -> None:
+    """Frame, grid, ticks and labels; ``room``: of a strip between the frame and what is written below."""
+    right, bottom = frame.left + frame.width, frame.top + frame.height + room
     for share, text in frame.y.ticks:
         _line(body, "grid", frame.left, frame.up(share), right, frame.up(share))
         _text(body, _clipped(text, 11), x=frame.left - 6, y=frame.up(share) + 3.5, kind="tick", anchor="end")
-    room = frame.width / max(1, len(frame.x.ticks)) / LETTER
+    letters = max(4, int(frame.width / max(1, len(frame.x.ticks)) / LETTER))
     for share, text in frame.x.ticks:
         _line(body, "grid", frame.across(share), frame.top, frame.across(share), bottom)
-        _text(body, _clipped(text, max(4, int(room))), x=frame.across(share), y=bottom + 14, kind="tick", anchor="middle")
-    size = {"x": _n(frame.left), "y": _n(frame.top), "width": _n(frame.width), "height": _n(frame.height)}
-    SubElement(body, "rect", {"class": "frame", **size})
-    middle = frame.top + frame.height / 2
-    _text(body, _clipped(frame.x.label, int(frame.width / LETTER)), x=frame.left + frame.width / 2, y=bottom + 30, kind="label", anchor="middle")
-    label = _text(body, _clipped(frame.y.label, int(frame.height / LETTER)), x=0, y=0, kind="label", anchor="middle")
-    label.set("transform", f"translate({14 if is_small else 16} {_n(middle)}) rotate(-90)")
+        _text(body, _clipped(text, letters), x=frame.across(share), y=bottom + 14, kind="tick", anchor="middle")
+    heights = [frame.height, room] if room else [frame.height]
+    for top, height in zip((frame.top, frame.up(0)), heights, strict=False):
+        size = {"x": _n(frame.left), "y": _n(top), "width": _n(frame.width), "height": _n(height)}
+        SubElement(body, "rect", {"class": "frame", **size})
+    middle, label = frame.left + frame.width / 2, _clipped(frame.x.label, int(frame.width / LETTER))
+    _text(body, label, x=middle, y=bottom + 30, kind="label", anchor="middle")
+    middle, label = frame.top + frame.height / 2, _clipped(frame.y.label, int(frame.height / LETTER))
+    turned = _text(body, label, x=0, y=0, kind="label", anchor="middle")
+    turned.set("transform", f"translate(14 {_n(middle)}) rotate(-90)")
 
 
 def _steps(body: Element, frame: Frame, improvements: Sequence[Sequence[float]], last: int) -> None:
@@ -420,27 +435,37 @@ def _steps(body: Element, frame: Frame, improvements: Sequence[Sequence[float]],
         SubElement(body, "path", {"class": "so-far", "d": f"{path}H{frame.across(frame.x.at(last) or 1.0):.1f}"})
 
 
-def _limits(body: Element, frame: Frame, search: SearchSpec, across: str, up: str) -> bool:
-    """Limits of constraints, and the side beyond them shaded."""
-    found = False
+def _is_about(name: str, metric: str) -> bool:
+    """Whether a constraint's metric is this one or a bound of it."""
+    return name in (metric, f"{metric}.lower95", f"{metric}.upper95")
+
+
+def _limits(body: Element, frame: Frame, search: SearchSpec, across: str, up: str) -> list[tuple[str, str]]:
+    """Limits of constraints, and the side beyond them shaded; returns what the legend says of them."""
+    found: dict[tuple[str, str], None] = {}
     right, bottom = frame.left + frame.width, frame.top + frame.height
     for metric, required in search.requirements:
         limit = float(required.limit)
-        if metric == across and (share := frame.x.at(limit)) is not None:
+        side = next((words for end, words in _SIDES.items() if metric.endswith(end)), "")
+        of_bound = bool(side) and metric not in (across, up)
+        words = (f"limit of {side}", "limit") if of_bound else ("limit of a constraint; shaded: beyond it", "limit")
+        if _is_about(metric, across) and (share := frame.x.at(limit)) is not None:
             x = frame.across(share)
             start, end = (x, right) if required.is_upper else (frame.left, x)
             size = {"x": _n(start), "y": _n(frame.top), "width": _n(end - start), "height": _n(frame.height)}
-            SubElement(body, "rect", {"class": "beyond", **size})
+            if not of_bound:
+                SubElement(body, "rect", {"class": "beyond", **size})
             _line(body, "limit", x, frame.top, x, bottom)
-            found = True
-        if metric == up and (share := frame.y.at(limit)) is not None:
+            found[words] = None
+        if _is_about(metric, up) and (share := frame.y.at(limit)) is not None:
             y = frame.up(share)
             start, end = (frame.top, y) if required.is_upper else (y, bottom)
             size = {"x": _n(frame.left), "y": _n(start), "width": _n(frame.width), "height": _n(end - start)}
-            SubElement(body, "rect", {"class": "beyond", **size})
+            if not of_bound:
+                SubElement(body, "rect", {"class": "beyond", **size})
             _line(body, "limit", frame.left, y, right, y)
-            found = True
-    return found
+            found[words] = None
+    return list(found)
 
 
 def _box(body: Element, frame: Frame, trial: Entry, across: str, up: str) -> bool:
@@ -515,7 +540,7 @@ def shown(value: Any) -> str:
     """A parameter's value as people write it."""
     if isinstance(value, float):
         return figure(value)
-    return short(str(value))
+    return short(level_name(value))
 
 
 def _legend(
@@ -530,7 +555,7 @@ def _legend(
     entries += [(text, kind, False) for text, kind in lines]
     x = 76.0
     for text, kind, is_mark in entries:
-        wide = 26 + len(text) * LETTER + 18
+        wide = 24 + len(text) * 6.2 + 18
         if x > 76 and x + wide > WIDTH:
             x, y = 76.0, y + 18
         if is_mark:

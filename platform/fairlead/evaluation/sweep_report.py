@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from statistics import median
 from typing import Any, TypeVar
 
@@ -78,11 +79,13 @@ class SweepTrial:
             return None
         return max(0.0, (self.ended_at - self.started_at).total_seconds())
 
+    def value(self, metric: str) -> float | None:
+        """As it was last reported; None where it never was, or is not finite."""
+        return _known(self.values.get(metric, self.metrics.get(metric)))
+
     def bounds(self, metric: str) -> tuple[float, float] | None:
         """One-sided bounds of a metric, where both were reported."""
-        names = (f"{metric}.lower95", f"{metric}.upper95")
-        found = [self.values.get(name, self.metrics.get(name)) for name in names]
-        lower, upper = (value if value is not None and math.isfinite(value) else None for value in found)
+        lower, upper = self.value(f"{metric}.lower95"), self.value(f"{metric}.upper95")
         return None if lower is None or upper is None or lower > upper else (lower, upper)
 
 
@@ -130,7 +133,9 @@ def headline(search: SearchSpec, trials: Sequence[SweepTrial], found: Standing, 
     if found.front:
         return f"{many}: {_front_told(search, found.front)}; {why}"
     if found.nearest is not None:
-        return f"{many}, none keeps all constraints; nearest is trial {found.nearest.no} ({_missed(found.nearest)}); {why}"
+        return (
+            f"{many}, none keeps all constraints; nearest is trial {found.nearest.no} ({_missed(found.nearest)}); {why}"
+        )
     if not trials:
         return f"no trial was begun; {why}"
     return f"{many}, none ran to its end with a value; {_commonest(trials)}{why}"
@@ -146,8 +151,8 @@ def build_sweep_report(
     found = standing(search, rows)
     ranked = ranking(search, rows, found)
     histories = [_history(search, position, rows) for position in range(len(search.objectives))]
-    listed = _listed(rows, found, ranked, histories)
-    on_front = spread(found.front, MOST_ON_FRONT)
+    metrics = drawn_metrics(search, rows)
+    told = partial(entry, search, metrics)
     report = {
         "schema": SCHEMA,
         "experiment": provenance.experiment,
@@ -169,20 +174,31 @@ def build_sweep_report(
             for one, history in zip(search.objectives, histories, strict=True)
         ],
         "constraints": [_constraint(text, rows) for text in search.constraints],
+        "metrics": metrics,
         "num_keeping": sum(keeps(trial) for trial in rows),
-        "best": entry(search, found.best),
+        "best": told(found.best) if found.best else None,
         "num_on_front": len(found.front),
-        "front": [entry(search, trial) for trial in on_front],
-        "nearest": entry(search, found.nearest),
-        "ranking": [entry(search, trial) for trial in ranked],
+        "front": [told(trial) for trial in spread(found.front, MOST_ON_FRONT)],
+        "nearest": told(found.nearest) if found.nearest else None,
+        "ranking": [told(trial) for trial in ranked],
         "importance": _importance(summary),
         "failures": _reasons(rows, TrialState.FAILED),
         "prunings": _reasons(rows, TrialState.PRUNED),
         "time": _time(rows),
-        "trials": [entry(search, trial) for trial in listed],
+        "trials": [told(trial) for trial in _listed(rows, found, ranked, histories)],
         "limitations": _limitations(search, summary, rows, found),
     }
     return dict(sorted(report.items()))
+
+
+def drawn_metrics(search: SearchSpec, trials: Sequence[SweepTrial]) -> list[str]:
+    """What objectives and constraints look at; of a bound also the value that it bounds, where it was reported."""
+    found = list(search.metrics)
+    for metric in search.metrics:
+        bounded = metric.removesuffix(".upper95").removesuffix(".lower95")
+        if bounded not in found and any(trial.value(bounded) is not None for trial in trials):
+            found.append(bounded)
+    return found
 
 
 def search_of(report: Report) -> SearchSpec:
@@ -208,18 +224,16 @@ def ranking(search: SearchSpec, trials: Sequence[SweepTrial], found: Standing) -
     return sorted(ended, key=place)[:MOST_RANKED]
 
 
-def entry(search: SearchSpec, trial: SweepTrial | None) -> dict[str, Any] | None:
-    """A trial with its parameters, values and bounds."""
-    if trial is None:
-        return None
-    bounds = {metric: trial.bounds(metric) for metric in search.metrics}
+def entry(search: SearchSpec, metrics: Sequence[str], trial: SweepTrial) -> dict[str, Any]:
+    """A trial with its parameters, and its values of ``metrics`` with their bounds."""
+    bounds = {metric: trial.bounds(metric) for metric in metrics}
     return {
         "no": trial.no,
         "state": str(trial.state),
         "keeps": keeps(trial),
         "origin": trial.origin,
         "params": dict(trial.params),
-        "values": {metric: _known(trial.values.get(metric)) for metric in search.metrics},
+        "values": {metric: trial.value(metric) for metric in metrics},
         "bounds": {metric: list(both) for metric, both in bounds.items() if both is not None},
         "excesses": {text: _known(trial.excesses.get(text)) for text in search.constraints},
         "took_s": trial.took_s,
@@ -229,8 +243,10 @@ def entry(search: SearchSpec, trial: SweepTrial | None) -> dict[str, Any] | None
 
 def trials_csv(search: SearchSpec, trials: Iterable[SweepTrial]) -> bytes:
     """All trials as a table for spreadsheets. A text that one of them would take for a formula begins with ``'``."""
-    bounded = [f"{metric}.{side}95" for metric in search.metrics for side in ("lower", "upper")]
-    metrics = [*search.metrics, *(name for name in bounded if name not in search.metrics)]
+    rows = sorted(trials, key=lambda trial: trial.no)
+    values = drawn_metrics(search, rows)
+    sides = [f"{metric}.{side}95" for metric in values for side in ("lower", "upper")]
+    metrics = values + [one for one in sides if one not in values and any(row.value(one) is not None for row in rows)]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(
@@ -239,12 +255,11 @@ def trials_csv(search: SearchSpec, trials: Iterable[SweepTrial]) -> bytes:
         + metrics
         + [f"beyond {text}" for text in search.constraints]
     )
-    for trial in sorted(trials, key=lambda one: one.no):
-        values = {**trial.metrics, **trial.values}
+    for trial in rows:
         times = [None if at is None else at.isoformat() for at in (trial.started_at, trial.ended_at)]
         cells = [trial.no, str(trial.state), keeps(trial), trial.origin, trial.reason, *times, trial.took_s]
         cells += [trial.last_step, *(trial.params.get(name) for name in search.space)]
-        cells += [*(values.get(name) for name in metrics), *(trial.excesses.get(text) for text in search.constraints)]
+        cells += [*(trial.value(name) for name in metrics), *(trial.excesses.get(text) for text in search.constraints)]
         writer.writerow([_cell(cell) for cell in cells])
     return stream.getvalue().encode()
 
@@ -270,7 +285,7 @@ def _front_told(search: SearchSpec, on_front: Sequence[SweepTrial]) -> str:
     firsts = [_told(one, _extreme(one, on_front)) for one in search.objectives]
     if len(on_front) == 1:
         return f"trial {on_front[0].no} is the best in every objective ({', '.join(firsts)})"
-    return f"{len(on_front)} are on the Pareto front, up to {' and '.join(firsts)}"
+    return f"{len(on_front)} are on the Pareto front, as good as {' or '.join(firsts)}"
 
 
 def _extreme(objective: ObjectiveSpec, trials: Sequence[SweepTrial]) -> SweepTrial:
@@ -291,17 +306,17 @@ def _commonest(trials: Sequence[SweepTrial]) -> str:
     if not failures:
         return ""
     first, num = failures[0], sum(one["num"] for one in failures)
-    return f"{num} failed, {'' if num == first['num'] else 'most often '}with {first['reason'] or 'no reason given'!r}; "
+    return (
+        f"{num} failed, {'' if num == first['num'] else 'most often '}with {first['reason'] or 'no reason given'!r}; "
+    )
 
 
-def _limitations(
-    search: SearchSpec, summary: SweepSummary, trials: Sequence[SweepTrial], found: Standing
-) -> list[str]:
+def _limitations(search: SearchSpec, summary: SweepSummary, trials: Sequence[SweepTrial], found: Standing) -> list[str]:
     told = [
         "Values are those on the validation split, by which the best was picked out of many: expect it to be somewhat "
         "worse on rows that no trial has seen. Promoting a trial evaluates it on the test split.",
     ]
-    if any(trial.bounds(metric) for trial in trials for metric in search.metrics):
+    if any(trial.bounds(metric) for trial in trials for metric in drawn_metrics(search, trials)):
         told.append("Bounds hold for one trial at a time, not for the best of many.")
     if search.early_stopping is not None:
         told.append("A trial that was stopped early is compared with others only up to where it was stopped.")
@@ -332,9 +347,7 @@ def _many(num: int) -> str:
 
 def _plain(search: SearchSpec, trial: SweepTrial) -> Trial:
     values = values_of(search, trial.values)
-    return Trial(
-        no=trial.no, point=trial.params, state=trial.state, values=values or (), excesses=dict(trial.excesses)
-    )
+    return Trial(no=trial.no, point=trial.params, state=trial.state, values=values or (), excesses=dict(trial.excesses))
 
 
 def _no(trial: SweepTrial | None) -> int | None:
