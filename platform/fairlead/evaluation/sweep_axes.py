@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fairlead.evaluation.drawing import figure, short
@@ -58,6 +58,14 @@ def axis_of_dimension(name: str, dimension: DimensionSpec) -> Axis:
     return _of_numbers(name, low, high, is_log=dimension.is_log)
 
 
+def axis_of_trials(last: int) -> Axis:
+    """Numbers of trials, from 0."""
+    room = max(1, last) * 0.03
+    bare = _of_numbers("trial", -room, last + room)
+    ticks = tuple((at, text) for at, text in bare.ticks if "." not in text and not text.startswith("\u2212"))
+    return replace(bare, ticks=ticks)
+
+
 def axis_of_values(
     label: str, values: Iterable[float | None], *, is_maximized: bool | None = None, always: Sequence[float] = ()
 ) -> Axis:
@@ -105,7 +113,7 @@ def _of_numbers(label: str, low: float, high: float, *, is_log: bool = False, nu
     values = _log_ticks(low, high) if is_log else _plain_ticks(low, high)
     placed = ((bare.at(value), tick(value)) for value in values)
     ticks = tuple((at, text) for at, text in placed if at is not None)
-    return Axis(label=label, ticks=ticks, low=low, high=high, is_log=is_log, num_beyond=num_beyond)
+    return replace(bare, ticks=ticks, num_beyond=num_beyond)
 
 
 def _plain_ticks(low: float, high: float) -> list[float]:

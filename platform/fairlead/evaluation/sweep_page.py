@@ -14,8 +14,8 @@ from jinja2 import Template
 from fairlead.evaluation.drawing import count, figure, short
 from fairlead.evaluation.layout import style, template
 from fairlead.evaluation.report import report_sha256
-from fairlead.evaluation.sweep_axes import level_name
-from fairlead.evaluation.sweep_plots import Plot, plots_of, shown
+from fairlead.evaluation.sweep_axes import level_name, tick
+from fairlead.evaluation.sweep_plots import MOST_NAMED, Plot, plots_of, shown
 from fairlead.evaluation.sweep_report import ENDINGS, Report, search_of
 from fairlead.spec.search import DimensionSpec, SearchSpec
 
@@ -61,8 +61,9 @@ def render_sweep_page(report: Report, *, sha256: str | None = None, plots: Seque
         ranking=[_row(one, columns, report["metrics"]) for one in report["ranking"]],
         on_front={one["no"] for one in report["front"]},
         space=[(name, _range(dimension)) for name, dimension in search.space.items()],
+        is_named=len(report["trials"]) <= MOST_NAMED,
         algorithm=search.chosen.name,
-        count=count,
+        count=_count,
         shown=shown,
         short=short,
     )
@@ -81,11 +82,11 @@ def _template() -> Template:
 def _headline(report: Report) -> Headline:
     text = f"{report['headline'][:1].upper()}{report['headline'][1:]}."
     if report["best"] is not None:
-        title = f"Trial {report['best']['no']} is the best of {count(report['num_trials'])}"
+        title = f"Trial {report['best']['no']} is the best of {_count(report['num_trials'])}"
         return Headline(kind="pass", symbol="✓", title=title, text=text)
     if report["num_on_front"]:
         num = report["num_on_front"]
-        title = f"{'One trial is' if num == 1 else f'{count(num)} trials are'} on the Pareto front"
+        title = f"{'One trial is' if num == 1 else f'{_count(num)} trials are'} on the Pareto front"
         return Headline(kind="pass", symbol="✓", title=title, text=text)
     if report["nearest"] is not None:
         title = f"No trial keeps all constraints; trial {report['nearest']['no']} comes nearest"
@@ -98,10 +99,10 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
     """Name, value and what it means."""
     counts, time = report["counts"], report["time"]
     why = ENDINGS.get(report["ended_because"], str(report["ended_because"]))
-    tiles = [("Trials", count(report["num_trials"]), why)]
-    tiles += [(words[:1].upper() + words[1:], count(counts[state]), "") for state, words in _STATES if counts[state]]
+    tiles = [("Trials", _count(report["num_trials"]), why)]
+    tiles += [(words[:1].upper() + words[1:], _count(counts[state]), "") for state, words in _STATES if counts[state]]
     if report["constraints"]:
-        tiles.append(("Keep all constraints", count(report["num_keeping"]), "of those that ran to the end"))
+        tiles.append(("Keep all constraints", _count(report["num_keeping"]), "of those that ran to the end"))
     if time["wall_s"] is not None:
         tiles.append(("Took", _duration(time["wall_s"]), "from the first begin to the last end"))
     if time["median_trial_s"] is not None:
@@ -110,6 +111,10 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
         at_a_time = f"{time['mean_concurrency']:.1f} at a time on average"
         tiles.append(("Trials an hour", figure(float(f"{time['trials_an_hour']:.3g}")), at_a_time))
     return tiles
+
+
+def _count(value: float) -> str:
+    return count(value).replace(" ", "\u00a0")
 
 
 def _duration(seconds: float) -> str:
@@ -170,4 +175,4 @@ def _range(dimension: DimensionSpec) -> str:
     kind = ", whole numbers" if dimension.is_whole else ""
     steps = f", in steps of {figure(dimension.step)}" if dimension.step is not None else ""
     scale = ", logarithmic" if dimension.is_log else ""
-    return f"{figure(low)} to {figure(high)}{kind}{steps}{scale}{condition}"
+    return f"{tick(low)} to {tick(high)}{kind}{steps}{scale}{condition}"

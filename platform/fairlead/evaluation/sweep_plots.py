@@ -12,16 +12,16 @@ from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from fairlead.evaluation.drawing import figure, short
+from fairlead.evaluation.drawing import count, figure, short
 from fairlead.evaluation.layout import style
-from fairlead.evaluation.sweep_axes import Axis, axis_of_dimension, axis_of_values, level_name
+from fairlead.evaluation.sweep_axes import Axis, axis_of_dimension, axis_of_trials, axis_of_values, level_name
 from fairlead.evaluation.sweep_report import Report, search_of, spread
 from fairlead.spec.search import SearchSpec
 
 MOST_SLICES = 12
 MOST_PARALLEL = 9
 """Parameters with an axis among the parallel ones."""
-MOST_WAYS = 200
+MOST_WAYS = 150
 """Lines across the parallel axes."""
 MOST_NAMED = 300
 """Marks that tell their trial when pointed at; of more, only the best do."""
@@ -33,17 +33,19 @@ Entry = Mapping[str, Any]
 
 _WORDS = {
     "best": "best",
+    "nearest": "nearest to keeping all constraints",
     "kept": "ran to the end",
     "broken": "breaks a constraint",
     "pruned": "stopped early",
     "failed": "failed, or no value",
 }
-_SHAPES: dict[str, Callable[[float, float], str]] = {
-    "best": lambda x, y: f"M{x:.1f} {y - 7:.1f}l7 7l-7 7l-7-7z",
-    "kept": lambda x, y: f"M{x - 3:.1f} {y:.1f}a3 3 0 1 0 6 0a3 3 0 1 0-6 0z",
-    "broken": lambda x, y: f"M{x - 3:.1f} {y - 3:.1f}h6v6h-6z",
-    "pruned": lambda x, y: f"M{x - 3.5:.1f} {y - 3:.1f}h7l-3.5 6z",
-    "failed": lambda x, y: f"M{x - 3:.1f} {y - 3:.1f}l6 6m0-6l-6 6",
+_SHAPES: dict[str, Callable[[float, float, float], str]] = {
+    "best": lambda x, y, r: f"M{x:.1f} {y - 7:.1f}l7 7l-7 7l-7-7z",
+    "nearest": lambda x, y, r: f"M{x:.1f} {y - 7:.1f}l7 7l-7 7l-7-7z",
+    "kept": lambda x, y, r: f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0-{2 * r} 0z",
+    "broken": lambda x, y, r: f"M{x - r:.1f} {y - r:.1f}h{2 * r}v{2 * r}h-{2 * r}z",
+    "pruned": lambda x, y, r: f"M{x - r:.1f} {y - r:.1f}h{2 * r}l-{r} {2 * r}z",
+    "failed": lambda x, y, r: f"M{x - r:.1f} {y - r:.1f}l{2 * r} {2 * r}m0-{2 * r}l-{2 * r} {2 * r}",
 }
 """In the order of the legend; the last are drawn first."""
 
@@ -114,7 +116,8 @@ class Frame:
 def plots_of(report: Report) -> tuple[Plot, ...]:
     """All plots for which there is something to draw, in the order of the page."""
     search = search_of(report)
-    if not report["trials"]:
+    metric = search.objectives[0].metric
+    if all(value is None for value in _values(report["trials"], metric)):
         return ()
     found = [history_plot(report, search, position) for position in range(len(search.objectives))]
     found += tradeoff_plots(report, search)
@@ -127,6 +130,8 @@ def kind_of(report: Report, trial: Entry) -> str:
     """What became of a trial, as its mark shows it."""
     if trial["no"] in _best_numbers(report):
         return "best"
+    if report["nearest"] is not None and trial["no"] == report["nearest"]["no"]:
+        return "nearest"
     if trial["state"] == "succeeded":
         return "kept" if trial["keeps"] else "broken"
     return "pruned" if trial["state"] == "pruned" else "failed"
@@ -147,7 +152,7 @@ def history_plot(report: Report, search: SearchSpec, position: int) -> Plot:
         always=[step[1] for step in improvements[-1:]],
     )
     last = max(trial["no"] for trial in trials)
-    x = axis_of_values("trial", [0, last])
+    x = axis_of_trials(last)
     frame = Frame(left=76, top=12, width=WIDTH - 92, height=230, x=x, y=y)
     strip = frame.up(0) + 11
     marks = []
@@ -207,7 +212,7 @@ def _tradeoff(report: Report, search: SearchSpec, number: int, across: str, up: 
     if len(search.objectives) > 2:
         notes.append("the best are those on the front of all objectives, so some look beaten here")
     if len(trials) < (total := report["counts"]["succeeded"]):
-        notes.append(f"{len(trials)} of the {total} trials that ran to the end are drawn")
+        notes.append(f"{count(len(trials))} of the {count(total)} trials that ran to the end are drawn")
     if len(best) < report["num_on_front"]:
         notes.append(f"{len(best)} of the {report['num_on_front']} on the front are drawn")
     is_front = len(search.objectives) > 1
@@ -239,19 +244,25 @@ def parallel_plot(report: Report, search: SearchSpec) -> Plot:
         ]
         if None not in ys:
             points = "L".join(f"{x:.1f} {y:.1f}" for x, y in zip(xs, ys, strict=True))
-            way = SubElement(body, "path", {"class": f"way {kind}", "d": f"M{points}"})
+            way = SubElement(
+                body, "path", {"class": f"way {kind}{' many' if len(drawn) > 100 else ''}", "d": f"M{points}"}
+            )
             if len(drawn) <= MOST_NAMED or kind == "first":
                 SubElement(way, "title").text = _told(trial, [one.metric for one in search.objectives])
     room = (WIDTH - 150) / max(1, len(axes) - 1)
     for number, (x, axis) in enumerate(zip(xs, axes, strict=True)):
-        _parallel_axis(body, axis, x, top, height, room=room, is_raised=number % 2 == 1 and len(axes) > 5)
+        _parallel_axis(body, axis, x, top, height, room=room, raised=number % 2 == 1 if len(axes) > 5 else None)
     if has_gap:
         _text(body, "not used", x=xs[0] - 8, y=gap + 3.5, kind="tick", anchor="end")
     lines = [("best", "way first"), ("next best", "way next"), ("others", "way")]
     kinds = {kind for _, kind in drawn}
     shown = [line for line in lines if line[1].removeprefix("way").strip() in kinds]
     bottom = _legend(body, [], report, y=int(gap if has_gap else top + height) + 26, lines=shown)
-    notes = [f"{len(drawn)} of {report['num_trials']} trials are drawn"] if len(drawn) < report["num_trials"] else []
+    notes = (
+        [f"{count(len(drawn))} of {count(report['num_trials'])} trials are drawn"]
+        if len(drawn) < report["num_trials"]
+        else []
+    )
     if len(names) < len(search.space):
         notes.append(f"{len(names)} of {len(search.space)} parameters have an axis")
     if any(axis.is_log for axis in axes):
@@ -358,7 +369,7 @@ def _direction(search: SearchSpec, metric: str) -> str:
 
 def _notes(report: Report, axis: Axis) -> tuple[str, ...]:
     listed, total = len(report["trials"]), report["num_trials"]
-    thinned = (f"{listed} of {total} trials are drawn, the best among them",)
+    thinned = (f"{count(listed)} of {count(total)} trials are drawn, the best among them",)
     return (*_beyond(axis), *(thinned if listed < total else ()))
 
 
@@ -388,13 +399,11 @@ def _height(axis: Axis, value: Any, top: float, height: float) -> float | None:
 
 
 def _parallel_axis(
-    body: Element, axis: Axis, x: float, top: float, height: float, *, room: float, is_raised: bool
+    body: Element, axis: Axis, x: float, top: float, height: float, *, room: float, raised: bool | None
 ) -> None:
     _line(body, "axis", x, top, x, top + height)
-    wide = max(8, int((2 if room < 110 else 1) * room / LETTER) - 1)
-    label = _text(
-        body, _clipped(axis.label, wide), x=x, y=top - (26 if is_raised else 12), kind="name", anchor="middle"
-    )
+    wide = max(6, int((1 if raised is None else 2) * room / (LETTER + 1)) - 1)
+    label = _text(body, _clipped(axis.label, wide), x=x, y=top - (28 if raised else 12), kind="name", anchor="middle")
     if len(axis.label) > wide:
         SubElement(label, "title").text = axis.label
     for share, text in axis.ticks:
@@ -409,7 +418,7 @@ def _frame(body: Element, frame: Frame, *, room: float = 0.0) -> None:
     for share, text in frame.y.ticks:
         _line(body, "grid", frame.left, frame.up(share), right, frame.up(share))
         _text(body, _clipped(text, 11), x=frame.left - 6, y=frame.up(share) + 3.5, kind="tick", anchor="end")
-    letters = max(4, int(frame.width / max(1, len(frame.x.ticks)) / LETTER))
+    letters = max(6, int(frame.width / max(1, len(frame.x.ticks)) / LETTER))
     for share, text in frame.x.ticks:
         _line(body, "grid", frame.across(share), frame.top, frame.across(share), bottom)
         _text(body, _clipped(text, letters), x=frame.across(share), y=bottom + 14, kind="tick", anchor="middle")
@@ -503,15 +512,15 @@ def _front_line(body: Element, frame: Frame, best: Sequence[Entry], across: str,
 
 def _numbers(body: Element, frame: Frame, best: Sequence[Entry], across: str, up: str) -> None:
     """Numbers of trials beside the best ones, as far as there is room."""
-    taken: list[tuple[float, float]] = []
-    for one in best:
-        at = frame.place(one["values"][across], one["values"][up])
-        if at is None or any(abs(at[0] - x) < 26 and abs(at[1] - y) < 13 for x, y in taken):
-            continue
-        taken.append(at)
-        is_left = at[0] > frame.left + frame.width - 34
-        x = at[0] - 10 if is_left else at[0] + 10
-        _text(body, str(one["no"]), x=x, y=at[1] - 6, kind="tick over", anchor="end" if is_left else "start")
+    placed = ((one, frame.place(one["values"][across], one["values"][up])) for one in best)
+    there = [(one, at) for one, at in placed if at is not None]
+    for number, (one, (x, y)) in enumerate(there):
+        is_left = x > frame.left + frame.width - 44
+        start = x - 42 if is_left else x + 8
+        near = (at for other, (_, at) in enumerate(there) if other != number)
+        if not any(start - 8 < left < start + 42 and y - 24 < top < y + 4 for left, top in near):
+            side, anchor = (x - 10, "end") if is_left else (x + 10, "start")
+            _text(body, str(one["no"]), x=side, y=y - 6, kind="tick over", anchor=anchor)
 
 
 def _marks(body: Element, marks: Sequence[Marked], *metrics: str) -> None:
@@ -520,11 +529,11 @@ def _marks(body: Element, marks: Sequence[Marked], *metrics: str) -> None:
         members = [(at, trial) for one, at, trial in marks if one == kind]
         if not members:
             continue
-        if len(marks) > MOST_NAMED and kind != "best":
-            SubElement(body, "path", {"class": f"mark {kind}", "d": "".join(shape(*at) for at, _ in members)})
+        if len(marks) > MOST_NAMED and kind not in ("best", "nearest"):
+            SubElement(body, "path", {"class": f"mark {kind} many", "d": "".join(shape(*at, 2) for at, _ in members)})
             continue
         for at, trial in members:
-            mark = SubElement(body, "path", {"class": f"mark {kind}", "d": shape(*at)})
+            mark = SubElement(body, "path", {"class": f"mark {kind}", "d": shape(*at, 3)})
             SubElement(mark, "title").text = _told(trial, metrics)
 
 
@@ -559,7 +568,7 @@ def _legend(
         if x > 76 and x + wide > WIDTH:
             x, y = 76.0, y + 18
         if is_mark:
-            SubElement(body, "path", {"class": f"mark {kind}", "d": _SHAPES[kind](x + 7, y - 4)})
+            SubElement(body, "path", {"class": f"mark {kind}", "d": _SHAPES[kind](x + 7, y - 4, 3)})
         elif kind == "box":
             SubElement(body, "rect", {"class": "box", "x": _n(x), "y": str(y - 9), "width": "16", "height": "10"})
         else:

@@ -19,7 +19,7 @@ from functools import partial
 from statistics import median
 from typing import Any, TypeVar
 
-from fairlead.evaluation.drawing import figure
+from fairlead.evaluation.drawing import count, figure
 from fairlead.protocol import SweepSummary
 from fairlead.search.best import best, front, nearest_miss, values_of
 from fairlead.search.trials import Trial, TrialState
@@ -127,7 +127,7 @@ def standing(search: SearchSpec, trials: Iterable[SweepTrial]) -> Standing:
 def headline(search: SearchSpec, trials: Sequence[SweepTrial], found: Standing, ended_because: str) -> str:
     """What became of the sweep, in one line of plain English; not a sentence, so that it may stand behind others."""
     why = f"ended because {ENDINGS.get(ended_because, ended_because)}"
-    many = f"{len(trials)} trial{'' if len(trials) == 1 else 's'}"
+    many = f"{count(len(trials))} trial{'' if len(trials) == 1 else 's'}"
     if found.best is not None:
         return f"{many}: best is trial {found.best.no} ({_told(search.objectives[0], found.best)}); {why}"
     if found.front:
@@ -285,7 +285,7 @@ def _front_told(search: SearchSpec, on_front: Sequence[SweepTrial]) -> str:
     firsts = [_told(one, _extreme(one, on_front)) for one in search.objectives]
     if len(on_front) == 1:
         return f"trial {on_front[0].no} is the best in every objective ({', '.join(firsts)})"
-    return f"{len(on_front)} are on the Pareto front, as good as {' or '.join(firsts)}"
+    return f"{count(len(on_front))} are on the Pareto front, as good as {' or '.join(firsts)}"
 
 
 def _extreme(objective: ObjectiveSpec, trials: Sequence[SweepTrial]) -> SweepTrial:
