@@ -84,7 +84,7 @@ def _links(row: ExperimentRow) -> dict[str, str]:
     links = {"self": here} | {
         page: f"{here}/{page}" for page in ("attempts", "events", "logs", "metrics", "checkpoints", "gates")
     }
-    if row.report_outcome is not None:
+    if row.report_sha256 or row.report_outcome:
         links["report"] = f"{here}/report"
     if row.mlflow_url is not None:
         links["mlflow"] = row.mlflow_url

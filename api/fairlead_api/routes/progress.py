@@ -12,7 +12,9 @@ from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
 from fairlead.control.evaluate import report_directory
-from fairlead.errors import BadInput, NotFound, Unavailable
+from fairlead.control.sweeps import SWEEP_JSON, SWEEP_PAGE
+from fairlead.errors import BadInput, NotFound, Problem, Unavailable
+from fairlead.evaluation.sweep_report import SCHEMA as SWEEP_SCHEMA
 from fairlead.lifecycle import State
 from fairlead.protocol import CheckpointRef
 from fairlead.representation import EventView, GateView, MetricsView, Page, ProfileName
@@ -339,12 +341,18 @@ def report(
     accept: Accept = "application/json",
     profile: Annotated[ProfileName | None, Query(description="Another layout of the same report.")] = None,
 ) -> Response:
-    """JSON, or one self-contained page with ``Accept: text/html``; a profile is Markdown, `cyclonedx` JSON."""
+    """JSON, or one self-contained page with ``Accept: text/html``; a profile is Markdown, `cyclonedx` JSON.
+
+    Of a sweep: its trials, the best among them, and what they say of the parameters. It has no profiles.
+    """
     if profile is None:
         return report_answer(api, experiment_id, as_page=_prefers_html(accept))
     from fairlead.evaluation.profiles import render_profile  # few ask for one
 
     content = json.loads(bytes(report_answer(api, experiment_id, as_page=False).body))
+    if content["schema"] == SWEEP_SCHEMA:
+        why = "a sweep has no profiles: they are for the report of a trial that was promoted"
+        raise BadInput(why, problems=(Problem(pointer="/query/profile", message=why),))
     body, kind = render_profile(content, profile)
     return Response(body, media_type=kind)
 
@@ -353,7 +361,8 @@ def report_answer(api: Api, experiment_id: str, *, as_page: bool) -> Response:
     """The report's file. Raises ``NotFound`` while there is none."""
     with api.store.read() as session:
         row = experiments.get(session, experiment_id)
-    path = report_directory(api.storage, row.project, row.id) / ("report.html" if as_page else "report.json")
+    content_name, page_name = (SWEEP_JSON, SWEEP_PAGE) if row.spec.get("search") else ("report.json", "report.html")
+    path = report_directory(api.storage, row.project, row.id) / (page_name if as_page else content_name)
     try:
         content = path.read_bytes()
     except FileNotFoundError:

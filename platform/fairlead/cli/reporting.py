@@ -24,7 +24,9 @@ from fairlead.cli.output import (
     table,
     with_values,
 )
+from fairlead.cli.sweep_reporting import print_sweep_report
 from fairlead.errors import BadInput
+from fairlead.evaluation.sweep_report import SCHEMA as SWEEP_SCHEMA
 from fairlead.representation import ChampionView, GateView, ProfileName
 
 GROUP_METRICS = (
@@ -115,21 +117,36 @@ def _show_file(where: Where, path: Path, wanted: Wanted) -> None:
     if wanted.profile is not None:
         from fairlead.evaluation.profiles import render_profile
 
+        if _is_of_sweep(content):
+            raise BadInput("a sweep has no profiles: they are for the report of a trial that was promoted")
         print(render_profile(content, wanted.profile)[0].decode(), end="")
     elif wanted.is_opened or wanted.html is not None:
-        from fairlead.evaluation.page import render_page
-
-        _write_page(render_page(content), path.stem, wanted.html, is_opened=wanted.is_opened, as_json=where.as_json)
+        _write_page(_page_of(content), path.stem, wanted.html, is_opened=wanted.is_opened, as_json=where.as_json)
     elif where.as_json:
         print_json(content)
     else:
         print_report(out(), content)
 
 
+def _is_of_sweep(content: Report) -> bool:
+    return bool(content.get("schema") == SWEEP_SCHEMA)
+
+
+def _page_of(content: Report) -> str:
+    """The page of a report of either kind."""
+    if _is_of_sweep(content):
+        from fairlead.evaluation.sweep_page import render_sweep_page
+
+        return render_sweep_page(content)
+    from fairlead.evaluation.page import render_page
+
+    return render_page(content)
+
+
 def _read_report(path: Path) -> dict[str, Any]:
     content = _read_object(path)
-    if content.get("schema") != "rai-report/1":
-        raise BadInput(f"{path} is no report: it does not say that its schema is rai-report/1")
+    if content.get("schema") not in ("rai-report/1", SWEEP_SCHEMA):
+        raise BadInput(f"{path} is no report: it does not say that its schema is rai-report/1 or {SWEEP_SCHEMA}")
     return content
 
 
@@ -176,7 +193,10 @@ def verify(where: Where, path: Path, *, key: str | None) -> None:
 
 
 def print_report(console: Console, content: Report) -> None:
-    """Outcome, gates, overall metrics, each grouping, gaps, and what was not measured."""
+    """Outcome, gates, overall metrics, each grouping, gaps, and what was not measured; of a sweep, its trials."""
+    if _is_of_sweep(content):
+        print_sweep_report(console, content)
+        return
     data = content.get("data", {})
     outcome = styled(str(content.get("outcome", "")), OUTCOME_STYLES)
     console.print(

@@ -4,7 +4,6 @@ Nothing here runs user code or looks at data: the workers counted, the counts li
 Repeating it after a crash gives the same report, but for the time stamp.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from fairlead.clock import Clock
 from fairlead.control.champions import Champions
 from fairlead.control.results import EvaluationBroken, content_of
 from fairlead.control.rows import ids_of
+from fairlead.control.sweeps import Sweeps, write_whole
 from fairlead.errors import BadInput, Unavailable
 from fairlead.evaluation import (
     AnyState,
@@ -84,6 +84,8 @@ class Evaluate:
     def _succeed(self, row: ExperimentRow, attempt: AttemptRow, seed: bytes) -> bool:
         spec = experiments.spec_of(row)
         result = ResultDocument.model_validate(attempt.result)
+        if spec.search is not None:
+            return self._succeed_sweep(row, attempt, spec, result, seed)
         report = signed(self._report(spec, attempt, result), seed) if result.evaluation else None
         columns: dict[str, Any] = {
             "registration": registration_of(spec, result, report["gates"] if report else None),
@@ -95,12 +97,32 @@ class Evaluate:
             columns |= {"report_sha256": sha256, "report_outcome": report["outcome"], "gates": report["gates"]}
         failpoint("evaluate.reported")
         gates = f"gates: {report['outcome']}" if report and spec.gates else "no gates"
+        reason = f"{'evaluated' if spec.is_evaluation else 'trained and evaluated'}; {gates}"
+        return self._move(row, attempt, reason=reason, columns=columns)
+
+    def _succeed_sweep(
+        self, row: ExperimentRow, attempt: AttemptRow, spec: ExperimentSpec, result: ResultDocument, seed: bytes
+    ) -> bool:
+        """No gates are judged and nothing is registered: that is for the trial that is promoted."""
+        directory = report_directory(self.settings.storage, spec.project, row.id)
+        sweeps = Sweeps(store=self.store, clock=self.clock)
+        report = sweeps.publish(spec, attempt, result, directory=directory, seed=seed)
+        failpoint("evaluate.reported")
+        why = f"sweep: a trial is registered by promoting it, as 'fairlead promote {row.id}' does"
+        columns = {
+            "registration": {"is_registered": False, "is_pending": False, "reason": why},
+            "register_name": None,
+            "report_sha256": f"sha256:{report_sha256(report)}",
+        }
+        return self._move(row, attempt, reason=report["headline"], columns=columns)
+
+    def _move(self, row: ExperimentRow, attempt: AttemptRow, *, reason: str, columns: dict[str, Any]) -> bool:
         with self.store.write() as session:
             return experiments.move_if_current(
                 session,
                 row,
                 State.SUCCEEDED,
-                reason=f"{'evaluated' if spec.is_evaluation else 'trained and evaluated'}; {gates}",
+                reason=reason,
                 actor=ACTOR,
                 now=self.clock.now(),
                 attempt_no=attempt.attempt_no,
@@ -204,9 +226,9 @@ class Evaluate:
 
         directory = report_directory(self.settings.storage, spec.project, experiment_id)
         directory.mkdir(parents=True, exist_ok=True)
-        _write(directory / "report.json", report_bytes(report))
+        write_whole(directory / "report.json", report_bytes(report))
         failpoint("evaluate.half_report")
-        _write(directory / "report.html", render_page(report).encode())
+        write_whole(directory / "report.html", render_page(report).encode())
 
     def _explain(self, row: ExperimentRow, why: str) -> None:
         """Say what it waits for, where that is new; the next move takes it away."""
@@ -252,10 +274,3 @@ def registration_of(
 def _weights_digest(result: ResultDocument) -> str | None:
     files = result.model.files if result.model else ()
     return next((f"sha256:{file.sha256}" for file in files if file.path.endswith(".safetensors")), None)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
-    temporary = path.with_suffix(f".tmp-{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)

@@ -18,6 +18,7 @@ import structlog
 from fairlead.admission import CODE_PREFIX
 from fairlead.clock import Clock
 from fairlead.control.evaluate import report_directory
+from fairlead.control.sweeps import files_of
 from fairlead.errors import FairleadError, NotFound, Unavailable
 from fairlead.evaluation import flat_metrics, report_bytes
 from fairlead.failpoints import failpoint
@@ -184,6 +185,9 @@ class Record:
 
     def _log_report(self, row: ExperimentRow, run_id: str, attempt: AttemptRow | None) -> dict[str, str]:
         directory = report_directory(self.settings.storage, row.project, row.id)
+        if row.spec.get("search"):
+            self.recorder.log_files(run_id, {f"sweep/{name}": path for name, path in files_of(directory).items()})
+            return {REPORT_TAG: row.report_sha256 or ""}
         report = json.loads((directory / "report.json").read_bytes())
         files: dict[str, bytes | Path] = {
             f"responsible_ai/{name}": directory / name for name in ("report.json", "report.html")

@@ -92,6 +92,13 @@ def level_name(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def shown(value: Any) -> str:
+    """A parameter's value as people write it."""
+    if isinstance(value, float):
+        return figure(value)
+    return short(level_name(value))
+
+
 def tick(value: float) -> str:
     """A round number in few letters."""
     if value and not 1e-4 <= abs(value) < 1e7:

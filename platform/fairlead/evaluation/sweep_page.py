@@ -14,8 +14,8 @@ from jinja2 import Template
 from fairlead.evaluation.drawing import count, figure, short
 from fairlead.evaluation.layout import style, template
 from fairlead.evaluation.report import report_sha256
-from fairlead.evaluation.sweep_axes import level_name, tick
-from fairlead.evaluation.sweep_plots import MOST_NAMED, Plot, plots_of, shown
+from fairlead.evaluation.sweep_axes import level_name, shown, tick
+from fairlead.evaluation.sweep_plots import MOST_NAMED, Plot, plots_of
 from fairlead.evaluation.sweep_report import ENDINGS, Report, search_of
 from fairlead.spec.search import DimensionSpec, SearchSpec
 

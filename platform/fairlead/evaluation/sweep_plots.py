@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 from fairlead.evaluation.drawing import count, figure, short
 from fairlead.evaluation.layout import style
-from fairlead.evaluation.sweep_axes import Axis, axis_of_dimension, axis_of_trials, axis_of_values, level_name
+from fairlead.evaluation.sweep_axes import Axis, axis_of_dimension, axis_of_trials, axis_of_values, shown
 from fairlead.evaluation.sweep_report import Report, search_of, spread
 from fairlead.spec.search import SearchSpec
 
@@ -543,13 +543,6 @@ def _told(trial: Entry, metrics: Sequence[str]) -> str:
     told = ", ".join(f"{metric} {figure(value)}" for metric, value in values if value is not None)
     params = ", ".join(f"{name} {shown(value)}" for name, value in list(trial["params"].items())[:12])
     return f"trial {trial['no']} ({trial['state']}): {told or 'no value'}; {short(params)}"
-
-
-def shown(value: Any) -> str:
-    """A parameter's value as people write it."""
-    if isinstance(value, float):
-        return figure(value)
-    return short(level_name(value))
 
 
 def _legend(
