@@ -350,7 +350,7 @@ def report(
     from fairlead.evaluation.profiles import render_profile  # few ask for one
 
     content = json.loads(bytes(report_answer(api, experiment_id, as_page=False).body))
-    if content["schema"] == SWEEP_SCHEMA:
+    if content.get("schema") == SWEEP_SCHEMA:
         why = "a sweep has no profiles: they are for the report of a trial that was promoted"
         raise BadInput(why, problems=(Problem(pointer="/query/profile", message=why),))
     body, kind = render_profile(content, profile)

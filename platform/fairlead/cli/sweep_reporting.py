@@ -9,6 +9,7 @@ from rich.markup import escape
 from fairlead.cli.output import table
 from fairlead.evaluation.drawing import figure
 from fairlead.evaluation.sweep_axes import shown
+from fairlead.evaluation.sweep_report import shown_metrics
 
 COLUMN_WIDTH = 16
 """Characters: a narrow terminal gets fewer columns rather than broken ones."""
@@ -36,19 +37,18 @@ def print_sweep_report(console: Console, content: Report) -> None:
 
 def _print_ranking(console: Console, content: Report) -> None:
     """The best trials, with as many parameters as there is room for, the most important first."""
-    ranking, metrics = content["ranking"][:MOST_LINES], content["metrics"]
+    ranking, metrics = content["ranking"][:MOST_LINES], shown_metrics(content)
     known = [one["parameter"] for one in content["importance"]]
     used = dict.fromkeys([*known, *(name for one in ranking for name in one["params"])])
     columns = list(used)[: max(2, console.width // COLUMN_WIDTH - len(metrics) - 2)]
     is_front = {one["no"] for one in content["front"]}
-    title = "Trials, those on the Pareto front first" if is_front else "Trials, the best first"
-    rows = table("#trial", "constraints", *(f"#{name}" for name in metrics), *columns, title=f"\n{title}")
+    kept = ["constraints"] if content["constraints"] else []
+    rows = table("#trial", *kept, *(f"#{name}" for name in metrics), *columns, title="\nTrials, the best first")
     for one in ranking:
         params = (escape(shown(one["params"].get(name, "\u2013"))) for name in columns)
         no = f"{one['no']} \u25c6" if one["no"] in is_front else str(one["no"])
-        rows.add_row(
-            no, "keeps all" if one["keeps"] else "breaks one", *(_value(one, name) for name in metrics), *params
-        )
+        told = ["keeps all" if one["keeps"] else "breaks one"] if kept else []
+        rows.add_row(no, *told, *(_value(one, name) for name in metrics), *params)
     if rows.row_count:
         console.print(rows)
     if is_front:
@@ -66,7 +66,7 @@ def _print_constraints(console: Console, content: Report) -> None:
 
 def _print_importance(console: Console, content: Report) -> None:
     objective = content["objectives"][0]["metric"]
-    rows = table("parameter", "#share", title=f"\nShare of the spread of {escape(objective)} that each explains")
+    rows = table("parameter", f"#share of the spread of {escape(objective)}", title="\nImportance")
     for one in content["importance"][:MOST_LINES]:
         rows.add_row(escape(one["parameter"]), f"{100 * one['share']:.0f} %")
     if rows.row_count:

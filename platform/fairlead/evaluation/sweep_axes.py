@@ -112,7 +112,8 @@ def _is_drawable(value: float) -> bool:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    return type(one) is type(other) and bool(one == other)
+    """Whether they are equal; true is not 1."""
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
 def _of_numbers(label: str, low: float, high: float, *, is_log: bool = False, num_beyond: int = 0) -> Axis:

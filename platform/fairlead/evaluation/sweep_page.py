@@ -16,7 +16,7 @@ from fairlead.evaluation.layout import style, template
 from fairlead.evaluation.report import report_sha256
 from fairlead.evaluation.sweep_axes import level_name, shown, tick
 from fairlead.evaluation.sweep_plots import MOST_NAMED, Plot, plots_of
-from fairlead.evaluation.sweep_report import ENDINGS, Report, search_of
+from fairlead.evaluation.sweep_report import ENDINGS, Report, search_of, shown_metrics
 from fairlead.spec.search import DimensionSpec, SearchSpec
 
 MOST_COLUMNS = 12
@@ -44,7 +44,7 @@ def render_sweep_page(report: Report, *, sha256: str | None = None, plots: Seque
     """The page of a ``sweep-report/1`` document. ``sha256`` and ``plots``: where the caller has them already."""
     search = search_of(report)
     drawn = plots_of(report) if plots is None else plots
-    columns = _columns(report, search)
+    columns, metrics = _columns(report, search), shown_metrics(report)
     return _template().render(
         style=style("colours.css", "style.css", "plots.css"),
         report=report,
@@ -57,8 +57,8 @@ def render_sweep_page(report: Report, *, sha256: str | None = None, plots: Seque
         slices=[plot for plot in drawn if plot.is_small],
         num_parameters=len(search.space),
         columns=columns,
-        metrics=report["metrics"],
-        ranking=[_row(one, columns, report["metrics"]) for one in report["ranking"]],
+        metrics=metrics,
+        ranking=[_row(one, columns, metrics) for one in report["ranking"]],
         on_front={one["no"] for one in report["front"]},
         space=[(name, _range(dimension)) for name, dimension in search.space.items()],
         is_named=len(report["trials"]) <= MOST_NAMED,
@@ -133,7 +133,7 @@ def _found(report: Report) -> dict[str, Any] | None:
     beyond = [(text, excess) for text, excess in one["excesses"].items() if excess is None or excess > 0]
     return {
         "title": f"{'The best' if report['best'] else 'The nearest'}: trial {one['no']}",
-        "values": [(metric, _value(one, metric)) for metric in report["metrics"]],
+        "values": [(metric, _value(one, metric)) for metric in shown_metrics(report)],
         "params": [(name, shown(value)) for name, value in one["params"].items()],
         "beyond": [(text, "no value" if excess is None else f"by {figure(excess)}") for text, excess in beyond],
     }

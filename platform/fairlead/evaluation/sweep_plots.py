@@ -15,7 +15,7 @@ from xml.etree.ElementTree import Element, SubElement
 from fairlead.evaluation.drawing import count, figure, short
 from fairlead.evaluation.layout import style
 from fairlead.evaluation.sweep_axes import Axis, axis_of_dimension, axis_of_trials, axis_of_values, shown
-from fairlead.evaluation.sweep_report import Report, search_of, spread
+from fairlead.evaluation.sweep_report import Report, bounded_by, search_of, spread
 from fairlead.spec.search import SearchSpec
 
 MOST_SLICES = 12
@@ -358,8 +358,7 @@ def _axis_of_metric(search: SearchSpec, trials: Sequence[Entry], best: Sequence[
 
 def _value_of(report: Report, metric: str) -> str:
     """What a bound bounds, where it was reported; else the metric itself."""
-    bounded = metric.removesuffix(".upper95").removesuffix(".lower95")
-    return bounded if bounded in report["metrics"] else metric
+    return bounded_by(metric) if bounded_by(metric) in report["metrics"] else metric
 
 
 def _direction(search: SearchSpec, metric: str) -> str:

@@ -195,7 +195,7 @@ def drawn_metrics(search: SearchSpec, trials: Sequence[SweepTrial]) -> list[str]
     """What objectives and constraints look at; of a bound also the value that it bounds, where it was reported."""
     found = list(search.metrics)
     for metric in search.metrics:
-        bounded = metric.removesuffix(".upper95").removesuffix(".lower95")
+        bounded = bounded_by(metric)
         if bounded not in found and any(trial.value(bounded) is not None for trial in trials):
             found.append(bounded)
     return found
@@ -204,6 +204,17 @@ def drawn_metrics(search: SearchSpec, trials: Sequence[SweepTrial]) -> list[str]
 def search_of(report: Report) -> SearchSpec:
     """What the report's sweep looked for."""
     return from_mapping(SearchSpec, report["search"])
+
+
+def shown_metrics(report: Report) -> list[str]:
+    """What is shown of each trial: a bound only where it does not stand beside the value that it bounds."""
+    metrics = report["metrics"]
+    return [name for name in metrics if bounded_by(name) == name or bounded_by(name) not in metrics]
+
+
+def bounded_by(metric: str) -> str:
+    """What a bound bounds; of what is no bound, itself."""
+    return metric.removesuffix(".upper95").removesuffix(".lower95")
 
 
 def keeps(trial: SweepTrial) -> bool:

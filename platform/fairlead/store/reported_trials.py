@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fairlead.evaluation.sweep_report import SweepTrial
+from fairlead.evaluation.sweep_report import SweepTrial, bounded_by
 from fairlead.search.best import excesses_of
 from fairlead.search.trials import TrialState
 from fairlead.spec.search import SearchSpec
@@ -17,7 +17,7 @@ _SIDES = ("", ".lower95", ".upper95")
 
 def reported_trials(session: Session, experiment_id: str, search: SearchSpec) -> Iterator[SweepTrial]:
     """All of them by number. Of what they reported, only what the search looks at, and its bounds."""
-    bare = {metric.removesuffix(".lower95").removesuffix(".upper95") for metric in search.metrics}
+    bare = {bounded_by(metric) for metric in search.metrics}
     wanted = {f"{metric}{side}" for metric in (*search.metrics, *bare) for side in _SIDES}
     query = (
         select(
