@@ -14,7 +14,7 @@ from fairlead.control.leader import LEASE
 from fairlead.control.meters import LOOPS
 from fairlead.flags import FlagCode
 from fairlead.lifecycle import State
-from fairlead.store import Session, clusters, experiments, flags, gauges, leases, outbox
+from fairlead.store import Session, clusters, experiments, flags, gauges, leases, outbox, recorded_trials
 from fairlead.store.clusters import ClusterState, has_fresh_agent
 from fairlead.store.tables import ClusterRow
 from fairlead_api.parts import Api
@@ -117,6 +117,8 @@ class Meters:
         yield _gauge("fairlead_webhooks_disabled", "Webhooks that get no messages.", gauges.webhooks_disabled(session))
         unrecorded = gauges.unrecorded_since(session)
         yield self._age("fairlead_unrecorded_seconds", "Since points came that MLflow has not got yet.", unrecorded)
+        trials = recorded_trials.count(session)
+        yield _gauge("fairlead_trials_unrecorded", "Trials that have ended and are not in MLflow yet.", trials)
         yield from self._registry_flags(session)
         left_s = leases.left_s(session, LEASE, now=self._api.now())
         yield _gauge("fairlead_control_lease_seconds", "For how long some process leads; 0: none does.", left_s)

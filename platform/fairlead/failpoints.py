@@ -28,6 +28,7 @@ NAMES: Mapping[str, str] = {
     "evaluate.reported": "the report is on the storage, the experiment is still being evaluated",
     "record.run_made": "MLflow has the run, our row does not know it",
     "record.logged": "MLflow has the points, their batches are not marked",
+    "record.children_made": "MLflow has the runs of some trials, their rows are not marked",
     "record.finished": "MLflow's run has ended, our row does not know it",
     "outbox.announcing": "an event is inserted, its messages for webhooks are not; nothing is committed",
     "deliver.claimed": "messages are locked, none is sent",

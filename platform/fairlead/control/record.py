@@ -5,11 +5,11 @@ Everything here may lag and be repeated; no state waits for it. MLflow away mean
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +17,18 @@ import structlog
 
 from fairlead.admission import CODE_PREFIX
 from fairlead.clock import Clock
+from fairlead.control.child_runs import best_points, child_run
 from fairlead.control.evaluate import report_directory
 from fairlead.control.sweeps import files_of
-from fairlead.errors import FairleadError, NotFound, Unavailable
+from fairlead.errors import BadInput, FairleadError, NotFound, Unavailable
 from fairlead.evaluation import flat_metrics, report_bytes
 from fairlead.failpoints import failpoint
 from fairlead.lifecycle import State
 from fairlead.protocol import MAX_BATCH_POINTS, MODEL_DIRECTORY, MetricPoint, ResultDocument
 from fairlead.settings import ControlSettings
-from fairlead.store import Store, attempts, batches, experiments, model_versions, series
-from fairlead.store.tables import AttemptRow, BatchRow, ExperimentRow
+from fairlead.store import Store, attempts, batches, experiments, model_versions, recorded_trials, series
+from fairlead.store.recorded_trials import WaitingSweep
+from fairlead.store.tables import AttemptRow, BatchRow, ExperimentRow, TrialRow
 from fairlead.tracking import server
 from fairlead.tracking.documents import OUTCOME_TAG, REPORT_TAG, RegisteredVersion, RunDocument, RunStatus
 
@@ -38,6 +40,14 @@ GIT_COMMIT_LABEL = "git-commit"
 RETRY_AFTER_S = 30.0
 FOLD_AFTER = timedelta(seconds=10)
 """How long a batch waits at most until the down-sampled series have its points."""
+TRIALS_S = 1.0
+"""After so long a tick turns from trials to what else waits, such as others' points; it goes on with the next sweep."""
+MOST_TRIALS, MOST_TRIAL_POINTS = 50, 5_000
+"""Trials, and points of them, in one call."""
+MOST_REFUSED = 1_000
+"""Trials of a sweep that MLflow refuses; where it refuses more, the sweep waits as a whole."""
+SWEEP_FILES = ("sweep.json", "sweep.html", "trials.csv", "plots/*.svg", "plots/*.png")
+"""What there may be below the report directory of a sweep."""
 STATUS: dict[State, RunStatus] = {
     State.SUCCEEDED: "FINISHED",
     State.FAILED: "FAILED",
@@ -56,7 +66,10 @@ def connect(settings: ControlSettings) -> "Recorder":
 
 @dataclass(kw_only=True, slots=True)
 class Record:
-    """One tick creates runs, ships batches and completes runs of ended experiments, each in bounded portions."""
+    """One tick creates runs, ships batches, writes runs of trials and completes runs of ended experiments.
+
+    Each in bounded portions.
+    """
 
     store: Store
     clock: Clock
@@ -67,13 +80,18 @@ class Record:
     _recorder: "Recorder | None" = None
     _not_before_s: dict[str, float] = field(default_factory=dict)
     """Experiments whose last try failed for a reason of their own, and when they may be tried again."""
+    _refused: dict[str, dict[int, float]] = field(default_factory=dict)
+    """The same of trials, by sweep."""
+    _last_sweep: str = ""
+    """Whose trials were recorded last: the next one in turn comes after it."""
 
     def __call__(self) -> bool:
         self._fold_series()
         created = self._create_runs()
         shipped = self._ship_batches()
+        recorded = self._record_trials()
         completed = self._complete_runs()
-        return created or shipped or completed
+        return created or shipped or recorded or completed
 
     def _fold_series(self) -> None:
         """Our own down-sampled series: MLflow being away does not keep them back."""
@@ -146,6 +164,58 @@ class Record:
             with self.store.write() as session:
                 batches.mark_recorded(session, [batch.id for batch in portion], now=self.clock.now())
 
+    # ---- trials -----------------------------------------------------------------------------------------------------
+
+    def _record_trials(self) -> bool:
+        """Portions of sweeps in turn: neither points nor a short sweep may wait for a long one."""
+        until_s = self.clock.monotonic_s() + TRIALS_S
+        with self.store.read() as session:
+            sweeps = recorded_trials.sweeps_waiting(session, without=self._resting())
+        sweeps.sort(key=lambda sweep: (sweep.experiment_id <= self._last_sweep, sweep.experiment_id))
+        recorded = 0
+        for sweep in sweeps:
+            self._last_sweep = sweep.experiment_id
+            if portion := self._portion(sweep.experiment_id):
+                recorded += self._guarded(sweep.experiment_id, partial(self._record_portion, sweep, portion))
+            if self.clock.monotonic_s() >= until_s:
+                break
+        return recorded > 0
+
+    def _portion(self, experiment_id: str) -> list[TrialRow]:
+        """Trials that fit into one call, but for those that were refused a moment ago."""
+        now_s = self.clock.monotonic_s()
+        refused = {no: until_s for no, until_s in self._refused.get(experiment_id, {}).items() if now_s < until_s}
+        self._refused[experiment_id] = refused
+        if not refused:
+            del self._refused[experiment_id]
+        if len(refused) >= MOST_REFUSED:
+            return []
+        with self.store.read() as session:
+            rows = recorded_trials.unrecorded(session, experiment_id, without=frozenset(refused), limit=MOST_TRIALS)
+        sums = accumulate(sum(len(curve) for curve in row.curves.values()) + len(row.metrics) for row in rows)
+        return [row for row, points in zip(rows, sums, strict=True) if row is rows[0] or points <= MOST_TRIAL_POINTS]
+
+    def _record_portion(self, sweep: WaitingSweep, rows: list[TrialRow]) -> None:
+        """Those of which MLflow refuses one are written one by one."""
+        try:
+            run_ids = self.recorder.record_trials(sweep.run_id, [child_run(sweep, row) for row in rows])
+        except (BadInput, ValueError) as error:
+            if len(rows) == 1:
+                self._refuse(sweep.experiment_id, rows[0].no, error)
+            else:
+                for row in rows:
+                    self.require_lead()
+                    self._record_portion(sweep, [row])
+            return
+        failpoint("record.children_made")
+        made = {row.no: run_id for row, run_id in zip(rows, run_ids, strict=False)}
+        with self.store.write() as session:
+            recorded_trials.mark_recorded(session, sweep.experiment_id, made, now=self.clock.now())
+
+    def _refuse(self, experiment_id: str, no: int, error: Exception) -> None:
+        logger.warning("a trial is not recorded", experiment_id=experiment_id, trial=no, reason=str(error))
+        self._refused.setdefault(experiment_id, {})[no] = self.clock.monotonic_s() + RETRY_AFTER_S
+
     # ---- ends -------------------------------------------------------------------------------------------------------
 
     def _complete_runs(self) -> bool:
@@ -161,6 +231,8 @@ class Record:
         attempt, result = self._last_attempt(row)
         self.recorder.ensure_run(self._document(row, result))
         tags = {"fairlead.state": row.state, "fairlead.reason": row.reason}
+        if row.sweep is not None:
+            tags |= self._log_sweep(row, run_id, row.sweep)
         report = self._log_report(row, run_id, attempt) if row.report_sha256 else {}
         self.recorder.set_tags(run_id, tags | report)
         seen, registration = row.version, row.registration or {}
@@ -206,6 +278,24 @@ class Record:
         self.recorder.log_points(run_id, points)
         tags = {**_tags_of_report(row), "rai.state_sha256": str(report["state"]["digest"])}
         return tags | ({"rai.undefined": ", ".join(flat.undefined)} if flat.undefined else {})
+
+    def _log_sweep(self, row: ExperimentRow, run_id: str, sweep: Mapping[str, Any]) -> dict[str, str]:
+        """The sweep's files, and what its best trial has reached; returns tags that name the trial."""
+        directory = report_directory(self.settings.storage, row.project, row.id)
+        found = sorted(path for pattern in SWEEP_FILES for path in directory.glob(pattern))
+        if found:
+            self.recorder.log_files(run_id, {f"sweep/{path.relative_to(directory)}": path for path in found})
+        best, front, nearest = sweep.get("best"), sweep.get("front"), sweep.get("nearest")
+        if best is not None:
+            with self.store.read() as session:
+                trial = recorded_trials.find(session, row.id, best)
+            self.recorder.log_points(run_id, best_points(trial) if trial else [])
+        told = {
+            "fairlead.best_trial": best,
+            "fairlead.pareto_front": ", ".join(map(str, front or ())) or None,
+            "fairlead.nearest_trial": nearest,
+        }
+        return {name: str(value) for name, value in told.items() if value is not None}
 
     def _register(self, row: ExperimentRow, run_id: str, attempt: AttemptRow, result: ResultDocument) -> int:
         assert row.registration is not None, "pending, so it is there"

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from fairlead.errors import NotFound
 from fairlead.lifecycle import Desired, State, move
 from fairlead.spec import ExperimentSpec, PolicySpec, Wish, spec_hash
-from fairlead.store import projects
+from fairlead.store import projects, recorded_trials
 from fairlead.store.rows import loaded, reread_if_loaded
 from fairlead.store.tables import AttemptRow, EventRow, ExperimentRow
 
@@ -411,9 +411,13 @@ def without_run(session: Session, *, without: Collection[str] = (), limit: int =
 
 
 def ended_unrecorded(session: Session, *, without: Collection[str] = (), limit: int = 20) -> list[ExperimentRow]:
-    """Ended experiments of whose last events MLflow has not heard, longest waiting first, but for ``without``."""
+    """Ended experiments of whose last events MLflow has not heard, longest waiting first, but for ``without``.
+
+    A sweep is among them once all its trials are recorded.
+    """
     final = [state for state in State if state.is_final]
     query = select(ExperimentRow).where(
+        ~recorded_trials.are_waiting(),
         ExperimentRow.state.in_(final),
         ExperimentRow.mlflow_run_id.is_not(None),
         ExperimentRow.mlflow_version < ExperimentRow.version,

@@ -3,7 +3,7 @@
 Its settings come from the environment that ``fairlead.tracking.server`` makes. The database is brought up to date
 before the port opens, so the first answer of ``/health`` means ready. Routes that run programs on the server's host,
 call addresses somebody gave, or revive stored code are answered 404: nothing here needs them, and their records are
-the worst of MLflow's.
+the worst of MLflow's. One is added: whole runs (``tracking.whole_runs``).
 """
 
 import argparse
@@ -40,7 +40,10 @@ def main() -> None:
     # The import reads the environment and takes seconds: after the arguments, so that --help is quick.
     from mlflow.server import fastapi_app, handlers
 
+    from fairlead.tracking import whole_runs
+
     handlers.initialize_backend_stores(store, store, os.environ[ARTIFACT_ROOT])
+    whole_runs.add_route(fastapi_app.app, handlers._get_tracking_store)  # MLflow has no public one
     uvicorn.run(
         narrowed(fastapi_app.app),
         host=options.host,

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fairlead.spec import ExperimentSpec
+from pydantic import Field
+
+from fairlead.protocol import MetricPoint
+from fairlead.spec import Document, ExperimentSpec
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -15,6 +18,14 @@ OUTCOME_TAG = "rai.outcome"
 """On runs and model versions: which report stands behind them, and its outcome."""
 FLAG_TAG = "fairlead.flag"
 """On a model version that is not what Fairlead registered: what is wrong. Absent: nothing that we know of."""
+PARENT_TAG = "mlflow.parentRunId"
+"""MLflow's own: below which run its web UI shows this one."""
+TRIAL_TAG = "fairlead.trial"
+"""On the run of a trial, instead of ``EXPERIMENT_ID_TAG``: the sweep and the trial's number, as ``3f9c0a1b2c4d/17``."""
+RUNS_PATH = "/fairlead/runs"
+"""Where a server of ours takes whole runs; see ``tracking.whole_runs``."""
+MOST_RUNS = 100
+"""In one call."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,3 +82,47 @@ class VersionSeen:
     def key(self) -> tuple[str, str]:
         """Name and number."""
         return self.name, self.version
+
+
+class WholeRun(Document):
+    """A run that has ended, with everything that MLflow is to know of it."""
+
+    run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    name: str
+    user: str
+    status: RunStatus
+    started_at_ms: int
+    ended_at_ms: int
+    tags: dict[str, str]
+    params: dict[str, str]
+    points: tuple[MetricPoint, ...]
+
+
+class WholeRuns(Document):
+    """What ``RUNS_PATH`` takes: runs of one MLflow experiment."""
+
+    mlflow_experiment_id: str
+    runs: Annotated[tuple[WholeRun, ...], Field(max_length=MOST_RUNS)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialRun:
+    """What MLflow is told of a trial that has ended."""
+
+    experiment_id: str
+    """The sweep's."""
+    no: int
+    status: RunStatus
+    started_at_ms: int
+    ended_at_ms: int
+    user: str
+    params: Mapping[str, Any]
+    """Its point."""
+    points: tuple[MetricPoint, ...]
+    """Under names that MLflow accepts (``keys.clean_key``)."""
+    tags: Mapping[str, str]
+
+    @property
+    def key(self) -> str:
+        """By which its run is known: the value of ``TRIAL_TAG``."""
+        return f"{self.experiment_id}/{self.no}"

@@ -25,7 +25,8 @@ from mlflow.exceptions import MlflowException
 
 from fairlead.errors import NotFound
 from fairlead.protocol import MAX_BATCH_POINTS, MetricPoint, ModelDocument
-from fairlead.tracking.documents import EXPERIMENT_ID_TAG, RegisteredVersion, RunDocument, RunStatus
+from fairlead.tracking import trials
+from fairlead.tracking.documents import EXPERIMENT_ID_TAG, RegisteredVersion, RunDocument, RunStatus, TrialRun
 from fairlead.tracking.keys import MAX_PARAMS, as_params, as_tags, chunks, clean_key, flattened
 from fairlead.tracking.models import Candidate, ensure_version
 from fairlead.tracking.reach import reaching
@@ -107,6 +108,15 @@ class Recorder:
         """Show the run as running again: another attempt continues it."""
         with reaching(self.url):
             self._client.update_run(run_id, status="RUNNING")
+
+    def record_trials(self, parent_run_id: str, ended: Sequence[TrialRun]) -> list[str]:
+        """Write runs of trials that have ended below their sweep's run; at most ``MOST_RUNS``, of one sweep.
+
+        Returns the ids of the runs of the first so many, at least of one: where a server takes runs one by one, the
+        rest is left for another call.
+        """
+        with reaching(self.url):
+            return trials.write(self._client, self.url, parent_run_id, ended)
 
     # ---- models -------------------------------------------------------------------------------------------------
 
