@@ -22,8 +22,8 @@ PARENT_TAG = "mlflow.parentRunId"
 """MLflow's own: below which run its web UI shows this one."""
 TRIAL_TAG = "fairlead.trial"
 """On the run of a trial, instead of ``EXPERIMENT_ID_TAG``: the sweep and the trial's number, as ``3f9c0a1b2c4d/17``."""
-RUNS_PATH = "/fairlead/runs"
-"""Where a server of ours takes whole runs; see ``tracking.whole_runs``."""
+RUNS_PATH = "/api/2.0/fairlead/runs"
+"""Where a server of ours takes whole runs; below ``/api`` MLflow refuses what a page of another origin sends."""
 MOST_RUNS = 100
 """In one call."""
 

@@ -74,7 +74,7 @@ def write(store: SqlAlchemyStore, document: WholeRuns) -> None:
             SqlTag: [row for run in fresh for row in _texts(run, {_NAME_TAG: run.name, **run.tags})],
             SqlParam: [row for run in fresh for row in _texts(run, run.params)],
         }
-        rows[SqlMetric], rows[SqlLatestMetric] = _metric_rows(fresh)
+        rows[SqlMetric], rows[SqlLatestMetric] = _metric_rows(store, fresh)
         for table, of_table in rows.items():
             if of_table:
                 session.execute(table.__table__.insert(), of_table)
@@ -113,13 +113,13 @@ def _texts(run: WholeRun, content: dict[str, str]) -> Rows:
     return [{"run_uuid": run.run_id, "key": key, "value": value} for key, value in content.items()]
 
 
-def _metric_rows(runs: Iterable[WholeRun]) -> tuple[Rows, Rows]:
+def _metric_rows(store: SqlAlchemyStore, runs: Iterable[WholeRun]) -> tuple[Rows, Rows]:
     """All points, each once, and the last of each metric: of the highest step, then time, then value."""
     points: dict[tuple[Any, ...], dict[str, Any]] = {}
     last: dict[tuple[str, str], dict[str, Any]] = {}
     for run in runs:
         for point in run.points:
-            is_nan, value = SqlAlchemyStore.sanitize_metric_value(point.value)
+            is_nan, value = store.sanitize_metric_value(point.value)
             row = {
                 "run_uuid": run.run_id,
                 "key": point.key,
