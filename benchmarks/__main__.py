@@ -24,6 +24,7 @@ from benchmarks import (
     idle_memory,
     interval_coverage,
     metric_ingest,
+    record_trials,
     recovery,
     simulated_month,
     store_million,
@@ -55,6 +56,7 @@ BENCHMARKS: dict[str, ModuleType] = {
         store_million,
         submit_throughput,
         sweep_quality,
+        record_trials,
         thousand_starts,  # the longest: last
     )
 }

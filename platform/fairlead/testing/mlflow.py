@@ -82,6 +82,12 @@ class MlflowServer:
             )
         self._wait_until_healthy(self._process)
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None, "not started"
+        return self._process.pid
+
     def kill(self) -> None:
         """End it as a power cut would."""
         self._end(signal.SIGKILL)

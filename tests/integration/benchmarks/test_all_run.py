@@ -23,6 +23,7 @@ SMALL = {
     "simulated_month": ["USERS=20", "EXPERIMENTS=200", "DAYS=2", "NODES=8"],
     "store_million": ["STORED=100,300", "QUEUED=200", "CALLS=10"],
     "submit_throughput": ["SPAN=2", "CLIENTS=4"],
+    "record_trials": ["TRIALS=120", "CALLS=5", "POINTS=2"],
 }
 
 
