@@ -21,11 +21,11 @@ from fairlead.errors import (
     WrongOffset,
 )
 from fairlead.protocol import (
+    MAX_TRIALS_A_PAGE,
     AttachAnswer,
     AttachRequest,
     Batch,
     BatchAnswer,
-    MAX_TRIALS_A_PAGE,
     CheckpointCommit,
     LaunchDocument,
     LeaseRequest,

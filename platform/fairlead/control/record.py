@@ -46,8 +46,6 @@ MOST_TRIALS, MOST_TRIAL_POINTS = 50, 5_000
 """Trials, and points of them, in one call."""
 MOST_REFUSED = 1_000
 """Trials of a sweep that MLflow refuses; where it refuses more, the sweep waits as a whole."""
-SWEEP_FILES = ("sweep.json", "sweep.html", "trials.csv", "plots/*.svg", "plots/*.png")
-"""What there may be below the report directory of a sweep."""
 STATUS: dict[State, RunStatus] = {
     State.SUCCEEDED: "FINISHED",
     State.FAILED: "FAILED",
@@ -256,10 +254,9 @@ class Record:
         return attempt, ResultDocument.model_validate(attempt.result) if attempt.result else None
 
     def _log_report(self, row: ExperimentRow, run_id: str, attempt: AttemptRow | None) -> dict[str, str]:
-        directory = report_directory(self.settings.storage, row.project, row.id)
         if row.spec.get("search"):
-            self.recorder.log_files(run_id, {f"sweep/{name}": path for name, path in files_of(directory).items()})
             return {REPORT_TAG: row.report_sha256 or ""}
+        directory = report_directory(self.settings.storage, row.project, row.id)
         report = json.loads((directory / "report.json").read_bytes())
         files: dict[str, bytes | Path] = {
             f"responsible_ai/{name}": directory / name for name in ("report.json", "report.html")
@@ -282,9 +279,8 @@ class Record:
     def _log_sweep(self, row: ExperimentRow, run_id: str, sweep: Mapping[str, Any]) -> dict[str, str]:
         """The sweep's files, and what its best trial has reached; returns tags that name the trial."""
         directory = report_directory(self.settings.storage, row.project, row.id)
-        found = sorted(path for pattern in SWEEP_FILES for path in directory.glob(pattern))
-        if found:
-            self.recorder.log_files(run_id, {f"sweep/{path.relative_to(directory)}": path for path in found})
+        if found := {f"sweep/{name}": path for name, path in files_of(directory).items() if path.exists()}:
+            self.recorder.log_files(run_id, found)
         best, front, nearest = sweep.get("best"), sweep.get("front"), sweep.get("nearest")
         if best is not None:
             with self.store.read() as session:

@@ -78,7 +78,7 @@ def collect(document: LaunchDocument, attempt: Path, finished: Sequence[Finished
             else None
         ),
         model=_model(document, attempt, first.dataset) if first.has_exported else None,
-        dataset=_description(first.dataset),
+        dataset=describe_dataset(first.dataset),
         environment=dict(first.environment),
     )
 
@@ -189,7 +189,8 @@ def _model(document: LaunchDocument, attempt: Path, dataset: Mapping[str, Any]) 
     )
 
 
-def _description(dataset: Mapping[str, Any]) -> dict[str, Any]:
+def describe_dataset(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Of ``DatasetInfo`` as a mapping, what a result says."""
     return {
         "uri": dataset["uri"],
         "digest": dataset["digest"],

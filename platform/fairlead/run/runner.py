@@ -335,7 +335,9 @@ class Runner:
             self._end_group(timeout_s=GROUP_END_WAIT_S)
             failpoint("runner.ended_group")
             if swept is not None:
-                verdict, outputs = swept, Outputs(environment=self._sweep.environment if self._sweep else {})
+                assert self._sweep is not None, "it has just been driven"
+                verdict = swept
+                outputs = Outputs(environment=self._sweep.environment, dataset=self._sweep.dataset)
             else:
                 verdict, outputs = self._conclude(trouble, died_on)
         except Exception:  # a result that says so is better than none

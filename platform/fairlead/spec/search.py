@@ -261,6 +261,11 @@ class SearchSpec(Document):
         return self.algorithm if isinstance(self.algorithm, AlgorithmSpec) else AlgorithmSpec(name=self.algorithm)
 
     @property
+    def is_population(self) -> bool:
+        """Whether trials take the places of others, and begin from their checkpoints."""
+        return self.early_stopping is not None and self.early_stopping.pbt is not None
+
+    @property
     def population(self) -> int:
         """Of ``pbt``: how many trials one is compared with."""
         pbt = self.early_stopping.pbt if self.early_stopping else None

@@ -25,8 +25,8 @@ from fairlead.evaluation import CountState
 from fairlead.failpoints import DIRECTORY_VARIABLE
 from fairlead.lifecycle import Observation, Outcome, State
 from fairlead.protocol import (
-    PROTOCOL,
     BEGUN_FILE,
+    PROTOCOL,
     AttachRequest,
     AttemptObservation,
     Batch,

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 from fairlead.protocol import Amendment, SweepSummary, TrialDocument
 from fairlead.search.best import best, excesses_of, front, nearest_miss, values_of
 from fairlead.search.space import Point
-from fairlead.search.stopping import Stop, stopping
+from fairlead.search.stopping import Continuation, Stop, stopping
 from fairlead.search.trials import Trial, TrialState
 from fairlead.spec import SearchSpec
 
@@ -22,8 +22,6 @@ MAX_TRIES = 5
 """How often a trial is begun that never ends: it may be what kills its runner."""
 JUDGED_AFTER = 20
 """Trials that must have ended before a sweep fails because too many of them did, unless there are fewer."""
-MAX_RESOURCE = "max_resource"
-"""So begins the reason of a trial that was stopped because it has run long enough."""
 Origin = Literal["proposed", "enqueued", "inherited"]
 
 
@@ -75,13 +73,15 @@ class Entry:
     last_step: int | None = None
     stop_reason: str | None = None
     """Why it is to end before its time."""
+    is_complete: bool = False
+    """It is to end because it has run all the steps that there are."""
 
 
 class Conductor:
     """One sweep. Not for several threads.
 
-    ``proposer`` makes who proposes, given the trials there are. ``steps_of``: how many steps a trial at a point has by
-    itself, where that is known.
+    ``seed`` is the spec's. ``proposer`` makes who proposes, given the trials there are. ``steps_of``: how many steps a
+    trial at a point has by itself, where that is known.
     """
 
     def __init__(
@@ -89,13 +89,14 @@ class Conductor:
         search: SearchSpec,
         proposer: Callable[[Sequence[Trial]], Proposer],
         *,
+        seed: int = 0,
         trials: Iterable[TrialDocument] = (),
         amendments: Sequence[Amendment] = (),
         steps_of: Callable[[Point], int | None] = lambda point: None,
     ) -> None:
         self._search = search
         self._steps_of = steps_of
-        self._stopping = stopping(search.early_stopping)
+        self._stopping = stopping(search, seed=seed)
         self._entries: dict[int, Entry] = {}
         self._running: set[int] = set()
         self._ended: list[Trial] = []
@@ -105,6 +106,7 @@ class Conductor:
         self._latest_failure = ""
         self._again: deque[int] = deque()
         self._by_hand: deque[Point] = deque()
+        self._continuations: deque[Continuation] = deque()
         self._settled: list[Entry] = []
         self._limit = search.trials
         self._num_new = 0
@@ -151,6 +153,7 @@ class Conductor:
         self._entries[entry.no] = entry
         self._next_no = max(self._next_no, entry.no + 1)
         self._num_new += entry.origin != "inherited" and entry.parent is None
+        self._stopping.begin(entry.no, entry.point, entry.parent)
 
     def _give_up_deadly_ones(self) -> None:
         for no in [no for no in self._again if self._entries[no].tries >= MAX_TRIES]:
@@ -221,10 +224,11 @@ class Conductor:
             entry.tries += 1
             entry.last, entry.best, entry.values = {}, {}, {}
             return self._begun(entry)
-        if self.why_no_more(elapsed_s) is not None:
+        begin = self._continued()
+        if begin is None and self.why_no_more(elapsed_s) is not None:
             return None
-        begin = self._prefetched or self._propose()
-        self._prefetched = None
+        if begin is None:
+            begin, self._prefetched = self._prefetched or self._propose(), None
         if begin is None:
             self._is_dry = True
             return None
@@ -234,12 +238,23 @@ class Conductor:
 
     def prefetch(self, *, elapsed_s: float) -> None:
         """Have the next point proposed while nothing else is to be done: a proposal may take longer than a trial."""
-        if self._prefetched is None and not self._again and self.why_no_more(elapsed_s) is None:
+        if (
+            self._prefetched is not None or self._again or self._search.is_population
+        ):  # its continuations need the number
+            return
+        if self.why_no_more(elapsed_s) is None:
             self._prefetched = self._propose()
 
     def _begun(self, entry: Entry) -> Begin:
         self._running.add(entry.no)
         return Begin(no=entry.no, point=entry.point, origin=entry.origin, parent=entry.parent, tries=entry.tries)
+
+    def _continued(self) -> Begin | None:
+        """Of a population: one that takes the place of another."""
+        if not self._continuations or self._is_finishing or self.too_many_failed is not None:
+            return None
+        wanted = self._continuations.popleft()
+        return Begin(no=self._next_no, point=wanted.point, parent=wanted.parent)
 
     def _propose(self) -> Begin | None:
         no = self._next_no
@@ -267,7 +282,11 @@ class Conductor:
 
     def over_because(self, elapsed_s: float) -> str | None:
         """Why the sweep is over, once nothing of it runs any more."""
-        return None if self._running or self._again else self.why_no_more(elapsed_s)
+        if self._running or self._again:
+            return None
+        if self._continuations and not self._is_finishing and self.too_many_failed is None:
+            return None
+        return self.why_no_more(elapsed_s)
 
     def _is_on_plateau(self) -> bool:
         """As ``search.best.is_on_plateau``, from the best costs by then."""
@@ -301,25 +320,28 @@ class Conductor:
         first = metrics.get(self._search.objectives[0].metric)
         if first is None:
             return None
+        if (tell := getattr(self._proposer, "report", None)) is not None:
+            tell(no, step, first)
         verdict = self._stopping.judge(no, step, self._cost(first))
         if not isinstance(verdict, Stop) or entry.stop_reason is not None or self._ends_anyway(entry, step, verdict):
             return None
-        entry.stop_reason = verdict.reason
+        entry.stop_reason, entry.is_complete = verdict.reason, verdict.is_complete
+        if verdict.continuation is not None:
+            self._continuations.append(verdict.continuation)
         return verdict.reason
 
     def _ends_anyway(self, entry: Entry, step: int, verdict: Stop) -> bool:
         """It has run as long as any trial may, and has no step left: stopped now it would not count its rows."""
         steps = self._steps_of(entry.point)
-        return verdict.reason.startswith(MAX_RESOURCE) and steps is not None and steps <= step
+        return verdict.is_complete and steps is not None and steps <= step
 
     def finished(self, no: int, values: Mapping[str, float], *, has_evaluated: bool) -> Entry:
         """Its workload has returned. ``values``: what was measured at its end."""
         entry = self._entries[no]
         entry.last.update(values)
         entry.values = self._counting(entry)
-        was_cut = entry.stop_reason is not None and not has_evaluated
-        if was_cut and not (entry.stop_reason or "").startswith(MAX_RESOURCE):
-            return self._end(entry, TrialState.PRUNED, entry.stop_reason or "")
+        if entry.stop_reason is not None and not has_evaluated and not entry.is_complete:
+            return self._end(entry, TrialState.PRUNED, entry.stop_reason)
         if (problem := self._problem_with(entry)) is not None:
             return self._end(entry, TrialState.FAILED, problem)
         return self._end(entry, TrialState.SUCCEEDED, entry.stop_reason or "completed")
@@ -378,11 +400,12 @@ class Conductor:
 
     def _note_ended(self, entry: Entry) -> Trial:
         trial = self._trial_of(entry)
+        self._stopping.end(entry.no)
         self._ended.append(trial)
         self._counts[entry.state] += 1
         if len(self._search.objectives) == 1:
             before = self._best_costs[-1] if self._best_costs else math.inf
-            counts = trial.state is TrialState.SUCCEEDED and trial.is_usable and trial.is_feasible
+            counts = _is_complete(trial) and trial.is_feasible
             self._best_costs.append(min(before, self._cost(trial.values[0])) if counts else before)
         return trial
 
@@ -400,6 +423,8 @@ class Conductor:
             state=entry.state,
             values=values or (),
             excesses=excesses_of(self._search, entry.values) if is_known else {},
+            step=entry.last_step or 0,
+            parent=entry.parent,
         )
 
     def _cost(self, value: float) -> float:
@@ -459,4 +484,5 @@ class Conductor:
 
 
 def _is_complete(trial: Trial) -> bool:
-    return trial.state is TrialState.SUCCEEDED and trial.is_usable
+    has_values = bool(trial.values) and all(math.isfinite(value) for value in trial.values)
+    return trial.state is TrialState.SUCCEEDED and has_values

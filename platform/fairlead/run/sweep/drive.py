@@ -27,13 +27,16 @@ from fairlead.protocol import (
 )
 from fairlead.run.places import Places
 from fairlead.run.progress import Progress
+from fairlead.run.rank import find_code
 from fairlead.run.spool import SpoolWriter
 from fairlead.run.storage import complete_checkpoints, problem_with
-from fairlead.run.sweep.conductor import Begin, Conductor, Entry
+from fairlead.run.sweep.conductor import Begin, Conductor, Entry, Proposer
 from fairlead.run.sweep.course import Course, Trouble
+from fairlead.run.sweep.keeping import KEEP_EVERY_S
 from fairlead.run.sweep.slots import Slot, SlotLost, Word
 from fairlead.run.sweep.trial import Task
 from fairlead.run.verdict import Verdict
+from fairlead.search.importance import importance_of
 from fairlead.search.proposals import Proposals
 from fairlead.search.space import Point
 from fairlead.search.trials import Trial, TrialState
@@ -61,6 +64,8 @@ class Drive:
     note: Callable[[str, str], None]
     start_timeout_s: float
     environment: dict[str, str] = field(default_factory=dict)
+    dataset: dict[str, Any] | None = None
+    """As a result describes it, once a trial has."""
     amendment_no: int = 0
     slots_told: int = 0
     summary: SweepSummary | None = None
@@ -127,6 +132,7 @@ class Drive:
         conductor = Conductor(
             self._search,
             self._proposer,
+            seed=self.document.spec.seed,
             trials=trials,
             amendments=self._launch.amendments,
             steps_of=self._steps_of,
@@ -134,7 +140,13 @@ class Drive:
         self.amendment_no = conductor.amendment_no
         return conductor
 
-    def _proposer(self, trials: Sequence[Trial]) -> Proposals:
+    def _proposer(self, trials: Sequence[Trial]) -> Proposer:
+        if self.places.code is not None:  # a sampler of the user's own may be in it
+            find_code(str(self.places.code))
+        if self._search.chosen.name.startswith("ray:"):
+            from fairlead.run.sweep.searchers import Searchers  # loads Ray Tune
+
+            return Searchers(self._search, seed=self.document.spec.seed, trials=trials)
         return Proposals(self._search, seed=self.document.spec.seed, trials=trials)
 
     def _steps_of(self, point: Point) -> int | None:
@@ -254,6 +266,8 @@ class Drive:
                 wanted=tuple(sorted(wanted)),
                 is_alone=not self._search.reuse_processes,
                 timeout_s=spec.policy.stall_timeout_s,
+                keeps_every_s=0.0 if self._search.is_population else KEEP_EVERY_S,
+                describes=rank == 0 and self.dataset is None,
             )
             for rank in range(course.world_size)
         ]
@@ -337,8 +351,8 @@ class Drive:
             slot.tell({"kind": "stop"})
 
     def _finish(self, slot: Slot, course: Course) -> None:
-        if not self.environment:
-            self.environment = dict(course.done[0]["environment"])
+        if course.done[0]["dataset"] and self.dataset is None:
+            self.dataset, self.environment = course.done[0]["dataset"], dict(course.done[0]["environment"])
         is_cut = self.progress.stop is not None and not course.has_evaluated
         if is_cut and self._conductor.entry(course.begin.no).stop_reason is None:
             self._interrupt(slot, course)
@@ -467,7 +481,8 @@ class Drive:
         self._courses.clear()
 
     def _conclude(self, over: str) -> Verdict:
-        self.summary = self._conductor.summary(over)
+        importance = importance_of(self._search, self._conductor.ended)
+        self.summary = self._conductor.summary(over).amended(importance=importance)
         if (why := self._conductor.too_many_failed) is not None:
             return Verdict(outcome=Outcome.USER_ERROR, reason=f"too_many_failed: {why}"[:1000])
         if not self.summary.counts.get(TrialState.SUCCEEDED):

@@ -23,9 +23,10 @@ KEEP_EVERY_S = 5.0
 class Keeper:
     """Of one trial, in the process of its rank 0. Used by one thread."""
 
-    def __init__(self, directory: Path, *, world_size: int) -> None:
+    def __init__(self, directory: Path, *, world_size: int, every_s: float = KEEP_EVERY_S) -> None:
         self._directory = directory
         self._world_size = world_size
+        self._every_s = every_s
         self._copied: Path | None = None
         self._step = 0
         self._kept_s = time.monotonic()
@@ -35,7 +36,7 @@ class Keeper:
         copied = copy_checkpoint(checkpoint, self._directory, step=step)
         self._forget()
         self._copied, self._step = copied, step
-        if time.monotonic() - self._kept_s >= KEEP_EVERY_S:
+        if time.monotonic() - self._kept_s >= self._every_s:
             self.keep()
 
     def keep(self) -> None:

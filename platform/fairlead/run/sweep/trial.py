@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,6 +27,7 @@ from fairlead.data.torch import any_rank, choose_device, gather_objects, share_c
 from fairlead.evaluation import CountState
 from fairlead.protocol import EVALUATED_SPLIT
 from fairlead.run.meeting import join_store, open_store
+from fairlead.run.outputs import describe_dataset
 from fairlead.run.rank import describe_environment, describe_failure, find_code, load_workload, seed_all
 from fairlead.run.sweep.channel import Channel, Message
 from fairlead.run.sweep.judging import counted_values, without_test_rows
@@ -66,6 +68,10 @@ class Task:
     """Whether the process is for this task only."""
     timeout_s: float
     """For collectives."""
+    keeps_every_s: float
+    """How often a checkpoint is brought to disk while it trains."""
+    describes: bool
+    """Whether it is to tell of the data and of its surroundings."""
 
     @classmethod
     def of(cls, message: Message) -> "Task":
@@ -151,14 +157,16 @@ class Process:
             has_evaluated=EVALUATED_SPLIT in context.states,
             values=values,
             checkpoint=outlet.kept,
-            environment=describe_environment(context.device) if task.rank == 0 else {},
+            environment=describe_environment(context.device) if task.describes else {},
+            dataset=describe_dataset(asdict(self._info)) if task.describes else None,
         )
 
     def _open(self, spec: ExperimentSpec) -> Dataset:
         """Read once a process: the data of all trials are the same."""
         key = spec.data.model_dump_json()
         if key not in self._datasets:
-            self._datasets[key] = without_test_rows(open_dataset(spec.data))
+            opened = open_dataset(spec.data)
+            self._info, self._datasets[key] = opened.info, without_test_rows(opened)
         return self._datasets[key]
 
     @contextlib.contextmanager
@@ -178,6 +186,7 @@ class Process:
             store=store,
             rank=task.rank,
             world_size=task.world_size,
+            timeout=timedelta(seconds=task.timeout_s),
         )
         try:
             yield
@@ -192,7 +201,7 @@ class TrialOutlet:
         self._process = process
         self._is_first = task.rank == 0
         self._storage = Path(task.storage)
-        self._keeper = Keeper(Path(task.directory), world_size=task.world_size)
+        self._keeper = Keeper(Path(task.directory), world_size=task.world_size, every_s=task.keeps_every_s)
         self._waiting: list[tuple[int, int, Mapping[str, float]]] = []
         self._sent_s = 0.0
         self.kept: dict[str, Any] | None = None
