@@ -27,9 +27,11 @@ from fairlead_api.parts import Api
 from fairlead_api.problems import on_bad_parameters, on_fairlead_error, on_http_error
 from fairlead_api.routes import (
     agents,
+    amendments,
     attempts,
     audit,
     clusters,
+    derived,
     docs,
     experiments,
     links,
@@ -40,6 +42,7 @@ from fairlead_api.routes import (
     projects,
     server,
     tokens,
+    trials,
     turns,
     webhooks,
     workloads,
@@ -88,7 +91,11 @@ def create_app(
     app.state.api, app.state.streams, app.state.watch = api, streams, Watch(api)
     app.state.meters, app.state.told = meters, {}
     people = (tokens, projects, audit)
-    users = (experiments, turns, clusters, nodes, progress, overrides, models, links, workloads, webhooks, *people)
+    sweeps = (trials, amendments, derived)
+    users = (
+        *(experiments, *sweeps, turns, clusters, nodes, progress, overrides, models, links, workloads, webhooks),
+        *people,
+    )
     for module in (*users, server, agents, attempts, docs):
         app.include_router(module.router)
     app.add_exception_handler(FairleadError, on_fairlead_error)

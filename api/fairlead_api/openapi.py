@@ -111,6 +111,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
 
 _TAGS = {
     "experiments": "Specs and their lives.",
+    "sweeps": "Trials of sweeps, and what may be changed while they run.",
     "progress": "What happens while they run, and what is left of them.",
     "models": "Registered models, and whether MLflow still has them as they were registered.",
     "workloads": "Training programs and uploaded code.",

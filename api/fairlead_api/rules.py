@@ -75,6 +75,14 @@ RULES: Mapping[str, Rule] = {
     "POST /v1/experiments/{experiment_id}/pause": _rule(Role.EDITOR, Reach.EXPERIMENT, *_OF_EXPERIMENT),
     "POST /v1/experiments/{experiment_id}/resume": _rule(Role.EDITOR, Reach.EXPERIMENT, *_OF_EXPERIMENT),
     "POST /v1/experiments/{experiment_id}/release": _rule(Role.EDITOR, Reach.EXPERIMENT, *_OF_EXPERIMENT),
+    # sweeps
+    "GET /v1/experiments/{experiment_id}/trials": _rule(Role.VIEWER, Reach.EXPERIMENT),
+    "GET /v1/experiments/{experiment_id}/trials/{trial_no}": _rule(Role.VIEWER, Reach.EXPERIMENT),
+    "GET /v1/experiments/{experiment_id}/amendments": _rule(Role.VIEWER, Reach.EXPERIMENT),
+    "POST /v1/experiments/{experiment_id}/amendments": _rule(Role.EDITOR, Reach.EXPERIMENT, notes=True),
+    "POST /v1/experiments/{experiment_id}/finish": _rule(Role.EDITOR, Reach.EXPERIMENT, notes=True),
+    "POST /v1/experiments/{experiment_id}/promote": _rule(Role.EDITOR, Reach.EXPERIMENT, notes=True),
+    "POST /v1/experiments/{experiment_id}/extend": _rule(Role.EDITOR, Reach.EXPERIMENT, notes=True),
     # Whoever vouches for a death answers for a machine that other projects use too.
     "POST /v1/experiments/{experiment_id}/attempts/{attempt_no}/declare-lost": _rule(
         Role.ADMIN, Reach.EVERYWHERE, "attempt", "experiment_id", "attempt_no"

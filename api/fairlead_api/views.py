@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from fairlead.lifecycle import Desired, Observation, Outcome, State
 from fairlead.representation import (
+    AmendmentView,
     AttemptView,
     EventView,
     ExperimentDetail,
@@ -16,10 +17,14 @@ from fairlead.representation import (
     MetricPointView,
     MetricsView,
     RegistrationView,
+    SweepView,
+    TrialDetail,
+    TrialView,
 )
-from fairlead.store import experiments
+from fairlead.search.trials import TrialState
+from fairlead.store import experiments, trials
 from fairlead.store.series import Series
-from fairlead.store.tables import AttemptRow, EventRow, ExperimentRow
+from fairlead.store.tables import AmendmentRow, AttemptRow, EventRow, ExperimentRow, TrialRow
 
 
 def answer(view: BaseModel, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -75,8 +80,20 @@ def _fields(row: ExperimentRow) -> dict[str, Any]:
         "report_outcome": row.report_outcome,
         "gates": tuple(GateView.model_validate(gate) for gate in row.gates),
         "registration": RegistrationView.model_validate(row.registration) if row.registration else None,
+        "sweep": sweep_view(row),
+        "derived_from": row.derived_from,
         "links": _links(row),
     }
+
+
+def sweep_view(row: ExperimentRow) -> SweepView | None:
+    """How a sweep stands; None for what is none."""
+    search = row.spec.get("search")
+    if not search:
+        return None
+    known = {**trials.unbegun(), **(row.sweep or {})}
+    asked = row.total_steps if row.total_steps is not None else search.get("trials", 0)
+    return SweepView.model_validate({**known, "trials": asked, "ended": known["finished"]})
 
 
 def _links(row: ExperimentRow) -> dict[str, str]:
@@ -84,6 +101,8 @@ def _links(row: ExperimentRow) -> dict[str, str]:
     links = {"self": here} | {
         page: f"{here}/{page}" for page in ("attempts", "events", "logs", "metrics", "checkpoints", "gates")
     }
+    if row.spec.get("search"):
+        links |= {page: f"{here}/{page}" for page in ("trials", "amendments")}
     if row.report_sha256 or row.report_outcome:
         links["report"] = f"{here}/report"
     if row.mlflow_url is not None:
@@ -107,6 +126,52 @@ def attempt_view(row: AttemptRow) -> AttemptView:
         ended_at=row.ended_at,
         declared_lost_by=row.declared_lost_by,
     )
+
+
+def trial_view(row: TrialRow) -> TrialView:
+    """One trial, for lists."""
+    return TrialView(**_trial_fields(row))
+
+
+def trial_detail(row: TrialRow) -> TrialDetail:
+    """One trial with its courses."""
+    metrics, non_finite = split_finite(row.metrics)
+    curves = {key: tuple(_point(point) for point in points) for key, points in row.curves.items()}
+    here = f"/v1/experiments/{row.experiment_id}"
+    fields = _trial_fields(row)
+    return TrialDetail(
+        **{**fields, "non_finite": {**non_finite, **fields["non_finite"]}},
+        detail=row.detail,
+        metrics=metrics,
+        curves=curves,
+        links={"self": f"{here}/trials/{row.no}", "sweep": here, "logs": f"{here}/logs?trial={row.no}"},
+    )
+
+
+def _trial_fields(row: TrialRow) -> dict[str, Any]:
+    values, non_finite = split_finite(row.values)
+    return {
+        "no": row.no,
+        "state": TrialState(row.state),
+        "origin": row.origin,
+        "parent": row.parent,
+        "attempt_no": row.attempt_no,
+        "params": row.params,
+        "values": values,
+        "non_finite": non_finite,
+        "excess": row.excess,
+        "reason": row.reason,
+        "last_step": row.last_step,
+        "tries": row.tries,
+        "has_checkpoint": row.checkpoint is not None,
+        "started_at": row.started_at,
+        "ended_at": row.ended_at,
+    }
+
+
+def amendment_view(row: AmendmentRow) -> AmendmentView:
+    """One change to a sweep."""
+    return AmendmentView(no=row.no, kind=row.kind, actor=row.actor, payload=row.payload, at=row.created_at)
 
 
 def event_view(row: EventRow) -> EventView:

@@ -11,7 +11,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 from fairlead.lifecycle import Desired, Observation, Outcome, State
 from fairlead.protocol import Number
 from fairlead.rights import Role
+from fairlead.search.trials import TrialState
 from fairlead.spec import Document, ExperimentSpec, Label, Manifest, Name
+from fairlead.spec.search import MOST_TRIALS
 
 T = TypeVar("T")
 MemberName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,99}$")]
@@ -215,6 +217,135 @@ class ClusterChange(Document):
     labels: dict[Name, Label | None] = Field(max_length=20)
 
 
+class MetricPointView(Representation):
+    """One value of one metric; null where it is NaN or infinite, which ``flag`` then names."""
+
+    step: int
+    at_ms: int
+    value: float | None
+    flag: str | None = None
+
+
+class SweepView(Representation):
+    """How a sweep stands."""
+
+    trials: int = 0
+    """Asked for, with those that amendments have added; inherited ones do not count."""
+    ended: int = 0
+    """Of them."""
+    counts: dict[TrialState, int] = Field(default_factory=dict)
+    """By state, inherited ones included."""
+    best: int | None = None
+    """Of one objective: the best trial that keeps all constraints."""
+    front: tuple[int, ...] = ()
+    """Of several: those that none beats, that keep all constraints."""
+    nearest: int | None = None
+    """While none keeps all constraints: the one that is least far beyond them."""
+    value: float | None = None
+    """Of the best, for the objective."""
+    ended_because: str = ""
+    """Once it has ended: ``trials``, ``grid``, ``plateau``, ``hours``, ``budget`` or ``finished``."""
+    importance: dict[str, Number] = Field(default_factory=dict)
+    """By parameter: its share of the first objective's spread, once that is known."""
+
+
+class TrialView(Representation):
+    """One point of a sweep and what became of it."""
+
+    no: int
+    state: TrialState
+    origin: str = "proposed"
+    """``proposed``, ``enqueued`` by hand, or ``inherited`` from an earlier sweep."""
+    parent: int | None = None
+    """The trial from whose checkpoint it began."""
+    attempt_no: int = 0
+    """The attempt that has run it last; 0: it is inherited."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    values: dict[str, Number | None] = Field(default_factory=dict)
+    """Of the metrics that objectives and constraints look at; null where not finite (named in ``non_finite``)."""
+    non_finite: dict[str, str] = Field(default_factory=dict)
+    excess: float | None = None
+    """How far it is beyond all constraints together: 0 where it keeps them; null: not known."""
+    reason: str = ""
+    last_step: int | None = None
+    tries: int = 1
+    has_checkpoint: bool = False
+    """Whether it can be promoted as it is."""
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+class TrialDetail(TrialView):
+    """A trial with all its metrics and their courses."""
+
+    detail: str = ""
+    """Why it failed, for people."""
+    metrics: dict[str, Number | None] = Field(default_factory=dict)
+    """Last values; null where not finite."""
+    curves: dict[str, tuple[MetricPointView, ...]] = Field(default_factory=dict)
+    """Thinned; the first objective's first."""
+    links: dict[str, str] = Field(default_factory=dict)
+
+
+class AmendmentView(Representation):
+    """A change to a sweep that runs; it never changes itself."""
+
+    no: int
+    """Counts from 1 within the sweep."""
+    kind: str
+    """``add_trials``, ``concurrency``, ``priority``, ``enqueue``, ``stop_trial`` or ``finish``."""
+    actor: str
+    payload: dict[str, Any] = Field(default_factory=dict)
+    at: datetime
+
+
+class SweepChange(Document):
+    """A change to a sweep that runs: exactly one of these."""
+
+    add_trials: int | None = Field(default=None, ge=1, le=MOST_TRIALS)
+    """So many more."""
+    concurrency: int | None = Field(default=None, ge=1, le=4096)
+    """Trials at a time, at most; never more than it holds resources for."""
+    priority: int | None = Field(default=None, ge=0, le=100)
+    enqueue: dict[str, Any] | None = Field(default=None, max_length=200)
+    """The point of a trial that is begun next: a value for each parameter that is looked for."""
+    stop_trial: int | None = Field(default=None, ge=0)
+    """The number of one that runs; it ends as ``pruned``."""
+    finish: Literal[True] | None = None
+    """Begin no more trials, let those that run end, and keep the best."""
+
+    @model_validator(mode="after")
+    def _is_one_change(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(type(self).model_fields)}")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Which one."""
+        return next(name for name in type(self).model_fields if getattr(self, name) is not None)
+
+
+class Promotion(Document):
+    """Which trial of a sweep is to become a model, and how."""
+
+    trial: int | None = Field(default=None, ge=0)
+    """Absent: the best. Of several objectives one must be named."""
+    take: bool | None = None
+    """Whether its last checkpoint is taken as it is, and only evaluated; otherwise it is trained once more. Absent:
+    taken where it has one."""
+    name: Name | None = None
+    """Of the new experiment; absent: as the sweep's."""
+
+
+class Extension(Document):
+    """How much further an ended sweep is to go."""
+
+    trials: int = Field(ge=1, le=MOST_TRIALS)
+    """So many new ones."""
+
+
 class ExperimentView(Representation):
     """An experiment as it is now. ``version`` is also its ETag."""
 
@@ -245,6 +376,10 @@ class ExperimentView(Representation):
     report_outcome: str | None = None
     gates: tuple[GateView, ...] = ()
     registration: RegistrationView | None = None
+    sweep: SweepView | None = None
+    """Of a sweep: how it stands."""
+    derived_from: str | None = None
+    """The sweep whose trial it promotes, or that it goes on from."""
     links: dict[str, str] = Field(default_factory=dict)
 
 
@@ -320,15 +455,6 @@ class ModelVersionView(Representation):
     overridden: tuple[str, ...] = ()
     """Gates that somebody let it pass."""
     flags: tuple[RegistryFlagView, ...] = ()
-
-
-class MetricPointView(Representation):
-    """One value of one metric; null where it is NaN or infinite, which ``flag`` then names."""
-
-    step: int
-    at_ms: int
-    value: float | None
-    flag: str | None = None
 
 
 class MetricsView(Representation):

@@ -3,7 +3,6 @@
 import hashlib
 import re
 import secrets
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -39,9 +38,11 @@ from fairlead_api.audits import note_made
 from fairlead_api.bodies import SpecBody, read_document, read_evaluation
 from fairlead_api.filters import among, read_filters
 from fairlead_api.keys import ANSWERS_KEPT, RequiredKey
+from fairlead_api.once import unless_raced
 from fairlead_api.openapi import EXAMPLE_EVALUATION, EXAMPLE_SPEC, problems, takes
 from fairlead_api.pages import DEFAULT_LIMIT, MAX_LIMIT, address, cursor_after, read_cursor
 from fairlead_api.parts import Api, ApiParts
+from fairlead_api.sweeps import inherit, sweep_before
 from fairlead_api.views import answer, attempt_view, etag, experiment_detail, experiment_view
 
 router = APIRouter(prefix="/v1", tags=["experiments"])
@@ -188,7 +189,7 @@ def create_evaluation(api: ApiParts, caller: Caller, body: SpecBody, key: Requir
 
 
 def _created(api: Api, caller: Principal, key: str, spec: ExperimentSpec, body: bytes, *, route: str) -> Response:
-    stored = _unless_raced(lambda: _create_once(api, caller, key, spec, body, route=route))
+    stored = unless_raced(lambda: _create_once(api, caller, key, spec, body, route=route))
     api.hint()
     return Response(stored.body, stored.status, stored.headers, "application/json")
 
@@ -205,13 +206,7 @@ def _create_once(
         known = idempotency.find(session, **scope, body_sha256=digest)
         if known is not None:
             return known
-        row = _insert(api, session, secrets.token_hex(6), spec, caller)
-        note_made(session, "experiment", row.id, project=row.project)
-        stored = StoredAnswer(
-            status=201,
-            headers={"Location": f"/v1/experiments/{row.id}", "ETag": etag(row)},
-            body=experiment_detail(row, []).model_dump_json(by_alias=True),
-        )
+        stored = made(api, session, spec, caller)
         expires_at = now + ANSWERS_KEPT
         failpoint("api.inserting")
         idempotency.insert(session, **scope, body_sha256=digest, answer=stored, expires_at=expires_at)
@@ -219,20 +214,44 @@ def _create_once(
     return stored
 
 
-def _insert(api: Api, session: Session, experiment_id: str, spec: ExperimentSpec, caller: Principal) -> ExperimentRow:
+def made(
+    api: Api, session: Session, spec: ExperimentSpec, caller: Principal, *, derived_from: str | None = None
+) -> StoredAnswer:
+    """A new experiment under an id of ours, and what is answered for it."""
+    row = _insert(api, session, secrets.token_hex(6), spec, caller, derived_from=derived_from)
+    note_made(session, "experiment", row.id, project=row.project)
+    return StoredAnswer(
+        status=201,
+        headers={"Location": f"/v1/experiments/{row.id}", "ETag": etag(row)},
+        body=experiment_detail(row, []).model_dump_json(by_alias=True),
+    )
+
+
+def _insert(
+    api: Api,
+    session: Session,
+    experiment_id: str,
+    spec: ExperimentSpec,
+    caller: Principal,
+    *,
+    derived_from: str | None = None,
+) -> ExperimentRow:
     decision = _admit(api, session, spec)
     if isinstance(decision, Rejected):
         raise BadSpec(decision.detail, problems=decision.problems)
     if not api.crowd.lets_in(api.settings.max_queued, lambda: experiments.count_in(session, WAITING_STATES)):
         raise TooMany(f"{api.settings.max_queued} experiments are waiting already; try again later")
-    return experiments.insert(
+    row = experiments.insert(
         session,
         experiment_id=experiment_id,
         spec=spec,
         actor=caller.name,
         now=api.now(),
         total_steps=decision.total_steps,
+        derived_from=derived_from or sweep_before(spec),
     )
+    inherit(session, row, spec, now=api.now())
+    return row
 
 
 def _refuse_project(session: Session, caller: Principal, spec: ExperimentSpec) -> None:
@@ -279,16 +298,6 @@ def _admit(api: Api, session: Session, spec: ExperimentSpec) -> Admitted | Rejec
     )
 
 
-def _unless_raced(act: Callable[[], StoredAnswer]) -> StoredAnswer:
-    """Once more where another request inserted the same row first: now its row can be seen."""
-    try:
-        return act()
-    except Conflict as error:
-        if type(error) is not Conflict:
-            raise
-        return act()
-
-
 @router.put(
     "/experiments/{experiment_id}",
     operation_id="putExperiment",
@@ -303,7 +312,7 @@ def put(api: ApiParts, caller: Caller, experiment_id: str, body: SpecBody) -> Re
         message = "an id has 1 to 40 of a-z, 0-9 and '-', and begins with a letter or a digit"
         raise BadInput(message, problems=(Problem(pointer="/path/experiment_id", message=message),))
     spec = read_document(ExperimentSpec, body)
-    stored = _unless_raced(lambda: _put_once(api, caller, experiment_id, spec))
+    stored = unless_raced(lambda: _put_once(api, caller, experiment_id, spec))
     api.hint()
     return Response(stored.body, stored.status, stored.headers, "application/json")
 

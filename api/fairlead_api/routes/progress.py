@@ -16,9 +16,10 @@ from fairlead.control.sweeps import SWEEP_JSON, SWEEP_PAGE
 from fairlead.errors import BadInput, NotFound, Problem, Unavailable
 from fairlead.evaluation.sweep_report import SCHEMA as SWEEP_SCHEMA
 from fairlead.lifecycle import State
-from fairlead.protocol import CheckpointRef
+from fairlead.protocol import TRIALS_DIRECTORY, CheckpointRef
 from fairlead.representation import EventView, GateView, MetricsView, Page, ProfileName
-from fairlead.store import attempts, checkpoints, events, experiments, series
+from fairlead.search.trials import TrialState
+from fairlead.store import attempts, checkpoints, events, experiments, series, trials
 from fairlead_api import logs
 from fairlead_api.access import Caller
 from fairlead_api.openapi import problems
@@ -153,6 +154,9 @@ async def read_logs(
     experiment_id: ExperimentId,
     rank: Annotated[int, Query(ge=0, le=4095)] = 0,
     attempt: Annotated[int | None, Query(ge=1, description="Absent: the newest.")] = None,
+    trial: Annotated[
+        int | None, Query(ge=0, le=trials.MAX_NO, description="Of a sweep: what this one printed.")
+    ] = None,
     tail: Annotated[int | None, Query(ge=0, le=logs.MAX_TAIL_LINES, description="Only the last lines.")] = None,
     offset: Annotated[int | None, Query(ge=0, lt=2**62, description=f"0, or what `{NEXT_OFFSET}` said.")] = None,
     stacks: Annotated[bool, Query(description="What its threads were doing when it stalled, instead.")] = False,
@@ -162,24 +166,33 @@ async def read_logs(
     """At most 1 MiB an answer: the last lines, or what follows ``offset``. With ``Accept: text/event-stream`` live.
 
     A stream without ``attempt`` goes on with the next attempt, and ends with the experiment. ``stacks`` without
-    ``attempt`` are those of the newest attempt that has any.
+    ``attempt`` are those of the newest attempt that has any. A ``trial`` without ``attempt`` is meant where it ran
+    last.
     """
     if stacks:
         return await asyncio.to_thread(stacks_answer, api, experiment_id, rank, attempt)
     if STREAM_TYPE not in accept:
-        return await asyncio.to_thread(logs_answer, api, experiment_id, rank, attempt, tail, offset)
-    await asyncio.to_thread(_source, api, experiment_id, attempt, None)
+        return await asyncio.to_thread(logs_answer, api, experiment_id, rank, attempt, tail, offset, trial)
+    await asyncio.to_thread(_source, api, experiment_id, attempt, None, trial)
     streams, _ = _streams(request)
     position = _position(last_event_id) if last_event_id else None
-    follow = _follow_logs(api, experiment_id, rank=rank, fixed=attempt, tail=tail, offset=offset, position=position)
+    follow = _follow_logs(
+        api, experiment_id, rank=rank, fixed=attempt, trial=trial, tail=tail, offset=offset, position=position
+    )
     return Stream(follow, streams=streams, caller=caller.token_id)
 
 
 def logs_answer(
-    api: Api, experiment_id: str, rank: int, attempt: int | None, tail: int | None, offset: int | None
+    api: Api,
+    experiment_id: str,
+    rank: int,
+    attempt: int | None,
+    tail: int | None,
+    offset: int | None,
+    trial: int | None = None,
 ) -> Response:
     """One piece of a log as text."""
-    source = _source(api, experiment_id, attempt, None)
+    source = _source(api, experiment_id, attempt, None, trial)
     if source is None:
         piece = logs.Piece(start=0)
     elif offset is not None:
@@ -214,8 +227,15 @@ class _LogSource:
     """No attempt follows, now or later."""
 
 
-def _source(api: Api, experiment_id: str, fixed: int | None, following: int | None) -> _LogSource | None:
-    """The attempt ``fixed``; else the first one from ``following`` on; else the newest. None: there is none yet."""
+def _source(
+    api: Api, experiment_id: str, fixed: int | None, following: int | None, trial: int | None = None
+) -> _LogSource | None:
+    """The attempt ``fixed``; else the first one from ``following`` on; else the newest. None: there is none yet.
+
+    With ``trial`` what that one has printed there, or where it ran last.
+    """
+    if trial is not None:
+        return _source_of_trial(api, experiment_id, trial, fixed)
     with api.store.read() as session:
         row = experiments.get(session, experiment_id)
         rows = attempts.of_experiment(session, experiment_id)
@@ -237,6 +257,27 @@ def _source(api: Api, experiment_id: str, fixed: int | None, following: int | No
     )
 
 
+def _source_of_trial(api: Api, experiment_id: str, no: int, fixed: int | None) -> _LogSource:
+    with api.store.read() as session:
+        row = experiments.get(session, experiment_id)
+        trial = trials.find(session, experiment_id, no)
+        if trial is None:
+            raise NotFound(f"experiment {experiment_id} has no trial {no}")
+        if trial.attempt_no == trials.INHERITED_ATTEMPT:
+            raise NotFound(f"trial {no} was inherited: the sweep {row.derived_from} has what it printed")
+        tries = attempts.of_experiment(session, experiment_id)
+    attempt = next((one for one in tries if one.attempt_no == (fixed or trial.attempt_no)), None)
+    if attempt is None:
+        raise NotFound(f"experiment {experiment_id} has no attempt {fixed}")
+    has_ended = trial.state != TrialState.RUNNING or State(row.state).is_final
+    return _LogSource(
+        attempt_no=attempt.attempt_no,
+        directory=api.storage / attempt.storage_path / TRIALS_DIRECTORY / str(no),
+        is_complete=attempt.outcome is not None or has_ended,
+        is_last=True,
+    )
+
+
 def _position(last_event_id: str) -> tuple[int, int]:
     attempt_no, _, offset = last_event_id.partition(".")
     if not attempt_no.isdecimal() or not offset.isdecimal():
@@ -250,6 +291,7 @@ async def _follow_logs(
     *,
     rank: int,
     fixed: int | None,
+    trial: int | None,
     tail: int | None,
     offset: int | None,
     position: tuple[int, int] | None,
@@ -259,7 +301,7 @@ async def _follow_logs(
     spoke_s = time.monotonic()
     while not api.stopping.is_set():
         try:
-            source = await asyncio.to_thread(_source, api, experiment_id, fixed, attempt_no)
+            source = await asyncio.to_thread(_source, api, experiment_id, fixed, attempt_no, trial)
             is_over = source is None and await asyncio.to_thread(_has_ended, api, experiment_id)
         except Unavailable:
             return

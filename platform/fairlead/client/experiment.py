@@ -1,6 +1,7 @@
 """A submitted experiment as a Future, and the result it ends with."""
 
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,10 +16,12 @@ from fairlead.client.transport import Transport
 from fairlead.lifecycle import State
 from fairlead.protocol import from_answer
 from fairlead.representation import (
+    AmendmentView,
     AttemptView,
     EventView,
     ExperimentDetail,
     ExperimentView,
+    Extension,
     GateOverride,
     GateView,
     LinkView,
@@ -26,7 +29,11 @@ from fairlead.representation import (
     MetricsView,
     Page,
     ProfileName,
+    Promotion,
     RegistrationView,
+    SweepChange,
+    TrialDetail,
+    TrialView,
 )
 from fairlead.spec import ExperimentSpec, from_mapping
 
@@ -168,10 +175,19 @@ class Experiment:
         return self._follow(after, deadline)
 
     def logs(
-        self, *, rank: int = 0, attempt: int | None = None, tail: int | None = None, follow: bool = False
+        self,
+        *,
+        rank: int = 0,
+        attempt: int | None = None,
+        trial: int | None = None,
+        tail: int | None = None,
+        follow: bool = False,
     ) -> Iterator[str]:
-        """Lines that a worker printed, without line ends. ``tail``: only the last so many. ``follow``: live."""
-        asked = {"rank": str(rank), "attempt": attempt, "tail": tail}
+        """Lines that a worker printed, without line ends. ``tail``: only the last so many. ``follow``: live.
+
+        ``trial``: of a sweep, what that one has printed.
+        """
+        asked = {"rank": str(rank), "attempt": attempt, "trial": trial, "tail": tail}
         params = {key: str(value) for key, value in asked.items() if value is not None}
         if follow:
             stream = self._transport.stream(self._path("/logs"), params=params)
@@ -221,6 +237,58 @@ class Experiment:
             self._transport.pause()
             self.refresh()
         return self.view
+
+    def trials(self, *, state: str | None = None, sort: str = "no", limit: int = 50) -> Iterator[TrialView]:
+        """Trials of a sweep, page after page as they are asked for; ``limit``: of one page.
+
+        ``sort``: ``no``, ``value``, ``started_at``, ``ended_at`` or ``state``; ``-`` before it: the largest first. By
+        value those come first that keep all constraints.
+        """
+        params = {"sort": sort, "limit": str(limit)} | ({"state": state} if state else {})
+        return self._pages(TrialView, "/trials", params)
+
+    def trial(self, no: int) -> TrialDetail:
+        """One trial with its metrics and their courses. Raises ``NotFound``."""
+        return self._get(TrialDetail, f"/trials/{no}")
+
+    def amendments(self) -> tuple[AmendmentView, ...]:
+        """How a sweep was changed while it ran, in order."""
+        return tuple(self._pages(AmendmentView, "/amendments", {}))
+
+    def amend(self, *, key: str | None = None, **change: Any) -> AmendmentView:
+        """Change a sweep that runs: exactly one of ``add_trials``, ``concurrency``, ``priority``, ``enqueue`` (a point)
+        and ``stop_trial`` (a number). ``key``: an idempotency key.
+
+        Raises ``BadSpec``; ``Conflict`` where it has ended or is no sweep.
+        """
+        document = from_mapping(SweepChange, change).model_dump(mode="json", exclude_none=True)
+        return from_answer(AmendmentView, self._make("/amendments", document, key))
+
+    def finish(self) -> "Experiment":
+        """Ask a sweep to begin no more trials, let those that run end, and keep the best."""
+        return self._act("finish")
+
+    def promote(
+        self, *, trial: int | None = None, take: bool | None = None, name: str | None = None, key: str | None = None
+    ) -> "Experiment":
+        """Make a model of a trial, the best unless told: a new experiment that judges it on the test split.
+
+        ``take``: take its last checkpoint as it is, or train once more; None: taken where it has one. ``key``: an
+        idempotency key. Raises ``BadSpec`` or ``Conflict`` where a trial must be named.
+        """
+        document = from_mapping(Promotion, {"trial": trial, "take": take, "name": name}).model_dump(exclude_none=True)
+        return self._derived("/promote", document, key)
+
+    def extend(self, trials: int, *, key: str | None = None) -> "Experiment":
+        """Go on from a sweep that has ended with so many new trials: a new sweep that inherits the finished ones."""
+        return self._derived("/extend", from_mapping(Extension, {"trials": trials}).model_dump(), key)
+
+    def _derived(self, rest: str, document: dict[str, Any], key: str | None) -> "Experiment":
+        return Experiment(self._transport, from_answer(ExperimentDetail, self._make(rest, document, key)))
+
+    def _make(self, rest: str, document: dict[str, Any], key: str | None) -> bytes:
+        headers = {"Idempotency-Key": key or str(uuid.uuid4())}
+        return self._transport.request("POST", self._path(rest), headers=headers, document=document).content
 
     def _path(self, rest: str) -> str:
         return f"/v1/experiments/{self.id}{rest}"

@@ -107,7 +107,7 @@ class Dispatch:
             now=now,
             columns={
                 "enqueued_at": now,
-                "total_steps": decision.total_steps,
+                "total_steps": row.total_steps or decision.total_steps,  # an amendment may have raised it already
                 "expected_s": experiments.usual_run_s(session, row),
             },
         )

@@ -14,9 +14,20 @@ AMENDED_KIND = "amended"
 
 
 def insert(
-    session: Session, experiment_id: str, *, kind: str, payload: dict[str, Any], actor: str, now: datetime, reason: str
+    session: Session,
+    experiment_id: str,
+    *,
+    kind: str,
+    payload: dict[str, Any],
+    actor: str,
+    now: datetime,
+    reason: str,
+    columns: dict[str, Any] | None = None,
 ) -> AmendmentRow:
-    """Write an amendment and its event, under the next number. Raises ``NotFound`` without the experiment."""
+    """Write an amendment and its event, under the next number; ``columns``: what changes of the experiment itself.
+
+    Raises ``NotFound`` without the experiment.
+    """
     experiments.lock(session, experiment_id)
     last = select(func.max(AmendmentRow.no)).where(AmendmentRow.experiment_id == experiment_id)
     row = AmendmentRow(
@@ -29,7 +40,16 @@ def insert(
     )
     session.add(row)
     said = {"no": row.no, "amendment": kind, **payload}
-    experiments.note(session, experiment_id, kind=AMENDED_KIND, actor=actor, now=now, reason=reason, payload=said)
+    experiments.note(
+        session,
+        experiment_id,
+        kind=AMENDED_KIND,
+        actor=actor,
+        now=now,
+        reason=reason,
+        payload=said,
+        columns=columns,
+    )
     return row
 
 
@@ -42,7 +62,7 @@ def rows(session: Session, experiment_id: str) -> list[AmendmentRow]:
 def of(session: Session, experiment_id: str) -> tuple[Amendment, ...]:
     """All of them in order, as a runner is told of them."""
     found = rows(session, experiment_id)
-    return tuple(Amendment(no=one.no, kind=one.kind, by=one.actor, **one.payload) for one in found)  # type: ignore[arg-type]  # checked as it is made
+    return tuple(Amendment(no=one.no, kind=one.kind, by=one.actor, **one.payload) for one in found)
 
 
 def last_no(session: Session, experiment_id: str) -> int:

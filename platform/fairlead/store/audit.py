@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from fairlead.store.attempts import attempt_id
 from fairlead.store.tables import (
+    AmendmentRow,
     AttemptRow,
     AuditRow,
     BundleProjectRow,
@@ -70,7 +71,7 @@ class _Kind:
     """Finds its project; absent: what its column ``project`` says, if it has one."""
 
 
-def _project_of_attempt(session: Session, key: tuple[str, ...]) -> str | None:
+def _project_of_experiment(session: Session, key: tuple[str, ...]) -> str | None:
     return session.scalar(select(ExperimentRow.project).where(ExperimentRow.id == key[0]))
 
 
@@ -79,11 +80,17 @@ KINDS: Mapping[str, _Kind] = {
         row=ExperimentRow,
         columns=("project", "name", "spec_hash", "desired", "priority", "labels", "released_at", "gates"),
     ),
+    "amendment": _Kind(
+        row=AmendmentRow,
+        columns=("kind", "payload"),
+        key=lambda key: (key[0], int(key[1])),
+        project=_project_of_experiment,
+    ),
     "attempt": _Kind(
         row=AttemptRow,
         columns=("experiment_id", "attempt_no", "declared_lost_by"),
         key=lambda key: attempt_id(key[0], int(float(key[1]))),  # as an address may spell a number: 1, 01, 1.0
-        project=_project_of_attempt,
+        project=_project_of_experiment,
     ),
     "cluster": _Kind(row=ClusterRow, columns=("state", "labels")),
     "node": _Kind(row=ExclusionRow, columns=("reason", "created_at", "created_by", "readmitted_at"), key=tuple),

@@ -66,7 +66,14 @@ class Promotion:
 
 
 def insert(
-    session: Session, *, experiment_id: str, spec: ExperimentSpec, actor: str, now: datetime, total_steps: int | None
+    session: Session,
+    *,
+    experiment_id: str,
+    spec: ExperimentSpec,
+    actor: str,
+    now: datetime,
+    total_steps: int | None,
+    derived_from: str | None = None,
 ) -> ExperimentRow:
     """Store a new experiment as ``accepted``, with its first event; its project becomes one if it is none yet."""
     projects.ensure(session, spec.project, now=now)
@@ -100,6 +107,7 @@ def insert(
         metrics={},
         mlflow_version=0,
         gates=[],
+        derived_from=derived_from,
     )
     session.add(row)
     session.flush()

@@ -4,14 +4,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import structlog
-from sqlalchemy import ColumnElement, and_, func, literal, or_, select, true
+from sqlalchemy import ColumnElement, SQLColumnExpression, and_, func, literal, or_, select, true
 from sqlalchemy.orm import Session
 
 from fairlead.protocol import MAX_CURVE_POINTS, MAX_CURVES, MetricPoint, TrialDocument, TrialRecord
 from fairlead.search.best import best, excesses_of, front, nearest_miss, values_of
+from fairlead.search.space import problems_with_point
 from fairlead.search.trials import Trial, TrialState
 from fairlead.spec import ExperimentSpec
 from fairlead.spec.search import SearchSpec
@@ -59,7 +61,7 @@ def document_of(row: TrialRow, *, objective: str) -> TrialDocument:
         no=row.no,
         state=TrialState(row.state),
         params=row.params,
-        origin=row.origin,  # type: ignore[arg-type]  # checked as it is made
+        origin=row.origin,
         parent=row.parent,
         values=numbers_out(row.values),
         curve=tuple((step, value) for step, _, value in row.curves.get(objective, ())),
@@ -179,10 +181,9 @@ def extended(curves: Mapping[str, Any], points: Iterable[MetricPoint], *, first:
     found = {name: list(kept) for name, kept in curves.items()}
     reserved = first[:MAX_CURVES]
     for point in points:
-        if point.key not in found and point.key not in reserved:
-            if sum(name not in reserved for name in found) >= MAX_CURVES - len(reserved):
-                continue
-        _append(found.setdefault(point.key, []), point)
+        others = sum(name not in reserved for name in found)
+        if point.key in found or point.key in reserved or others < MAX_CURVES - len(reserved):
+            _append(found.setdefault(point.key, []), point)
     ranks = {name: rank for rank, name in enumerate(reserved)}
     return dict(sorted(found.items(), key=lambda item: ranks.get(item[0], MAX_CURVES)))
 
@@ -192,12 +193,59 @@ def _append(kept: list[Any], point: MetricPoint) -> None:
         kept.pop()
     # Once every second one went, what is left tells how far apart they are now.
     if len(kept) >= MAX_CURVE_POINTS // 2:
-        apart = min(later[0] - earlier[0] for earlier, later in zip(kept, kept[1:], strict=False))
+        apart = min(later[0] - earlier[0] for earlier, later in pairwise(kept))
         if point.step - kept[-1][0] < apart:
             return
     kept.append([point.step, point.at_ms, number_in(point.value)])
     if len(kept) >= MAX_CURVE_POINTS:
         kept[:] = kept[::2]
+
+
+# ---- those of an earlier sweep --------------------------------------------------------------------------------------
+
+
+def inherit(session: Session, row: ExperimentRow, search: SearchSpec, *, now: datetime) -> int:
+    """Copy the finished trials of the sweep that ``search`` names, as far as they are of use here; how many they are.
+
+    Of use are those that lie in this space and have a value for each objective. They are numbered from 0 in their
+    order, and belong to no attempt. MLflow has them already, under the sweep that ran them.
+    """
+    done = [TrialState.SUCCEEDED, TrialState.PRUNED]
+    query = select(TrialRow).where(TrialRow.experiment_id == search.inherit, TrialRow.state.in_(done))
+    last_no, count = -1, 0
+    while found := list(
+        session.scalars(query.where(TrialRow.no > last_no).order_by(TrialRow.no).limit(experiments.READ_AT_ONCE))
+    ):
+        last_no = found[-1].no
+        fitting = [one for one in found if _is_of_use(search, one)]
+        copies = {no: _inherited(row.id, no, one, search, now=now) for no, one in enumerate(fitting, start=count)}
+        session.add_all(copies.values())
+        session.flush()
+        count += len(copies)
+        experiments.set_columns(session, row.id, sweep={**unbegun(), **(row.sweep or {}), "inherited": count})
+        session.refresh(row, ["sweep"])
+        _sum_up(session, row, search, copies, {})
+    return count
+
+
+def _is_of_use(search: SearchSpec, row: TrialRow) -> bool:
+    return trial_of(search, row).is_usable and not problems_with_point(search, row.params)
+
+
+def _inherited(experiment_id: str, no: int, source: TrialRow, search: SearchSpec, *, now: datetime) -> TrialRow:
+    copied = ("state", "params", "reason", "detail", "values", "metrics", "curves", "last_step", "tries")
+    later = ("started_at", "ended_at", "checkpoint", "mlflow_run_id")
+    columns = {name: getattr(source, name) for name in (*copied, *later)}
+    row = TrialRow(
+        experiment_id=experiment_id,
+        no=no,
+        attempt_no=INHERITED_ATTEMPT,
+        origin="inherited",
+        recorded_at=source.recorded_at or now,
+        **columns,
+    )
+    weigh(row, search)
+    return row
 
 
 # ---- how the sweep stands -------------------------------------------------------------------------------------------
@@ -206,7 +254,7 @@ def _append(kept: list[Any], point: MetricPoint) -> None:
 def unbegun() -> dict[str, Any]:
     """How a sweep stands that has no trials."""
     counts = dict.fromkeys(TrialState, 0)
-    return {"counts": counts, "inherited": 0, "finished": 0, "best": None, "front": [], "nearest": None}
+    return {"counts": counts, "inherited": 0, "finished": 0, "best": None, "value": None, "front": [], "nearest": None}
 
 
 def _sum_up(
@@ -240,13 +288,16 @@ def _standing(
     rows = {**_rows(session, experiment_id, standing), **{one.no: one for one in new}}
     trials = [trial_of(search, rows[no]) for no in sorted(rows)]
     if len(search.objectives) > 1:
-        found = [trial.no for trial in front(search, trials)]
-        is_feasible, result = bool(found), {"best": None, "front": found}
+        winner, on_front = None, front(search, trials)
     else:
-        winner = best(search, trials)
-        is_feasible, result = winner is not None, {"best": winner.no if winner else None, "front": []}
-    nearest = None if is_feasible else nearest_miss(search, trials)
-    return {**result, "nearest": nearest.no if nearest else None}
+        winner, on_front = best(search, trials), ()
+    nearest = None if winner or on_front else nearest_miss(search, trials)
+    return {
+        "best": winner.no if winner else None,
+        "value": winner.values[0] if winner else None,
+        "front": [trial.no for trial in on_front],
+        "nearest": nearest.no if nearest else None,
+    }
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
@@ -285,7 +336,7 @@ def search_of(spec: ExperimentSpec) -> SearchSpec:
 
 Sort = Literal["no", "-no", "value", "-value", "started_at", "-started_at", "ended_at", "-ended_at", "state", "-state"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
-_Term = tuple[ColumnElement[Any], bool]
+_Term = tuple[SQLColumnExpression[Any], bool]
 """What trials are ordered by, never null, and whether large ones come first."""
 
 
@@ -316,7 +367,7 @@ def page(
     if states:
         query = query.where(TrialRow.state.in_(states))
     if after is not None:
-        query = query.where(_behind(terms, _from_json(terms, after)))
+        query = query.where(_behind(terms, _from_json(sort, after)))
     query = query.order_by(*(term.desc() if is_down else term.asc() for term, is_down in terms))
     found = session.execute(query.limit(limit + 1)).all()
     shown = found[:limit]
@@ -341,7 +392,8 @@ def _terms(sort: Sort) -> tuple[_Term, ...]:
 
 
 def _behind(terms: Sequence[_Term], place: Sequence[Any]) -> ColumnElement[bool]:
-    ways, equal = [], true()
+    ways: list[ColumnElement[bool]] = []
+    equal: ColumnElement[bool] = true()
     for (term, is_down), value in zip(terms, place, strict=True):
         ways.append(and_(equal, term < value if is_down else term > value))
         equal = and_(equal, term == value)
@@ -352,9 +404,6 @@ def _to_json(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else value
 
 
-def _from_json(terms: Sequence[_Term], place: Sequence[Any]) -> list[Any]:
-    kinds = [term.type for term, _ in terms]
-    return [
-        datetime.fromisoformat(value) if isinstance(kind, UtcDateTime) else value
-        for kind, value in zip(kinds, place, strict=True)
-    ]
+def _from_json(sort: Sort, place: Sequence[Any]) -> list[Any]:
+    first, *others = place
+    return [datetime.fromisoformat(first) if sort.endswith("_at") else first, *others]

@@ -14,12 +14,13 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from fairlead import bundle
 from fairlead.errors import BadBundle, BadInput, BadSpec, Problem
 from fairlead.lifecycle import Desired, Observation, State
 from fairlead.representation import (
+    AmendmentView,
     BundleView,
     ClusterChange,
     ClusterView,
@@ -40,11 +41,15 @@ from fairlead.representation import (
     RegistrationView,
     ReportKeyView,
     Representation,
+    SweepView,
+    TrialDetail,
+    TrialView,
     VersionView,
     WhoAmI,
     WhyView,
     WorkloadView,
 )
+from fairlead.search.trials import TrialState
 from fairlead.spec import ExperimentSpec, Manifest, Parameter, evaluation_request, from_json, spec_hash
 
 TOKEN = "fl_0123abcd_secret"
@@ -110,6 +115,9 @@ class Entry:
     events: list[EventView] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     report: dict[str, Any] | None = None
+    trials: list[TrialDetail] = field(default_factory=list)
+    """Of a sweep, by number."""
+    amendments: list[AmendmentView] = field(default_factory=list)
 
 
 class FakeApi:
@@ -211,6 +219,27 @@ class FakeApi:
             ),
         )
 
+    def sweep(self, experiment_id: str, *trials: TrialDetail, **summary: Any) -> None:
+        """Give a sweep its trials, some perhaps once more; ``summary``: best, front or nearest."""
+        with self.changed:
+            entry = self.experiments[experiment_id]
+            there = {one.no: one for one in (*entry.trials, *trials)}
+            entry.trials = [there[no] for no in sorted(there)]
+            counts = {state: sum(one.state is state for one in entry.trials) for state in TrialState}
+            asked = entry.view.spec.search.trials if entry.view.spec.search else 0
+            ended = len(entry.trials) - counts[TrialState.RUNNING]
+            known = entry.view.sweep.model_dump() if entry.view.sweep else {}
+            view = SweepView(**{**known, "trials": asked, "ended": ended, "counts": counts, **summary})
+            entry.view = entry.view.model_copy(update={"sweep": view})
+            self.changed.notify_all()
+
+    def derive(self, entry: Entry, **changes: Any) -> "Answer":
+        """Accept what comes of a sweep: a spec like its own with ``changes``."""
+        answer = self._accept(entry.view.spec.amended(**changes))
+        made = self.experiments[json.loads(answer.body)["id"]]
+        made.view = made.view.model_copy(update={"derived_from": entry.view.id})
+        return Answer.of(made.view, status=201)
+
     def sent(self, method: str, path: str) -> list[Request]:
         """The requests of one kind, oldest first; ``path`` without its query."""
         return [r for r in self.requests if r.method == method and urlsplit(r.path).path == path]
@@ -227,6 +256,7 @@ class FakeApi:
         number = len(self.experiments) + 1
         identity = f"exp{number:04d}"
         view = ExperimentDetail(
+            sweep=None if spec.search is None else SweepView(trials=spec.search.trials),
             id=identity,
             name=spec.name,
             project=spec.project,
@@ -480,6 +510,14 @@ class _Handler(BaseHTTPRequestHandler):
                 return Answer.of(entry.view, status=202)
             case "POST", [("pause" | "resume" | "release") as verb]:
                 return self._act(entry, verb)
+            case "GET", ["trials"]:
+                return self._trials(entry)
+            case "GET", ["trials", number] if int(number) < len(entry.trials):
+                return Answer.of(entry.trials[int(number)])
+            case "GET", ["amendments"]:
+                return Answer.json({"items": [one.model_dump(mode="json") for one in entry.amendments]})
+            case "POST", [("amendments" | "finish" | "extend" | "promote") as verb]:
+                return self._change_sweep(entry, verb, json.loads(body or b"{}"))
             case "POST", ["attempts", number, "declare-lost"]:
                 return self._declare_lost(entry, int(number), body)
             case "GET", ["events"]:
@@ -499,6 +537,44 @@ class _Handler(BaseHTTPRequestHandler):
             case "GET", ["report"]:
                 return Answer.problem(404, "not_found", "there is no report yet")
         return Answer.problem(404, "not_found", "no such page")
+
+    def _trials(self, entry: Entry) -> Answer:
+        query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+        start, limit = int(query.get("cursor", "0")), int(query.get("limit", "50"))
+        sort = query.get("sort", "no")
+        found = [one for one in entry.trials if one.state == query.get("state", one.state)]
+        found.sort(key=partial(_rank, entry, sort.removeprefix("-")), reverse=sort.startswith("-"))
+        following = None
+        if start + limit < len(found):
+            following = f"{urlsplit(self.path).path}?{urlencode({**query, 'cursor': start + limit})}"
+        shown = [TrialView.model_validate(one.model_dump()) for one in found[start : start + limit]]
+        return Answer.json({"items": [one.model_dump(mode="json") for one in shown], "next": following})
+
+    def _change_sweep(self, entry: Entry, verb: str, given: dict[str, Any]) -> Answer:
+        """Written down only, as the real one does: the test says what comes of it."""
+        search, state = entry.view.spec.search, entry.view.state
+        if search is None:
+            return Answer.problem(409, "conflict", "the experiment is no sweep")
+        if state.is_final is (verb in ("amendments", "finish")):
+            return Answer.problem(409, "conflict", f"the sweep is {state}")
+        if verb == "extend":
+            wider = {**search.model_dump(by_alias=True), "trials": given["trials"], "inherit": entry.view.id}
+            return self.api.derive(entry, search=wider)
+        if verb == "promote":
+            best = given.get("trial") if given.get("trial") is not None else entry.view.sweep and entry.view.sweep.best
+            if best is None:
+                return Answer.problem(409, "conflict", "there is no best trial: name one")
+            is_taken = given.get("take") is not False
+            start = {"experiment": entry.view.id, "trial": best} if is_taken else None
+            name = given.get("name") or entry.view.name
+            return self.api.derive(entry, search=None, start_from=start, name=name)
+        if verb == "finish":
+            return Answer.of(entry.view, status=202)
+        no = len(entry.amendments) + 1
+        ((kind, value),) = given.items()
+        name = {"add_trials": "trials", "enqueue": "params", "stop_trial": "trial"}.get(kind, kind)
+        entry.amendments.append(AmendmentView(no=no, kind=kind, actor="local", payload={name: value}, at=AT))
+        return Answer.of(entry.amendments[-1], status=201)
 
     def _bundle(self, body: bytes) -> Answer:
         bundle.check(body)
@@ -550,6 +626,15 @@ class _Handler(BaseHTTPRequestHandler):
         return num_rows > sent or entry.view.state.is_final or self.api.is_closing
 
 
+def _rank(entry: Entry, name: str, trial: TrialDetail) -> Any:
+    search = entry.view.spec.search
+    if name == "value" and search is not None:
+        return trial.values.get(search.objectives[0].metric) or 0.0
+    at = {"started_at": trial.started_at, "ended_at": trial.ended_at}.get(name)
+    latest = datetime.max.replace(tzinfo=UTC)
+    return at or latest if name.endswith("_at") else {"no": trial.no, "state": trial.state}[name]
+
+
 def _plan(body: bytes) -> Answer:
     try:
         spec = from_json(ExperimentSpec, body)
@@ -558,7 +643,9 @@ def _plan(body: bytes) -> Answer:
         return Answer.of(PlanView(is_valid=False, problems=views, why=str(error)))
     fits = spec.resources.cpus <= 2
     why = "cluster local has 2 CPUs" if fits else f"needs {spec.resources.cpus:g} CPUs, the largest cluster has 2"
-    return Answer.of(PlanView(is_valid=True, fits=fits, why=why, cpus=spec.resources.cpus, spec_hash=spec_hash(spec)))
+    return Answer.of(
+        PlanView(is_valid=True, fits=fits, why=why, cpus=spec.resources.cpus, spec=spec, spec_hash=spec_hash(spec))
+    )
 
 
 def _fixed(path: str, api: FakeApi) -> Answer | None:

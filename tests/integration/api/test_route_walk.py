@@ -38,6 +38,8 @@ OWN_WORD = {
     "hasCodeBundle": 404,
     "uploadCodeBundle": 422,  # not a zip
     "replayWebhook": 404,  # none of its messages is kept
+    "getTrial": 404,  # the experiment of the town is no sweep
+    **dict.fromkeys(("amendSweep", "finishSweep", "promoteTrial", "extendSweep"), 409),
 }
 
 
@@ -99,6 +101,8 @@ class Town:
             "excludeNode": {"reason": "it burns"},
             "createWebhook": {"url": HOOK, "project": project},
             "changeWebhook": {"description": "another"},
+            "amendSweep": {"add_trials": 1},
+            "extendSweep": {"trials": 1},
             "replayWebhook": {"messages": ["evt_nonesuch_1"]},
         }
         if operation == "uploadCodeBundle":
@@ -162,6 +166,7 @@ def town(small_bench: Any, spec: dict[str, Any]) -> Town:
             "experiment_id": experiment_id,
             "attempt_id": attempt_id,
             "attempt_no": "1",
+            "trial_no": "0",
             "sha256": SHA,
             "member": "zoe",
             "token_id": id_of(spare),

@@ -16,6 +16,8 @@ from fairlead.client import ExperimentCancelled, ExperimentFailed
 from fairlead.client.transport import TRIES, Transport, server_events
 from fairlead.errors import BadBundle, BadInput, BadSpec, Conflict, KeyReused, NotFound, Unauthorized, Unavailable
 from fairlead.lifecycle import State
+from fairlead.representation import TrialDetail
+from fairlead.search.trials import TrialState
 from fairlead.testing.api import FakeApi
 from fairlead.testing.releases import saying_more
 
@@ -311,3 +313,61 @@ def test_a_word_that_only_a_newer_release_knows_is_an_error_that_says_so(api: Fa
     api.translate = lambda content: content | {"state": "dreaming"}
     with pytest.raises(BadInput, match=r"/state.*install the release of the server"):
         client.submit(SPEC)
+
+
+SWEEP: dict[str, Any] = {
+    **SPEC,
+    "data": {"uri": "builtin://diabetes"},
+    "search": {"space": {"lr": {"uniform": [0.1, 1.0]}}, "objectives": [{"minimize": "loss"}], "trials": 9},
+}
+
+
+def trials_of(count: int) -> list[TrialDetail]:
+    states = (TrialState.SUCCEEDED, TrialState.RUNNING)
+    return [TrialDetail(no=no, state=states[no % 2], values={"loss": 1.0 / (no + 1)}) for no in range(count)]
+
+
+def test_trials_come_page_after_page_in_the_order_asked_for(api: FakeApi, client: Client) -> None:
+    sweep = client.submit(SWEEP)
+    api.sweep(sweep.id, *trials_of(7), best=6)
+    assert [one.no for one in sweep.trials(limit=2)] == list(range(7))
+    assert [one.no for one in sweep.trials(sort="value", state="succeeded", limit=2)] == [6, 4, 2, 0]
+    assert sweep.trial(3).values == {"loss": 0.25}
+    stands = sweep.refresh().view.sweep
+    assert stands is not None
+    assert (stands.trials, stands.ended, stands.best) == (9, 4, 6)
+
+
+def test_a_sweep_is_amended_while_it_runs_by_one_change_at_a_time(api: FakeApi, client: Client) -> None:
+    sweep = client.submit(SWEEP)
+    assert sweep.amend(add_trials=5).kind == "add_trials"
+    assert sweep.amend(enqueue={"lr": 0.5}).no == 2
+    (first, _) = api.sent("POST", f"/v1/experiments/{sweep.id}/amendments")
+    assert json.loads(first.body) == {"add_trials": 5}
+    assert first.headers["Idempotency-Key"]
+    assert sweep.finish().id == sweep.id
+    for change in ({}, {"add_trials": 1, "priority": 2}, {"more": 1}):
+        with pytest.raises(BadSpec):
+            sweep.amend(**change)
+
+
+def test_what_comes_of_a_sweep_is_an_experiment_that_names_it(api: FakeApi, client: Client) -> None:
+    sweep = client.submit(SWEEP)
+    api.sweep(sweep.id, *trials_of(3), best=2)
+    with pytest.raises(Conflict):
+        sweep.promote()
+    api.succeed(sweep.id)
+    promoted = sweep.promote(trial=2, take=True, name="winner")
+    assert (promoted.view.derived_from, promoted.view.name) == (sweep.id, "winner")
+    assert promoted.spec.start_from is not None
+    assert promoted.spec.start_from.trial == 2
+    longer = sweep.extend(20)
+    assert longer.spec.search is not None
+    assert (longer.spec.search.trials, longer.spec.search.inherit) == (20, sweep.id)
+
+
+def test_the_log_of_one_trial_is_asked_for_by_its_number(api: FakeApi, client: Client) -> None:
+    sweep = client.submit(SWEEP)
+    api.experiments[sweep.id].lines = ["hello"]
+    assert list(sweep.logs(trial=4)) == ["hello"]
+    assert "trial=4" in api.requests[-1].path

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
@@ -28,7 +29,7 @@ def test_a_long_course_is_thinned_evenly_however_it_arrives(portions: list[int],
         found = extended(found, points("loss", range(step, step + size * stride, stride)), first=())
         step += size * stride
     kept = steps(found["loss"])
-    apart = {later - earlier for earlier, later in zip(kept, kept[1:], strict=False)}
+    apart = {later - earlier for earlier, later in pairwise(kept)}
     assert len(kept) < MAX_CURVE_POINTS
     assert len(apart) <= 1
     assert kept[0] == 0
