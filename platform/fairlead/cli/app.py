@@ -15,8 +15,8 @@ from fairlead.rights import Role
 
 EPILOG = (
     "Exit codes: 0 done; 1 the experiment failed or was cancelled, or an error; 2 bad usage or a bad spec; "
-    "3 trained, but its gates did not pass; 4 no API answers, or it refuses the token; 5 evaluate: a gate has no "
-    "conclusion; 130 interrupted."
+    "3 trained, but its gates did not pass, or no trial of a sweep keeps the constraints; 4 no API answers, or it "
+    "refuses the token; 5 evaluate: a gate has no conclusion; 130 interrupted."
 )
 
 EVALUATE_EPILOG = (
@@ -79,6 +79,8 @@ projects_app = typer.Typer(
 app.add_typer(projects_app, name="projects", rich_help_panel="Operate")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The experiment's id, as submit and list print it.")]
+SweepId = Annotated[str, typer.Argument(metavar="SWEEP", help="The sweep's id, as submit and list print it.")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Follow it to its end.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
 Home = Annotated[
     Path | None, typer.Option(help="Data directory of the embedded stack.", envvar="FAIRLEAD_HOME", file_okay=False)
@@ -152,6 +154,32 @@ class Demonstration(StrEnum):
 
     TRAINING = "training"
     FAIRNESS = "fairness"
+    SWEEP = "sweep"
+
+
+class TrialStateName(StrEnum):
+    """States that ``trials`` may be asked for."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    PRUNED = "pruned"
+    FAILED = "failed"
+
+
+class TrialOrder(StrEnum):
+    """How ``trials`` may be ordered."""
+
+    BEST = "best"
+    NO = "no"
+    LATEST = "-no"
+    VALUE = "value"
+    VALUE_DOWN = "-value"
+    STARTED_AT = "started_at"
+    STARTED_AT_DOWN = "-started_at"
+    ENDED_AT = "ended_at"
+    ENDED_AT_DOWN = "-ended_at"
+    STATE = "state"
+    STATE_DOWN = "-state"
 
 
 @app.command(rich_help_panel="Run")
@@ -159,12 +187,23 @@ def demo(
     context: typer.Context,
     what: Annotated[
         Demonstration,
-        typer.Argument(help="training: one experiment. fairness: a model that fails its gate, and mitigation."),
+        typer.Argument(
+            help="training: one experiment. fairness: a model that fails its gate, and mitigation. sweep: 40 trials, "
+            "accuracy against the gap between the sexes."
+        ),
     ] = Demonstration.TRAINING,
-    spec: Annotated[Path | None, typer.Option(help="Another spec than diabetes_risk.", exists=True)] = None,
+    spec: Annotated[
+        Path | None, typer.Option(help="training, sweep: another spec than the ready one.", exists=True)
+    ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="fairness: where the two report pages go.")
-    ] = Path("fairness-demo"),
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="fairness, sweep: where the report pages go; fairness-demo or sweep-demo by default.",
+        ),
+    ] = None,
     keep: Annotated[
         Path | None, typer.Option(help="Keep the data in this directory; a temporary one by default.", file_okay=False)
     ] = None,
@@ -177,11 +216,15 @@ def demo(
         from fairlead.cli.local import demonstrate
 
         raise typer.Exit(demonstrate(spec, keep=keep, cpus=cpus, as_json=as_json))
+    if what is Demonstration.SWEEP:
+        from fairlead.cli.sweep_demo import demonstrate_sweep
+
+        raise typer.Exit(demonstrate_sweep(spec, output or Path("sweep-demo"), keep=keep, cpus=cpus, as_json=as_json))
     if spec is not None:
         raise typer.BadParameter("the fairness demonstration has specs of its own", param_hint="--spec")
     from fairlead.cli.fairness import demonstrate_fairness
 
-    raise typer.Exit(demonstrate_fairness(output, keep=keep, cpus=cpus, as_json=as_json))
+    raise typer.Exit(demonstrate_fairness(output or Path("fairness-demo"), keep=keep, cpus=cpus, as_json=as_json))
 
 
 # ---- experiments ----------------------------------------------------------------------------------------------------
@@ -229,15 +272,16 @@ def logs(
     tail: Annotated[int | None, typer.Option("--tail", "-n", min=1, help="Only the last so many lines.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the experiment has ended.")] = False,
     stacks: Annotated[bool, typer.Option("--stacks", help="What its threads were doing when it stalled.")] = False,
+    trial: Annotated[int | None, typer.Option(min=0, help="Of a sweep: which trial.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print what a worker printed."""
+    """Print what a worker printed; of a sweep, with --trial, what a trial's worker printed."""
     from fairlead.cli import experiments
 
     where = _where(context, as_json)
     if stacks:
         return experiments.stacks(where, experiment_id, rank=rank, attempt=attempt)
-    experiments.logs(where, experiment_id, rank=rank, attempt=attempt, tail=tail, is_followed=follow)
+    experiments.logs(where, experiment_id, rank=rank, attempt=attempt, trial=trial, tail=tail, is_followed=follow)
 
 
 @app.command("list", rich_help_panel="Look")
@@ -367,6 +411,123 @@ def declare_lost(
 
     where = _where(context, as_json)
     experiments.declare_lost(where, experiment_id, attempt, reason=reason, is_forced=force)
+
+
+# ---- sweeps ---------------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel="Look")
+def trials(
+    context: typer.Context,
+    sweep_id: SweepId,
+    state: Annotated[TrialStateName | None, typer.Option(help="Only those in this state.")] = None,
+    sort: Annotated[
+        TrialOrder, typer.Option(help="best: by the first objective, those first that keep the constraints.")
+    ] = TrialOrder.BEST,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
+    is_all: Annotated[bool, typer.Option("--all", help="All of them, however many.")] = False,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write all to a CSV file; - is standard output.", dir_okay=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the trials of a sweep, the best first."""
+    from fairlead.cli import sweeps
+
+    most = None if is_all or csv is not None else limit
+    sweeps.list_trials(_where(context, as_json), sweep_id, state=state, sort=sort, limit=most, csv_file=csv)
+
+
+@app.command(rich_help_panel="Look")
+def trial(
+    context: typer.Context,
+    sweep_id: SweepId,
+    no: Annotated[int, typer.Argument(metavar="NO", min=0, help="The trial's number, as trials prints it.")],
+    as_json: Json = False,
+) -> None:
+    """Show all that is known of one trial: parameters, values, curves, and why it ended."""
+    from fairlead.cli import sweeps
+
+    sweeps.show_trial(_where(context, as_json), sweep_id, no)
+
+
+@app.command(rich_help_panel="Run")
+def amend(
+    context: typer.Context,
+    sweep_id: SweepId,
+    add_trials: Annotated[int | None, typer.Option(metavar="N", min=1, help="So many more trials.")] = None,
+    concurrency: Annotated[int | None, typer.Option(metavar="N", min=1, help="Trials at a time, at most.")] = None,
+    priority: Annotated[int | None, typer.Option(metavar="N", min=0, max=100, help="Another priority.")] = None,
+    enqueue: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="POINT",
+            help="Try this next: 'lr=0.01,hidden=\\[16]', or a mapping in YAML or JSON; may be repeated.",
+        ),
+    ] = None,
+    stop_trial: Annotated[int | None, typer.Option(metavar="NO", min=0, help="Stop one trial that runs.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Change a sweep that runs. Each change is kept under a number, with your name; the spec stays as it is."""
+    from fairlead.cli import sweeps
+
+    sweeps.amend(
+        _where(context, as_json),
+        sweep_id,
+        add_trials=add_trials,
+        concurrency=concurrency,
+        priority=priority,
+        enqueue=enqueue or [],
+        stop_trial=stop_trial,
+    )
+
+
+@app.command(rich_help_panel="Run")
+def finish(context: typer.Context, sweep_id: SweepId, as_json: Json = False) -> None:
+    """End a sweep gracefully: no trial is begun any more, those that run may end, the best is kept."""
+    from fairlead.cli import sweeps
+
+    sweeps.finish(_where(context, as_json), sweep_id)
+
+
+@app.command(rich_help_panel="Run", epilog=EPILOG)
+def extend(
+    context: typer.Context,
+    sweep_id: SweepId,
+    trials: Annotated[int, typer.Option(metavar="N", min=1, help="So many more trials.")],
+    watch: Watch = False,
+    as_json: Json = False,
+) -> None:
+    """Go on from a sweep that has ended: a new one that knows its finished trials. Prints the new one's id."""
+    from fairlead.cli import sweeps
+
+    raise typer.Exit(sweeps.extend(_where(context, as_json), sweep_id, trials=trials, is_watched=watch))
+
+
+@app.command(rich_help_panel="Run", epilog=EPILOG)
+def promote(
+    context: typer.Context,
+    sweep_id: SweepId,
+    trial: Annotated[
+        int | None,
+        typer.Option(
+            metavar="NO", min=0, help="Which trial; the best by default. Of a Pareto front one must be named."
+        ),
+    ] = None,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Train it again, even where its last checkpoint is there.")
+    ] = False,
+    name: Annotated[str | None, typer.Option(help="The new experiment's name; the sweep's by default.")] = None,
+    watch: Watch = False,
+    as_json: Json = False,
+) -> None:
+    """Judge a trial on the test split, which no trial has seen, and put it through the gates. Prints the new id."""
+    from fairlead.cli import sweeps
+
+    code = sweeps.promote(
+        _where(context, as_json), sweep_id, trial=trial, is_trained_again=retrain, name=name, is_watched=watch
+    )
+    raise typer.Exit(code)
 
 
 # ---- clusters -------------------------------------------------------------------------------------------------------

@@ -25,11 +25,14 @@ from fairlead.cli.output import (
     table,
     with_values,
 )
+from fairlead.cli.picture import Look, Standing, failures_text, has_best, progress_text, promotion
+from fairlead.cli.searching import point_text, print_search, value_text
+from fairlead.cli.sweep_watching import Looker
 from fairlead.cli.watching import follow
 from fairlead.client import Client, Experiment
 from fairlead.client.session import SpecLike
 from fairlead.lifecycle import State
-from fairlead.representation import EventView, ExperimentDetail, ExperimentView, GateView, PlanView
+from fairlead.representation import AmendmentView, EventView, ExperimentDetail, ExperimentView, GateView, PlanView
 from fairlead.spec.document import load_yaml
 
 DONE, FAILED, BAD, WITHHELD = 0, 1, 2, 3
@@ -68,6 +71,8 @@ def plan(where: Where, spec: str, *, code: Path | None) -> int:
         print_json(answer)
     else:
         _print_plan(answer)
+        if answer.spec is not None:
+            print_search(out(), answer.spec)
     return DONE if answer.is_valid else BAD
 
 
@@ -78,12 +83,20 @@ def watch(where: Where, experiment_id: str) -> int:
 
 
 def logs(
-    where: Where, experiment_id: str, *, rank: int, attempt: int | None, tail: int | None, is_followed: bool
+    where: Where,
+    experiment_id: str,
+    *,
+    rank: int,
+    attempt: int | None,
+    trial: int | None = None,
+    tail: int | None,
+    is_followed: bool,
 ) -> None:
     """Print lines as they are, or each as a JSON document."""
     with connect(where) as client:
         experiment = client.get(experiment_id)
-        _print_lines(where, experiment.logs(rank=rank, attempt=attempt, tail=tail, follow=is_followed))
+        lines = experiment.logs(rank=rank, attempt=attempt, trial=trial, tail=tail, follow=is_followed)
+        _print_lines(where, lines)
 
 
 def stacks(where: Where, experiment_id: str, *, rank: int, attempt: int | None) -> None:
@@ -120,12 +133,16 @@ def show(where: Where, experiment_id: str, *, has_events: bool) -> None:
         experiment = client.get(experiment_id)
         detail = experiment.detail()
         events = list(experiment.events(follow=False)) if has_events else []
+        is_swept = detail.sweep is not None and not where.as_json
+        look = Looker(experiment).look(has_running=False) if is_swept else None
+        amendments = experiment.amendments() if is_swept else ()
     if where.as_json:
         found = detail.model_dump(mode="json", by_alias=True)
         print_json({**found, "events": [event.model_dump(mode="json") for event in events]} if has_events else found)
         return
     console = out()
-    print_detail(console, detail)
+    print_detail(console, detail, look)
+    _print_amendments(console, amendments)
     if has_events:
         _print_events(console, events)
 
@@ -194,28 +211,47 @@ def _tell(where: Where, view: ExperimentView, what: str, later: str) -> None:
 
 
 def exit_code(detail: ExperimentDetail) -> int:
-    """What scripts are told of an experiment's end: did it work, and did its gates let it pass?"""
+    """What scripts are told of an experiment's end: did it work, and did its gates let it pass?
+
+    Of a sweep: is there a trial that keeps the constraints?
+    """
     if detail.state is not State.SUCCEEDED:
         return FAILED
+    if detail.sweep is not None:
+        return DONE if has_best(detail.sweep) else WITHHELD
     blocks = detail.spec.evaluation.on_inconclusive == "block"
     is_withheld = detail.report_outcome == "fail" or (detail.report_outcome == "inconclusive" and blocks)
     return WITHHELD if is_withheld else DONE
 
 
-def print_detail(console: Console, detail: ExperimentDetail) -> None:
-    """State, progress, attempts, metrics, gates, registration and addresses."""
+def print_detail(console: Console, detail: ExperimentDetail, look: Look | None = None) -> None:
+    """State, progress, attempts, metrics, gates, registration and addresses; ``look``: of a sweep."""
     console.print(f"[bold]{escape(detail.name)}[/] [dim]{detail.id} · {detail.project} · {detail.workload}[/]")
     console.print(f"{styled(detail.state, STATE_STYLES)}  {escape(detail.reason)}")
     if detail.waiting:
         console.print(f"waits for: {escape(detail.waiting)}")
-    if detail.last_step is not None:
+    if detail.derived_from:
+        console.print(f"derived from: {detail.derived_from}")
+    if look is not None:
+        print_sweep(console, look)
+    elif detail.last_step is not None:
         console.print(f"step {detail.last_step}" + (f" of {detail.total_steps}" if detail.total_steps else ""))
     _print_attempts(console, detail)
-    print_metrics(console, detail)
+    if look is None:
+        print_metrics(console, detail)
     print_gates(console, detail.gates)
     print_registration(console, detail)
     if address := detail.links.get("mlflow"):
         console.print(f"[dim]MLflow[/] {escape(address)}", soft_wrap=True)
+
+
+def print_sweep(console: Console, look: Look) -> None:
+    """How many trials, and the best of them."""
+    console.print(progress_text(look))
+    if failures := failures_text(look):
+        console.print(failures)
+    console.print()
+    console.print(Standing(look=look))
 
 
 def print_metrics(console: Console, view: ExperimentView) -> None:
@@ -275,25 +311,39 @@ def _follow(where: Where, experiment: Experiment) -> int:
     if where.as_json:
         print_json_line(detail)
     else:
-        _tell_end(detail)
+        _tell_end(experiment, detail)
     return exit_code(detail)
 
 
 def _tell_submitted(experiment: Experiment) -> None:
     view = experiment.view
     out().print(f"[bold]{view.id}[/] {styled(view.state, STATE_STYLES)}: {escape(view.reason)}")
+    print_search(err(), experiment.spec)
     err().print(f"[dim]follow it: fairlead watch {view.id}[/]")
 
 
-def _tell_end(detail: ExperimentDetail) -> None:
+def _tell_end(experiment: Experiment, detail: ExperimentDetail) -> None:
     console = out()
     console.print(f"{detail.id} {styled(detail.state, STATE_STYLES)}: {escape(detail.reason)}")
+    if detail.sweep is not None:
+        return _tell_end_of_sweep(console, experiment, detail)
     print_gates(console, detail.gates)
     print_registration(console, detail)
     if detail.state is State.SUCCEEDED:
         err().print(f"[dim]the report: fairlead report {detail.id}[/]")
     else:
         err().print(f"[dim]what its workers printed: fairlead logs {detail.id}[/]")
+
+
+def _tell_end_of_sweep(console: Console, experiment: Experiment, detail: ExperimentDetail) -> None:
+    print_sweep(console, Looker(experiment).look(has_running=False))
+    sweep = detail.sweep
+    if sweep is not None and has_best(sweep):
+        err().print(
+            f"[dim]judge it on the test split: {promotion(detail.id, sweep)}; all: fairlead trials {detail.id}[/]"
+        )
+    else:
+        err().print(f"[dim]all trials: fairlead trials {detail.id}; one: fairlead trial {detail.id} NO[/]")
 
 
 def _print_plan(answer: PlanView) -> None:
@@ -319,13 +369,20 @@ def _print_list(views: list[ExperimentView]) -> None:
     now = datetime.now(UTC)
     rows = table("id", "name", "workload", "state", "#step", "gates", "#age", "reason")
     for view in views:
-        step = "" if view.last_step is None else f"{view.last_step}/{view.total_steps or '?'}"
         age = ago((now - view.created_at).total_seconds())
-        gates = styled(view.report_outcome or "", OUTCOME_STYLES)
+        gates = styled(view.report_outcome or "", OUTCOME_STYLES) if view.gates else ""
         state = styled(view.state, STATE_STYLES)
         reason = escape(view.waiting or view.reason)
-        rows.add_row(view.id, escape(view.name), escape(view.workload), state, step, gates, age, reason)
+        rows.add_row(view.id, escape(view.name), escape(view.workload), state, _step(view), gates, age, reason)
     out().print(rows)
+
+
+def _step(view: ExperimentView) -> str:
+    """How far it is: steps, or, of a sweep, trials and the best value."""
+    if view.sweep is not None:
+        best = f", best {number(view.sweep.value)}" if view.sweep.value is not None else ""
+        return f"{view.sweep.ended}/{view.sweep.trials} trials{best}"
+    return "" if view.last_step is None else f"{view.last_step}/{view.total_steps or '?'}"
 
 
 def _print_attempts(console: Console, detail: ExperimentDetail) -> None:
@@ -341,6 +398,17 @@ def _print_attempts(console: Console, detail: ExperimentDetail) -> None:
     console.print(rows)
     if last_words := detail.attempts[-1].detail:
         console.print(escape(last_words), style="dim")
+
+
+def _print_amendments(console: Console, amendments: Iterable[AmendmentView]) -> None:
+    rows = table("#amendment", "at", "by", "what", title="\nAmendments")
+    for one in amendments:
+        at = one.at.astimezone().strftime("%H:%M:%S")
+        values = (point_text(value) if isinstance(value, dict) else value_text(value) for value in one.payload.values())
+        what = " ".join([one.kind, *values])
+        rows.add_row(str(one.no), at, escape(one.actor), escape(what))
+    if rows.row_count:
+        console.print(rows)
 
 
 def _print_events(console: Console, events: list[EventView]) -> None:
