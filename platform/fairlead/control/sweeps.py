@@ -51,7 +51,7 @@ class Sweeps:
 
 
 def write_sweep(directory: Path, search: SearchSpec, report: dict[str, Any], trials: Sequence[SweepTrial]) -> None:
-    """The report's files, each whole or not at all; ``sweep.json`` last: where it is, all are."""
+    """The report's files, each whole or not at all."""
     from fairlead.evaluation.sweep_page import plot_files, render_sweep_page  # loads jinja2, which nothing else needs
     from fairlead.evaluation.sweep_plots import plots_of
 
@@ -64,9 +64,9 @@ def write_sweep(directory: Path, search: SearchSpec, report: dict[str, Any], tri
         if f"{PLOTS_DIRECTORY}/{left.name}" not in files:
             left.unlink()
     write_whole(directory / TRIALS_TABLE, trials_csv(search, trials))
+    write_whole(directory / SWEEP_JSON, report_bytes(report))
     failpoint("evaluate.half_report")
     write_whole(directory / SWEEP_PAGE, render_sweep_page(report, plots=plots).encode())
-    write_whole(directory / SWEEP_JSON, report_bytes(report))
 
 
 def files_of(directory: Path) -> dict[str, Path]:

@@ -1,12 +1,15 @@
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
+from fairlead.control.sweeps import write_sweep
 from fairlead.evaluation import build_report, report_bytes
 from fairlead.evaluation.signing import signed, verify
 from fairlead.secret_key import report_seed
 from fairlead.spec import EvaluationSpec
 from fairlead.testing.evaluation import a_provenance, example_state
+from fairlead.testing.sweeps import LOSS, a_sweep, a_sweep_report, sweep_trials
 from fairlead_api.pages import encode_token
 
 
@@ -111,3 +114,24 @@ def test_a_link_cannot_be_bent_or_made_from_a_cursor(small_bench: Any, reported:
     cursor = encode_token(small_bench.app.state.api, "cursor", [2**40, reported, "report", {}])
     for bent in (token[:-1], token[1:], token.swapcase(), cursor, "é", "a" * 999):
         assert small_bench.nobody.get(f"/links/{bent}").status_code == 404
+
+
+def test_of_a_sweep_the_report_is_what_its_trials_say(small_bench: Any, spec: dict[str, Any]) -> None:
+    experiment_id = small_bench.submit(
+        {**spec, "search": {"space": {"lr": {"uniform": [0.001, 0.1]}}, "objectives": [{"minimize": LOSS}]}}
+    )["id"]
+    path = f"/v1/experiments/{experiment_id}/report"
+    assert small_bench.user.get(path).status_code == 404
+    sweep = a_sweep()
+    assert sweep.search is not None
+    report = a_sweep_report(sweep, sweep_trials(sweep.search, 40))
+    directory = small_bench.settings.storage / "default" / experiment_id / "report"
+    write_sweep(directory, sweep.search, report, [])
+    assert small_bench.user.get(path).json()["headline"] == report["headline"]
+    page = small_bench.user.get(path, headers={"Accept": "text/html"})
+    assert page.headers["content-type"].startswith("text/html")
+    assert "Sweep report" in page.text
+    link = small_bench.user.post("/v1/links", json={"path": path}).json()
+    assert "Sweep report" in small_bench.user.get(urlsplit(link["url"]).path).text
+    answer = small_bench.user.get(path, params={"profile": "model_card"})
+    assert (answer.status_code, "a sweep has no profiles" in answer.text) == (422, True)

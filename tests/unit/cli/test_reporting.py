@@ -8,6 +8,7 @@ from fairlead.cli.reporting import print_report
 from fairlead.evaluation import Baseline, Measurements, build_report
 from fairlead.spec import EnergySpec, EvaluationSpec, ExplanationsSpec, MitigationSpec, PrivacySpec
 from fairlead.testing.evaluation import a_provenance, state_of_tables
+from fairlead.testing.sweeps import GAP, TWO_OBJECTIVES, a_sweep, a_sweep_report, sweep_trials
 
 AFTER = state_of_tables({"f": (450, 150, 100, 300), "m": (440, 160, 110, 290)})
 BEFORE = state_of_tables({"f": (560, 40, 140, 260), "m": (340, 260, 60, 340)})
@@ -55,3 +56,18 @@ def test_what_was_measured_beside_the_counts_is_printed_with_what_is_missing() -
     assert lines["co2e_kg"].startswith("the spec states no intensity")
     assert lines["privacy"].strip() == "the workers gave nothing"
     assert "explanations" not in lines  # they have no number of their own, and were measured
+
+
+def test_a_sweep_is_printed_with_its_best_trials_and_what_failed() -> None:
+    spec = a_sweep(objectives=TWO_OBJECTIVES, constraints=(f"{GAP}.upper95 <= 0.12",))
+    assert spec.search is not None
+    report = a_sweep_report(spec, sweep_trials(spec.search, 40))
+    out = io.StringIO()
+    print_report(Console(file=out, width=160), report)
+    told = out.getvalue()
+    assert "are on the Pareto front" in told
+    for one in report["front"]:
+        assert f"{one['no']} \u25c6" in told
+    assert "ValueError: loss is not finite" in told
+    assert "asha: worse than the best third" in told
+    assert "Importance" in told
