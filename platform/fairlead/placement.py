@@ -485,6 +485,7 @@ class _Now:
         fitting = [
             (index, board, counts)
             for index, board in holders
+            if candidate.makes_use_of(candidate.wishes[index])
             if candidate.wishes[index].workers <= _once(free, board, candidate.wishes[index], _free)
             if (counts := board.fit(candidate, candidate.wishes[index])) is not None
         ]

@@ -11,7 +11,8 @@ from fairlead.queueing import Account, Fairness, decayed, rate, use_of
 from fairlead.settings import ControlSettings
 from fairlead.spec import Wish
 from fairlead.store import Session, attempts, clusters, exclusions, projects
-from fairlead.store.attempts import Appetite, Occupant
+from fairlead.store.appetites import Appetite
+from fairlead.store.attempts import Occupant
 from fairlead.store.projects import Held
 from fairlead.store.tables import ClusterRow, ProjectRow
 
@@ -35,7 +36,7 @@ class Situation:
 def look(session: Session, settings: ControlSettings, now: datetime) -> Situation:
     """The situation as it is now."""
     occupants = attempts.occupants(session)
-    appetites = attempts.appetites(session) if any(one.trial_workers for one in occupants) else {}
+    appetites = attempts.appetites_of_sweeps(session) if any(one.trial_workers for one in occupants) else {}
     fairness = Fairness(half_life_s=settings.half_life_s, patience_s=settings.patience_s)
     excluded = exclusions.by_cluster(session)
     by_cluster: dict[str, list[Occupant]] = {}

@@ -2,7 +2,7 @@
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
@@ -25,10 +25,11 @@ from fairlead.lifecycle import (
 from fairlead.protocol import StopMode, attempt_path, runner_name
 from fairlead.search.trials import TrialState
 from fairlead.spec import Wish
-from fairlead.spec.search import MOST_SLOTS
+from fairlead.store import appetites
+from fairlead.store.appetites import Appetite
 from fairlead.store.experiments import Candidate
 from fairlead.store.rows import reread_if_loaded
-from fairlead.store.tables import AmendmentRow, AttemptRow, ExperimentRow, TrialRow
+from fairlead.store.tables import AttemptRow, ExperimentRow, TrialRow
 
 
 def attempt_id(experiment_id: str, attempt_no: int) -> str:
@@ -183,60 +184,13 @@ def has_sweeps(session: Session) -> bool:
     return session.scalar(query.limit(1)) is not None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Appetite:
-    """How many trials at a time a sweep that runs could make use of."""
-
-    wanted: int
-    limit: int
-    """That many it may train at most."""
-
-
-def appetites(session: Session) -> dict[str, Appetite]:
+def appetites_of_sweeps(session: Session) -> dict[str, Appetite]:
     """Of all sweeps that hold resources, by attempt; empty where none does."""
-    query = (
-        select(
-            AttemptRow.id,
-            AttemptRow.experiment_id,
-            ExperimentRow.total_steps,
-            ExperimentRow.sweep,
-            ExperimentRow.spec["search"]["concurrency"],
-        )
-        .join(ExperimentRow, ExperimentRow.id == AttemptRow.experiment_id)
-        .where(AttemptRow.outcome.is_(None), AttemptRow.trial_workers.is_not(None))
-    )
-    found = session.execute(query).all()
-    if not found:
-        return {}
-    amended = _amended(session, [experiment_id for _, experiment_id, *_ in found])
-    return {
-        key: _appetite(amended.get(experiment_id, []), trials, (summary or {}).get("finished", 0), concurrency)
-        for key, experiment_id, trials, summary, concurrency in found
-    }
-
-
-def _amended(session: Session, ids: Sequence[str]) -> dict[str, list[tuple[str, dict[str, Any]]]]:
-    query = select(AmendmentRow.experiment_id, AmendmentRow.kind, AmendmentRow.payload)
-    query = query.where(AmendmentRow.experiment_id.in_(ids)).order_by(AmendmentRow.experiment_id, AmendmentRow.no)
-    found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-    for experiment_id, kind, payload in session.execute(query):
-        found.setdefault(experiment_id, []).append((kind, payload))
-    return found
-
-
-def _appetite(
-    amended: Iterable[tuple[str, dict[str, Any]]], trials: int | None, finished: int, concurrency: int | None
-) -> Appetite:
-    left, limit = (trials or 0) - finished, concurrency or MOST_SLOTS
-    for kind, payload in amended:
-        match kind:
-            case "add_trials":
-                left += payload["trials"]
-            case "concurrency":
-                limit = payload["concurrency"]
-            case "finish":
-                return Appetite(wanted=0, limit=limit)
-    return Appetite(wanted=max(0, min(left, limit)), limit=limit)
+    query = select(AttemptRow.id, AttemptRow.experiment_id)
+    query = query.where(AttemptRow.outcome.is_(None), AttemptRow.trial_workers.is_not(None))
+    sweeps = dict(session.execute(query).all())
+    found = appetites.of(session, list(sweeps.values()))
+    return {key: found[experiment_id] for key, experiment_id in sweeps.items()}
 
 
 def unsettled(session: Session, *, limit: int = 200) -> list[AttemptRow]:

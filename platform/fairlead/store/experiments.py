@@ -1,7 +1,7 @@
 """Questions about experiments, and the one way their state changes: compare-and-set with an event, together."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from itertools import product
@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from fairlead.errors import NotFound
 from fairlead.lifecycle import Desired, State, move
 from fairlead.spec import ExperimentSpec, PolicySpec, Wish, spec_hash
-from fairlead.store import projects, recorded_trials
+from fairlead.store import appetites, projects, recorded_trials
 from fairlead.store.rows import loaded, reread_if_loaded
 from fairlead.store.tables import AttemptRow, EventRow, ExperimentRow
 
@@ -50,9 +50,15 @@ class Candidate:
     """Run time of its attempts that have ended: so long it did not wait."""
     expected_s: float | None = None
     """How long experiments like it ran; for estimates only."""
+    most_trials: int | None = None
+    """Of a sweep: trials at a time that it could make use of by now; more than one slot it gets for these only."""
     current_attempt_no: int
     enqueued_at: datetime
     waiting: str | None
+
+    def makes_use_of(self, wish: Wish) -> bool:
+        """Whether it has trials for all slots of the wish."""
+        return wish.is_least or self.most_trials is None or wish.trials <= self.most_trials
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -288,6 +294,9 @@ def _read_candidates(session: Session, ids: Sequence[str]) -> dict[str, Candidat
         query = select(*(_TABLE.c[name] for name in _DECIDING)).where(_TABLE.c.id.in_(chunk))
         for row in connection.execute(query):
             found[row.id] = _candidate(*row)
+        sweeps = [key for key in chunk if key in found and found[key].wishes[0].trials]
+        for key, appetite in appetites.of(session, sweeps).items():
+            found[key] = replace(found[key], most_trials=appetite.wanted)
     return found
 
 

@@ -596,6 +596,19 @@ def test_a_sweep_wants_no_more_slots_than_trials_are_left_and_more_with_those_th
     assert slots(plane, "sweep") == 2, "what it has no trials for anybody may have"
 
 
+def test_a_sweep_that_goes_on_is_given_slots_for_what_is_left_of_it(plane: Plane) -> None:
+    plane.attach(8)
+    plane.submit("sweep", **a_sweep(trials=20))
+    plane.dispatch()
+    plane.begin("sweep")
+    assert slots(plane, "sweep") == 8
+    with plane.store.write() as session:
+        experiments.set_columns(session, "sweep", sweep={"finished": 17})
+    plane.end("sweep", Outcome.PREEMPTED)
+    plane.dispatch()
+    assert plane.attempt("sweep", 2).workers == 3
+
+
 def test_a_sweep_pays_for_what_it_held_and_only_while_it_held_it(plane: Plane) -> None:
     plane.attach(8)
     plane.submit("holder", resources={"workers": 6})
