@@ -34,11 +34,12 @@ def _is_looked_for(dimension: DimensionSpec, point: Point) -> bool:
 def nearest(dimension: DimensionSpec, value: float) -> float:
     """Of a range of numbers: the one that lies nearest to ``value``."""
     low, high = dimension.bounds
+    value = min(high, max(low, value))
     if dimension.step is None and not dimension.is_whole:
-        return min(high, max(low, value))
+        return value
     step = Fraction(str(dimension.step or 1))
     begin, end = Fraction(str(low)), Fraction(str(high))
-    steps = min((end - begin) // step, max(0, round((Fraction(value) - begin) / step)))
+    steps = min((end - begin) // step, round((Fraction(value) - begin) / step))
     found = begin + steps * step
     return int(found) if dimension.is_whole else float(found)
 
