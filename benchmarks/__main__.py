@@ -29,6 +29,9 @@ from benchmarks import (
     simulated_month,
     store_million,
     submit_throughput,
+    sweep_10k,
+    sweep_crash,
+    sweep_overhead,
     sweep_quality,
     thousand_starts,
     throughput,
@@ -55,8 +58,11 @@ BENCHMARKS: dict[str, ModuleType] = {
         simulated_month,
         store_million,
         submit_throughput,
+        sweep_overhead,
         sweep_quality,
+        sweep_crash,
         record_trials,
+        sweep_10k,
         thousand_starts,  # the longest: last
     )
 }
