@@ -148,7 +148,8 @@ def by_tenth(ended: list[tuple[float, float]], work_s: float, slots: int) -> lis
 def draw(document: Mapping[str, Any], directory: Path) -> None:
     """The chart of a kept result."""
     tenths = document["details"]["ms_beside_work_by_tenth"]
-    points = [(100 * (place + 1) / len(tenths), max(value, 0.01)) for place, value in enumerate(tenths)]
-    lines = [Line(label="milliseconds beside a trial's work", points=points, is_ours=True)]
-    title = f"What {document['sizes']['trials']:,} trials cost beside their work, as the sweep goes on"
-    (directory / f"{NAME}.svg").write_text(curves(title, "% of the trials", lines))
+    points = [(100.0 * (place + 1) / len(tenths), max(0.0, value)) for place, value in enumerate(tenths)]
+    title = f"What each of {document['sizes']['trials']:,} trials costs beside its work, as the sweep goes on"
+    line = Line(label="random search, processes reused", points=points)
+    picture = curves(title, [line], x="% of the trials", y="milliseconds", is_log=False)
+    (directory / f"{NAME}.svg").write_text(picture)

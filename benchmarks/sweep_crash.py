@@ -25,6 +25,7 @@ from benchmarks.sweep_overhead import sweep
 from fairlead import Client, Experiment
 from fairlead.embedded import EmbeddedStack
 from fairlead.errors import FairleadError
+from fairlead.lifecycle import State
 
 NAME = "sweep_crash"
 TRIALS, KILLS, WORK_S = 200, 10, 1.0
@@ -132,7 +133,7 @@ def _outcome(client: Client, experiment: Experiment) -> str:
             view = client.get(experiment.id).view
         except FairleadError:
             view = None
-        if view is not None and view.is_final:
+        if view is not None and State(view.state).is_final:
             return str(view.state)
         time.sleep(0.5)
     return "not over"
