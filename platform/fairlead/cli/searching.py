@@ -8,7 +8,15 @@ from rich.markup import escape
 
 from fairlead.cli.output import table
 from fairlead.spec import ExperimentSpec
-from fairlead.spec.search import AshaSpec, DimensionSpec, EarlyStoppingSpec, MedianSpec, ObjectiveSpec, SearchSpec
+from fairlead.spec.search import (
+    AshaSpec,
+    DimensionSpec,
+    EarlyStoppingSpec,
+    MedianSpec,
+    ObjectiveSpec,
+    PbtSpec,
+    SearchSpec,
+)
 
 _NAMES = {"asha": "ASHA", "hyperband": "Hyperband"}
 MOST_CHOICES = 6
@@ -50,7 +58,8 @@ def early_stopping(asked: EarlyStoppingSpec | None) -> str:
     if isinstance(way, AshaSpec):
         best = f"the best of every {way.reduction_factor} go on"
         return f"stopped early by {_NAMES[name]}: {best}, from step {way.grace} to {way.max_resource}"
-    return f"the worst are replaced by changed copies of the best ({name})"
+    assert isinstance(way, PbtSpec), "it is one of the four"
+    return f"population based training: every {way.interval} steps good ones are continued in the place of bad ones"
 
 
 def goals(objectives: Iterable[ObjectiveSpec]) -> str:

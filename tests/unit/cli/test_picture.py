@@ -232,6 +232,10 @@ def test_values_of_parameters_are_short(value: Any, text: str) -> None:
             "stopped early by ASHA: the best of every 3 go on, from step 1 to 20",
         ),
         ({"early_stopping": {"median": {}}}, "stopped early where worse than the median, after 5 steps"),
+        (
+            {"early_stopping": {"pbt": {"interval": 4}}},
+            "every 4 steps good ones are continued in the place of bad ones",
+        ),
         ({"plateau": {"trials": 9}}, "until 9 trials have not made it better"),
         ({"inherit": "abc"}, "after what sweep abc found"),
     ],
