@@ -25,7 +25,7 @@ KEPT = {"step": 2, "path": "default/x/a1/trials/0/ckpt-2", "manifest_sha256": "b
 @pytest.fixture
 def sweep(spec: dict[str, Any]) -> dict[str, Any]:
     gates = [{"metric": "accuracy_score", "require": ">= 0.6"}]
-    return {**spec, "search": SEARCH, "gates": gates}
+    return {**spec, "search": SEARCH, "gates": gates, "evaluation": {"groupings": [["sex"]]}}
 
 
 def begun(no: int, **more: Any) -> TrialRecord:
@@ -311,7 +311,7 @@ def test_only_trials_that_lie_in_the_new_space_are_inherited(bench: Any, sweep: 
     made = bench.submit({**sweep, "search": narrow})
     (one,) = get(bench, made["id"], "/trials").json()["items"]
     assert (one["params"], made["derived_from"]) == ({"lr": 0.1}, experiment_id)
-    for changed in ({"space": {"lr": {"uniform": [2, 3]}}}, {"objectives": [{"minimize": "train/loss"}]}):
+    for changed in ({"space": {"lr": {"uniform": [0.3, 0.5]}}}, {"objectives": [{"minimize": "train/loss"}]}):
         refused = bench.user.post(
             "/v1/experiments",
             json={**sweep, "search": {**narrow, **changed}},
