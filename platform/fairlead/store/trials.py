@@ -24,7 +24,7 @@ MAX_NO = 2**31 - 1
 """Of a trial and of a step; PostgreSQL's integers hold no more."""
 INHERITED_ATTEMPT = 0
 _LARGEST = 1.7976931348623157e308
-_LATEST = datetime(9999, 1, 1, tzinfo=UTC)
+_EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 logger = structlog.get_logger(__name__)
 
 
@@ -359,8 +359,8 @@ def page(
 ) -> Page:
     """Trials in that order from behind ``after``.
 
-    By value those come first that keep all constraints, then the others by how far they are beyond them, and those of
-    which it is not known last.
+    By value those come first that keep all constraints, then the others by how far they are beyond them. Those of which
+    it is not known come last, either way; by time so do those that have none yet.
     """
     terms = _terms(sort)
     query = select(TrialRow, *(term for term, _ in terms)).where(TrialRow.experiment_id == experiment_id)
@@ -385,7 +385,8 @@ def _terms(sort: Sort) -> tuple[_Term, ...]:
             return (excess, False), (func.coalesce(TrialRow.value, unknown), is_down), number
         case "started_at" | "ended_at":
             column = TrialRow.started_at if name == "started_at" else TrialRow.ended_at
-            return (func.coalesce(column, literal(_LATEST, UtcDateTime())), is_down), number
+            never = literal(_EARLIEST if is_down else _LATEST, UtcDateTime())
+            return (func.coalesce(column, never), is_down), number
         case "state":
             return (TrialRow.state, is_down), number
     return (number,)

@@ -138,6 +138,16 @@ def test_by_value_those_come_first_that_keep_the_constraints(store: Store) -> No
     assert [one.no for one in running] == [4]
 
 
+@pytest.mark.parametrize(("sort", "order"), [("ended_at", [0, 2, 1, 3]), ("-ended_at", [2, 0, 1, 3])])
+def test_by_time_those_that_have_not_ended_come_last_either_way(
+    store: Store, sort: trials.Sort, order: list[int]
+) -> None:
+    search = a_sweep(store)
+    take(store, search, *(begins(no) for no in range(4)), ends(0, loss=0.5), ends(2, loss=0.4))
+    with store.read() as session:
+        assert [one.no for one in trials.page(session, "exp-1", sort=sort, limit=9).rows] == order
+
+
 def test_documents_tell_the_course_of_the_first_objective(store: Store) -> None:
     search = a_sweep(store, TWO)
     told = [MetricPoint(key=key, value=step / 10, step=step, at_ms=1) for key in ("auc", "loss") for step in (1, 2)]
