@@ -225,7 +225,7 @@ def keeps(trial: SweepTrial) -> bool:
 def ranking(search: SearchSpec, trials: Sequence[SweepTrial], found: Standing) -> list[SweepTrial]:
     """The first few: those on the front, those that keep all constraints, those that miss them least."""
     on_front = {trial.no for trial in found.front}
-    ended = [trial for trial in trials if trial.state is TrialState.SUCCEEDED and _plain(search, trial).is_usable]
+    ended = [trial for trial in trials if trial.state is TrialState.SUCCEEDED and _has_values(search, trial)]
 
     def place(trial: SweepTrial) -> tuple[bool, float, float, int]:
         beyond = sum(max(0.0, excess) for excess in trial.excesses.values())
@@ -285,11 +285,7 @@ def _cell(value: Any) -> Any:
 
 
 def _told(objective: ObjectiveSpec, trial: SweepTrial) -> str:
-    return f"{objective.metric} {_figure(trial.values[objective.metric])}"
-
-
-def _figure(value: float) -> str:
-    return figure(value) if math.isfinite(value) else str(value)
+    return f"{objective.metric} {figure(trial.values[objective.metric])}"
 
 
 def _front_told(search: SearchSpec, on_front: Sequence[SweepTrial]) -> str:
@@ -331,8 +327,8 @@ def _limitations(search: SearchSpec, summary: SweepSummary, trials: Sequence[Swe
         told.append("Bounds hold for one trial at a time, not for the best of many.")
     if search.early_stopping is not None:
         told.append("A trial that was stopped early is compared with others only up to where it was stopped.")
-    if odd := sum(trial.state is TrialState.SUCCEEDED and not _plain(search, trial).is_usable for trial in trials):
-        told.append(f"{_many(odd)} ran to the end without a number for each objective, and cannot be compared.")
+    if odd := sum(trial.state is TrialState.SUCCEEDED and not _has_values(search, trial) for trial in trials):
+        told.append(f"{_many(odd)} ran to the end without a finite number for each objective, and cannot be compared.")
     if inherited := sum(trial.origin == "inherited" for trial in trials):
         told.append(f"{_many(inherited)} were taken over from an earlier sweep; they are not in the times.")
     if left := sum(trial.state is TrialState.RUNNING for trial in trials):
@@ -359,6 +355,11 @@ def _many(num: int) -> str:
 def _plain(search: SearchSpec, trial: SweepTrial) -> Trial:
     values = values_of(search, trial.values)
     return Trial(no=trial.no, point=trial.params, state=trial.state, values=values or (), excesses=dict(trial.excesses))
+
+
+def _has_values(search: SearchSpec, trial: SweepTrial) -> bool:
+    """Whether it can be compared with others: a finite number for each objective."""
+    return all(_known(trial.values.get(one.metric)) is not None for one in search.objectives)
 
 
 def _no(trial: SweepTrial | None) -> int | None:

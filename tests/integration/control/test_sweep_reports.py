@@ -48,6 +48,9 @@ class FakeRecorder:
     def log_points(self, run_id: str, points: Sequence[Any]) -> None:
         pass
 
+    def record_trials(self, parent: str, trials: Sequence[Any]) -> list[str]:
+        return [f"{parent}-{number}" for number, _ in enumerate(trials)]
+
     def log_files(self, run_id: str, files: Mapping[str, Path]) -> None:
         self.files[run_id] = [name for name, path in files.items() if path.read_bytes()]
 
@@ -88,7 +91,7 @@ class Books:
             session.add_all(_row(trial) for trial in trials)
             told = result.model_dump(mode="json")
             attempts.end(session, attempt.id, outcome=Outcome.SUCCEEDED, reason="", now=now, result=told)
-            experiments.set_columns(session, "s1", state=State.EVALUATING)
+            experiments.set_columns(session, "s1", state=State.EVALUATING, sweep={"best": None})
 
     def row(self) -> ExperimentRow:
         with self.store.read() as session:

@@ -127,6 +127,11 @@ def test_values_that_are_no_numbers_are_null_and_never_break_the_report(value: f
     assert listed[1]["values"] == {LOSS: None, ACCURACY: None}
     assert listed[1]["excesses"] == {f"{ACCURACY} >= 0.1": None}
     assert report["constraints"][0]["num_known"] == 1
+    is_number = math.isfinite(value)
+    assert len(report["ranking"]) == is_number
+    assert (report["best"] is not None) == is_number
+    odd_ones = 1 if is_number else 2
+    assert any(text.startswith(f"{odd_ones} trial") and "finite" in text for text in report["limitations"])
 
 
 def test_the_history_is_what_was_better_than_all_before_it() -> None:
