@@ -851,7 +851,7 @@ def models(
 def report(
     context: typer.Context,
     experiment_id: Annotated[
-        str, typer.Argument(metavar="ID", help="The experiment's id, or a file: report.json as evaluate writes it.")
+        str, typer.Argument(metavar="ID", help="The experiment's id, or a file: report.json or sweep.json.")
     ],
     is_opened: Annotated[bool, typer.Option("--open", help="Write the page to a file and open a browser.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write the page to this file.", dir_okay=False)] = None,
@@ -878,7 +878,10 @@ def verify(
     report: Annotated[
         Path,
         typer.Argument(
-            metavar="REPORT", help="A report.json, or the record of an override.", dir_okay=False, exists=True
+            metavar="REPORT",
+            help="A report.json, a sweep.json, or the record of an override.",
+            dir_okay=False,
+            exists=True,
         ),
     ],
     key: Annotated[

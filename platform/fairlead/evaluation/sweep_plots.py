@@ -79,11 +79,11 @@ class Plot:
         """A file of its own, light or dark as its viewer is."""
         root = Element("svg", xmlns="http://www.w3.org/2000/svg", viewBox=f"0 -24 {self.width} {self.height + 24}")
         root.attrib |= {"class": "plot", "width": str(self.width), "height": str(self.height + 24), "role": "img"}
-        SubElement(root, "title").text = self.title
-        SubElement(root, "desc").text = self.text
+        _say(root, self.title)
+        SubElement(root, "desc").text = printable(self.text)
         SubElement(root, "style").text = style("colours.css", "plots.css")
         SubElement(root, "rect", {"class": "paper", "y": "-24", "width": "100%", "height": "100%"})
-        _text(root, self.title, x=12, y=-6, kind="head")
+        _text(root, "", x=12, y=-6, kind="head").text = printable(self.title)
         head = ElementTree.tostring(root, encoding="unicode").removesuffix("</svg>")
         return f'<?xml version="1.0" encoding="UTF-8"?>\n{head}{self.body}</svg>\n'.encode()
 
@@ -248,13 +248,14 @@ def parallel_plot(report: Report, search: SearchSpec) -> Plot:
                 body, "path", {"class": f"way {kind}{' many' if len(drawn) > 100 else ''}", "d": f"M{points}"}
             )
             if len(drawn) <= MOST_NAMED or kind == "first":
-                SubElement(way, "title").text = _told(trial, [one.metric for one in search.objectives])
+                _say(way, _told(trial, [one.metric for one in search.objectives]))
     room = (WIDTH - 150) / max(1, len(axes) - 1)
     for number, (x, axis) in enumerate(zip(xs, axes, strict=True)):
         _parallel_axis(body, axis, x, top, height, room=room, raised=number % 2 == 1 if len(axes) > 5 else None)
     if has_gap:
         _text(body, "not used", x=xs[0] - 8, y=gap + 3.5, kind="tick", anchor="end")
-    lines = [("best", "way first"), ("next best", "way next"), ("others", "way")]
+    first = "on the Pareto front" if report["front"] else "nearest" if report["nearest"] else "best"
+    lines = [(first, "way first"), ("next best", "way next"), ("others", "way")]
     kinds = {kind for _, kind in drawn}
     shown = [line for line in lines if line[1].removeprefix("way").strip() in kinds]
     bottom = _legend(body, [], report, y=int(gap if has_gap else top + height) + 26, lines=shown)
@@ -382,6 +383,8 @@ def _beyond(axis: Axis) -> tuple[str, ...]:
 def _ways(report: Report, trials: Sequence[Entry]) -> list[tuple[Entry, str]]:
     """Lines to draw, the best last and so on top, each with its class."""
     first = _best_numbers(report)
+    if not first and report["nearest"] is not None:
+        first = frozenset({report["nearest"]["no"]})
     following = [one["no"] for one in report["ranking"] if one["no"] not in first and one["keeps"]][:10]
     best = [one for one in trials if one["no"] in first]
     chosen = [one for one in trials if one["no"] in following]
@@ -401,10 +404,11 @@ def _parallel_axis(
     body: Element, axis: Axis, x: float, top: float, height: float, *, room: float, raised: bool | None
 ) -> None:
     _line(body, "axis", x, top, x, top + height)
-    wide = max(6, int((1 if raised is None else 2) * room / (LETTER + 1)) - 1)
+    edges = 2 * min(x, WIDTH - x) / (LETTER + 1)
+    wide = max(6, int(min(edges, (1 if raised is None else 2) * room / (LETTER + 1) - 1)))
     label = _text(body, _clipped(axis.label, wide), x=x, y=top - (28 if raised else 12), kind="name", anchor="middle")
     if len(axis.label) > wide:
-        SubElement(label, "title").text = axis.label
+        _say(label, axis.label)
     for share, text in axis.ticks:
         y = top + (1 - share) * height
         _line(body, "axis", x - 3, y, x + 3, y)
@@ -533,7 +537,7 @@ def _marks(body: Element, marks: Sequence[Marked], *metrics: str) -> None:
             continue
         for at, trial in members:
             mark = SubElement(body, "path", {"class": f"mark {kind}", "d": shape(*at, 3)})
-            SubElement(mark, "title").text = _told(trial, metrics)
+            _say(mark, _told(trial, metrics))
 
 
 def _told(trial: Entry, metrics: Sequence[str]) -> str:
@@ -580,6 +584,16 @@ def _text(body: Element, text: str, *, x: float, y: float, kind: str, anchor: st
         made.set("text-anchor", anchor)
     made.text = short(text)
     return made
+
+
+def _say(element: Element, text: str) -> None:
+    """What is told when the element is pointed at."""
+    SubElement(element, "title").text = printable(text)
+
+
+def printable(text: str) -> str:
+    """Without what XML cannot hold."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def _clipped(text: str, letters: int) -> str:

@@ -51,10 +51,14 @@ def report_of(spec: ExperimentSpec, count: int, **options: Any) -> dict[str, Any
 
 
 def nasty_report() -> dict[str, Any]:
-    spec = a_sweep(space={"optimizer": {"choice": ["<script>alert(1)</script>", "\u202eback\x07", "é" * 300, ""]}})
+    metric = "a\x07<b>&'\"\u202e"
+    spec = a_sweep(
+        objectives=[{"minimize": metric}],
+        space={"optimizer": {"choice": ["<script>alert(1)</script>", "\u202eback\x07", "é" * 300, ""]}},
+    )
     assert spec.search is not None
     trials = [
-        SweepTrial(no=no, state=TrialState.SUCCEEDED, params={"optimizer": value}, values={LOSS: float(no)})
+        SweepTrial(no=no, state=TrialState.SUCCEEDED, params={"optimizer": value}, values={metric: float(no)})
         for no, value in enumerate(spec.search.space["optimizer"].choice or ())
     ]
     failed = SweepTrial(no=9, state=TrialState.FAILED, params={}, reason="<img src=x onerror=alert(1)>\x00\x1b[31m")
