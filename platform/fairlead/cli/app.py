@@ -879,7 +879,7 @@ def verify(
         Path,
         typer.Argument(
             metavar="REPORT",
-            help="A report.json, a sweep.json, or the record of an override.",
+            help="A report.json or sweep.json, or the record of an override.",
             dir_okay=False,
             exists=True,
         ),
