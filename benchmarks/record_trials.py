@@ -9,7 +9,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections import Counter
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -54,7 +54,7 @@ class RecordTrials:
     cpu_ms_per_run: float
     """Processor time of API, loops and MLflow."""
     last_over_first: float
-    """Rate of the last tenth over that of the first: below 1 where it becomes slower with the number of runs."""
+    """Rate of the last tenth over that of the second: below 1 where it becomes slower with the number of runs."""
     peak_mb: float
     """Of the larger of the two processes."""
     points_delay_s: float
@@ -68,6 +68,7 @@ class Recorded:
     """What one sweep took."""
 
     runs_per_s: float
+    last_over_first: float
     cpu_ms_per_run: Mapping[str, float]
     peak_mb: Mapping[str, float]
     curve: Sequence[tuple[float, int]]
@@ -88,7 +89,7 @@ def measure() -> Measurement:
     result = RecordTrials(
         recorder_runs_per_s=round(found.runs_per_s, 1),
         cpu_ms_per_run=round(sum(found.cpu_ms_per_run.values()), 3),
-        last_over_first=round(_last_over_first(found.curve), 3),
+        last_over_first=round(found.last_over_first, 3),
         peak_mb=round(max(found.peak_mb.values()), 1),
         points_delay_s=round(quantile(found.point_delays_s or [0.0], 1.0), 3),
         one_by_one_runs_per_s=round(one_by_one, 1),
@@ -123,8 +124,10 @@ def recorded(directory: Path, *, trials: int, points: int) -> Recorded:
             keep_ended_trials(plane.store, SWEEP, range(first, min(trials, first + STORED_TOGETHER)), points=points)
         curve, peak_mb = _followed(plane.store, processes, trials)
         cpu_ms = {name: 1000 * (_cpu_s(process) - before[name]) / trials for name, process in processes.items()}
+        runs_per_s, last_over_first = _rates(plane.store)
         return Recorded(
-            runs_per_s=_rate(plane.store, trials),
+            runs_per_s=runs_per_s,
+            last_over_first=last_over_first,
             cpu_ms_per_run=cpu_ms,
             peak_mb=peak_mb,
             curve=curve,
@@ -169,20 +172,16 @@ def _delays(store: Store) -> list[float]:
     return [(recorded_at - received_at).total_seconds() for received_at, recorded_at in rows if recorded_at]
 
 
-def _rate(store: Store, trials: int) -> float:
-    """Between the first and the last mark: what is marked first was written before the clock began."""
+def _rates(store: Store) -> tuple[float, float]:
+    """Runs a second, from the first mark to the last, and the rate of the last tenth over that of the second.
+
+    What has the first mark was written before the clock began.
+    """
     with store.read() as session:
-        marks = Counter(session.scalars(select(TrialRow.recorded_at)))
-    first, last = (end(at for at in marks if at) for end in (min, max))
-    return (trials - marks[first]) / max(1e-9, (last - first).total_seconds())
-
-
-def _last_over_first(curve: Sequence[tuple[float, int]]) -> float:
-    """Of the tenths of all runs."""
-    whole = curve[-1][1]
-    first = next(at_s for at_s, runs in curve if runs >= 0.1 * whole)
-    last = curve[-1][0] - next(at_s for at_s, runs in curve if runs >= 0.9 * whole)
-    return first / last if last > 0 else 1.0
+        marks = sorted(at.timestamp() for at in session.scalars(select(TrialRow.recorded_at)) if at)
+    later, tenth = len(marks) - bisect_right(marks, marks[0]), len(marks) // 10
+    early_s, late_s = marks[2 * tenth] - marks[tenth], marks[-1] - marks[-1 - tenth]
+    return later / max(1e-9, marks[-1] - marks[0]), early_s / late_s if late_s > 0 else 1.0
 
 
 def _children(directory: Path) -> int:
