@@ -31,8 +31,8 @@ ROOT = Path(__file__).parents[2]
 ACTIONS = ("kill", "raise", "sleep=2")
 CONTROL = tuple(name for name in NAMES if name.split(".")[0] in ("api", "dispatch", "settle", "evaluate"))
 RECORD = tuple(name for name in NAMES if name.startswith("record.") and name != "record.children_made")
-OF_SWEEPS = ("record.children_made",)
-"""The script has no sweep: see ``integration/control/test_record_trials``."""
+OF_SWEEPS = ("record.children_made", *(name for name in NAMES if name.startswith("sweep.")))
+"""The script has no sweep: see ``test_record_trials`` and ``test_sweep_reports`` of control, ``test_sweep`` of run."""
 CLUSTER_SIDE = tuple(name for name in NAMES if name.split(".")[0] in ("agent", "runner", "storage"))
 DELIVER = tuple(name for name in NAMES if name.split(".")[0] in ("outbox", "deliver"))
 

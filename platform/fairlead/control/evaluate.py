@@ -95,7 +95,6 @@ class Evaluate:
             self._publish(spec, row.id, report)
             sha256 = f"sha256:{report_sha256(report)}"
             columns |= {"report_sha256": sha256, "report_outcome": report["outcome"], "gates": report["gates"]}
-        failpoint("evaluate.reported")
         gates = f"gates: {report['outcome']}" if report and spec.gates else "no gates"
         reason = f"{'evaluated' if spec.is_evaluation else 'trained and evaluated'}; {gates}"
         return self._move(row, attempt, reason=reason, columns=columns)
@@ -107,7 +106,6 @@ class Evaluate:
         directory = report_directory(self.settings.storage, spec.project, row.id)
         sweeps = Sweeps(store=self.store, clock=self.clock)
         report = sweeps.publish(spec, attempt, result, directory=directory, seed=seed)
-        failpoint("evaluate.reported")
         why = f"sweep: a trial is registered by promoting it, as 'fairlead promote {row.id}' does"
         columns = {
             "registration": {"is_registered": False, "is_pending": False, "reason": why},
@@ -117,6 +115,7 @@ class Evaluate:
         return self._move(row, attempt, reason=report["headline"], columns=columns)
 
     def _move(self, row: ExperimentRow, attempt: AttemptRow, *, reason: str, columns: dict[str, Any]) -> bool:
+        failpoint("evaluate.reported")
         with self.store.write() as session:
             return experiments.move_if_current(
                 session,

@@ -65,7 +65,7 @@ def write_sweep(directory: Path, search: SearchSpec, report: dict[str, Any], tri
             left.unlink()
     write_whole(directory / TRIALS_TABLE, trials_csv(search, trials))
     write_whole(directory / SWEEP_JSON, report_bytes(report))
-    failpoint("evaluate.half_report")
+    failpoint("sweep.half_report")
     write_whole(directory / SWEEP_PAGE, render_sweep_page(report, plots=plots).encode())
 
 

@@ -404,7 +404,7 @@ def _parallel_axis(
     body: Element, axis: Axis, x: float, top: float, height: float, *, room: float, raised: bool | None
 ) -> None:
     _line(body, "axis", x, top, x, top + height)
-    edges = 2 * min(x, WIDTH - x) / (LETTER + 1)
+    edges = 2 * min(x, WIDTH - x) / (LETTER + 2)  # bold, and the picture ends there
     wide = max(6, int(min(edges, (1 if raised is None else 2) * room / (LETTER + 1) - 1)))
     label = _text(body, _clipped(axis.label, wide), x=x, y=top - (28 if raised else 12), kind="name", anchor="middle")
     if len(axis.label) > wide:

@@ -185,6 +185,26 @@ def complete_checkpoints(attempt: Path) -> tuple[CompleteCheckpoint, ...]:
     return tuple(sorted(found, key=lambda checkpoint: checkpoint.step, reverse=True))
 
 
+def borrow_checkpoint(directory: Path, place: Path) -> Path:
+    """Have the files of a checkpoint at ``place`` as well, whatever becomes of it; links where the storage has them.
+
+    Raises ``FileNotFoundError`` where it is deleted meanwhile, ``OSError``.
+    """
+    shutil.rmtree(place, ignore_errors=True)
+    for path in files_below(directory):
+        target = place / path.relative_to(directory)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, target)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            shutil.copyfile(path, target)
+    if (problem := problem_with(place)) is not None:
+        raise FileNotFoundError(f"{directory} went away meanwhile: {problem}")
+    return place
+
+
 def delete_checkpoint(directory: Path) -> None:
     """The manifest first: from then on it is no checkpoint for anyone, however far the rest gets."""
     if directory.is_dir():

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from fairlead.protocol import PROTOCOL
 from fairlead.spec import ExperimentSpec, from_mapping
 from fairlead_api.openapi import EXAMPLE_SPEC
 
@@ -54,7 +55,7 @@ def test_the_page_loads_nothing_from_elsewhere(small_bench: Any) -> None:
 
 def test_version_and_health(small_bench: Any) -> None:
     version = small_bench.user.get("/v1/version").json()
-    assert (version["protocol"], version["schema_revision"] > "") == (1, True)
+    assert (version["protocol"], version["schema_revision"] > "") == (PROTOCOL, True)
     assert small_bench.nobody.get("/healthz").text == "ok\n"
     assert small_bench.nobody.get("/startupz").text == "started\n"
     assert small_bench.nobody.get("/readyz").text == "ready\n"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import ray
 
+from fairlead.failpoints import VARIABLE
 from fairlead.lifecycle import Outcome
 from fairlead.protocol import (
     TRIALS_DIRECTORY,
@@ -24,6 +25,7 @@ from fairlead.protocol import (
 )
 from fairlead.run.census import marked_processes
 from fairlead.run.spool import SpoolReader
+from fairlead.run.warm.launcher import SWITCH
 from fairlead.search.trials import TrialState
 from fairlead.testing.attempts import Attempts
 from fairlead.testing.ray import a_launch, a_spec, wait_for
@@ -83,6 +85,7 @@ def test_every_trial_is_run_once_and_the_best_is_named(attempts: Attempts) -> No
     assert attempts.steps(document, "search/ended") == [1, 2, 3, 4, 5, 6]
     assert result.last_step == 6
     assert result.environment["torch"].startswith("2.")
+    assert len(attempts.starts(document)) == 1
 
 
 def test_a_trial_of_two_ranks_is_judged_by_the_counts_of_both(attempts: Attempts) -> None:
@@ -224,6 +227,25 @@ def test_a_killed_runner_costs_no_finished_trial_and_those_under_way_go_on(attem
     assert all(first > 1 for first in firsts)
 
 
+@pytest.mark.parametrize("place", ["sweep.begun", "sweep.ended"])
+def test_a_runner_that_dies_between_a_trial_and_what_follows_from_it_repeats_nothing(
+    attempts: Attempts, place: str
+) -> None:
+    attempts.variables = {VARIABLE: f"{place}:kill", SWITCH: "0"}  # a forked process has read them before
+    first = a_sweep(attempts, f"exp-{place.replace('.', '-')}", search={"trials": 3})
+    attempts.start(first)
+    wait_for(lambda: records(attempts, first), within_s=60, what="the first trial")
+    wait_for(lambda: not marked_processes(first.runner_name), within_s=60, what="the end of the runner")
+    before = records(attempts, first)
+    attempts.variables = {}
+    second = again(attempts, first, before)
+    attempts.start(second)
+    assert attempts.result(second).outcome is Outcome.SUCCEEDED
+    found = [*before, *records(attempts, second)]
+    assert sorted(one.no for one in found if one.state is TrialState.SUCCEEDED) == [0, 1, 2]
+    assert len({str(one.params) for one in found if one.params and one.no == 0}) == 1
+
+
 def test_the_next_attempt_runs_what_the_one_before_has_not_ended(attempts: Attempts) -> None:
     first, result, found = run(attempts, "exp-next", search={"trials": 8, "algorithm": "tpe"})
     assert result.outcome is Outcome.SUCCEEDED
@@ -295,3 +317,31 @@ def test_amendments_reach_a_sweep_that_runs(attempts: Attempts) -> None:
         (TrialState.PRUNED, "stopped by a user"),
     }
     assert result.reason == "no_trial: none ran to its end (3 pruned)"
+
+
+def test_a_population_goes_on_from_the_checkpoints_of_its_best(attempts: Attempts) -> None:
+    search = {"trials": 4, "early_stopping": {"pbt": {"interval": 4, "quantile": 0.5, "population": 4}}}
+    params = {"steps": 24, "step_s": 0.05, "keeps": True}
+    _, result, found = run(attempts, "exp-pbt", slots=4, cpus=0.5, search=search, params=params)
+    assert result.outcome is Outcome.SUCCEEDED, result.detail
+    begun = {one.no: one for one in found if one.params is not None}
+    continued = [no for no, one in begun.items() if one.parent is not None]
+    assert continued
+    assert all(begun[no].params != begun[begun[no].parent].params for no in continued)
+    last = ends(found)
+    assert {last[no].state for no in range(4)} == {TrialState.SUCCEEDED, TrialState.PRUNED}
+    assert [last[no].reason for no in continued if last[no].state is TrialState.FAILED] == []
+    done = [no for no in continued if last[no].checkpoint is not None]
+    assert done
+    for no in done:
+        path = attempts.storage / last[no].checkpoint.path / "state.json"
+        if path.exists():  # those of the best are kept
+            assert json.loads(path.read_text())["first"] > 1
+
+
+def test_a_searcher_of_ray_tune_proposes_trials(attempts: Attempts) -> None:
+    search = {"algorithm": {"name": "ray:ray.tune.search.optuna:OptunaSearch"}, "trials": 5}
+    _, result, found = run(attempts, "exp-searcher", search=search)
+    assert result.outcome is Outcome.SUCCEEDED, result.detail
+    assert sorted(ends(found)) == [0, 1, 2, 3, 4]
+    assert len({one.params["x"] for one in found if one.params}) == 5

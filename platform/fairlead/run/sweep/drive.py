@@ -4,7 +4,7 @@ import contextlib
 import queue
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,14 @@ from fairlead.run.places import Places
 from fairlead.run.progress import Progress
 from fairlead.run.rank import find_code
 from fairlead.run.spool import SpoolWriter
-from fairlead.run.storage import complete_checkpoints, problem_with
+from fairlead.run.storage import borrow_checkpoint, complete_checkpoints, problem_with
 from fairlead.run.sweep.conductor import Begin, Conductor, Entry, Proposer
 from fairlead.run.sweep.course import Course, Trouble
 from fairlead.run.sweep.keeping import KEEP_EVERY_S
 from fairlead.run.sweep.slots import Slot, SlotLost, Word
 from fairlead.run.sweep.trial import Task
 from fairlead.run.verdict import Verdict
+from fairlead.run.warm import Birth, birth, describe
 from fairlead.search.importance import importance_of
 from fairlead.search.proposals import Proposals
 from fairlead.search.space import Point
@@ -48,6 +49,10 @@ RECORD_EVERY_S = 2.0
 MAX_LOST = 3
 """Times that a slot may be lost, for each slot, without a trial that ends: then the cluster is at fault."""
 KEPT_CHECKPOINTS = 5
+MAX_COLD_TOLD = 5
+"""Trials that are told to have started cold; where one does, others do."""
+BORROWED = "borrowed"
+"""Below a trial's directory: the checkpoint of another that it has begun from, until it ends."""
 MAX_METRICS = 200
 _STOP_GRACE_LEFT = "the sweep was stopped"
 
@@ -61,7 +66,7 @@ class Drive:
     spool: SpoolWriter
     progress: Progress
     clock: Clock
-    note: Callable[[str, str], None]
+    note: Callable[[str, str, dict[str, Any] | None], None]
     start_timeout_s: float
     environment: dict[str, str] = field(default_factory=dict)
     dataset: dict[str, Any] | None = None
@@ -80,6 +85,8 @@ class Drive:
     _kept: frozenset[int] = frozenset()
     _has_checkpoints: bool = False
     _began_s: float = 0.0
+    _has_noted_start: bool = False
+    _num_cold: int = 0
 
     def order(self, orders: SweepOrders) -> None:
         """Let the thread that drives know of more slots, or amendments."""
@@ -179,7 +186,7 @@ class Drive:
         while not self._orders.empty():
             orders = self._orders.get()
             if orders.slots != self._wanted:
-                self.note("slots_changed", f"{orders.slots} trials at a time, {self._wanted} before")
+                self.note("slots_changed", f"{orders.slots} trials at a time, {self._wanted} before", None)
                 self._want(orders.slots)
             for no in self._conductor.amend(orders.amendments):
                 self._stop_trial(no)
@@ -247,7 +254,7 @@ class Drive:
     def _tasks(self, course: Course) -> list[Task]:
         spec = self.document.spec.of_trial(course.begin.point)
         wanted = frozenset(metrics_in(self._search.metrics))
-        resume = self._resume_of(course.begin)
+        resume = self._resume_of(course)
         text = spec.model_dump_json(by_alias=True)
         return [
             Task(
@@ -272,17 +279,26 @@ class Drive:
             for rank in range(course.world_size)
         ]
 
-    def _resume_of(self, begin: Begin) -> Path | None:
+    def _resume_of(self, course: Course) -> Path | None:
         """The newest whole checkpoint of this trial, or, for one that begins now, of the one it goes on from."""
-        no = begin.parent if begin.tries == 1 and begin.parent is not None else begin.no
-        if begin.tries == 1 and begin.parent is None:
+        begin = course.begin
+        if begin.tries > 1:
+            return next(self._whole_checkpoints(begin.no), None)
+        if begin.parent is None:
             return None
+        for found in self._whole_checkpoints(begin.parent):
+            # Its own trial goes on and deletes it once there is a newer one.
+            with contextlib.suppress(FileNotFoundError):
+                return borrow_checkpoint(found, course.directory / BORROWED)
+        return None
+
+    def _whole_checkpoints(self, no: int) -> Iterator[Path]:
+        """Of a trial, in this attempt and those before it, the newest first."""
         number = self.document.attempt_no
         for attempt in (self.places.attempt.parent / f"a{earlier}" for earlier in range(number, 0, -1)):
             for found in complete_checkpoints(attempt / TRIALS_DIRECTORY / str(no)):
                 if problem_with(found.directory) is None:
-                    return found.directory
-        return None
+                    yield found.directory
 
     # ---- what trials say --------------------------------------------------------------------------------------------
 
@@ -322,7 +338,7 @@ class Drive:
             self.died_on = tuple(dict.fromkeys((*self.died_on, error.node_id)))
         course = self._courses.pop(slot.number, None)
         told = f"; trial {course.begin.no} is begun again" if course else ""
-        self.note("slot_lost", f"slot {slot.number}: {str(error)[:300]}{told}")
+        self.note("slot_lost", f"slot {slot.number}: {str(error)[:300]}{told}", None)
         self._slots.remove(slot)
         slot.close()
         if course is not None:
@@ -333,16 +349,34 @@ class Drive:
     def _heed(self, slot: Slot, course: Course, word: Word) -> None:
         message = word.message
         match message["kind"]:
+            case "up":
+                self._note_start(course, word)
             case "reports" if word.rank == 0:
                 for step, at_ms, metrics in message["reports"]:
                     self._report(slot, course, step, at_ms, metrics)
             case "store":
                 slot.tell({"kind": "store", "address": message["address"], "port": message["port"]}, but=word.rank)
             case "checkpoint_failed":
-                self.note("checkpoint_failed", f"trial {course.begin.no}: {message['message']}")
+                self.note("checkpoint_failed", f"trial {course.begin.no}: {message['message']}", None)
         course.hear(word, now_s=self.clock.monotonic_s())
         if course.is_done:
             self._finish(slot, course)
+
+    def _note_start(self, course: Course, word: Word) -> None:
+        """How the first process was started, and of later ones those that had to start cold."""
+        told, own = word.message, birth()
+        if not self._has_noted_start:
+            self._has_noted_start = True
+            first = Birth(is_warm=told["is_warm"], why=told["why_cold"])
+            payload = {
+                "runner": "warm" if own.is_warm else "cold",
+                "workers": {str(word.rank): "warm" if first.is_warm else "cold"},
+                "why": "; ".join(dict.fromkeys(each.why for each in (own, first) if not each.is_warm)),
+            }
+            self.note("warm_start", describe({"runner": own, f"trial {course.begin.no}": first}), payload)
+        elif not told["is_warm"] and self._num_cold < MAX_COLD_TOLD:
+            self._num_cold += 1
+            self.note("cold_trial", f"trial {course.begin.no} started cold: {told['why_cold']}", None)
 
     def _report(self, slot: Slot, course: Course, step: int, at_ms: int, metrics: Mapping[str, float]) -> None:
         course.heard_s = self.clock.monotonic_s()
@@ -386,7 +420,7 @@ class Drive:
         slot.end_processes()
         if trouble.is_death and course.begin.tries < MAX_LOST:
             del self._courses[slot.number]
-            self.note("trial_died", f"trial {course.begin.no}: {trouble.reason}; it is begun again")
+            self.note("trial_died", f"trial {course.begin.no}: {trouble.reason}; it is begun again", None)
             self._conductor.interrupted(course.begin.no, is_counted=True)
             return
         entry = self._conductor.failed(course.begin.no, trouble.reason)
@@ -410,6 +444,8 @@ class Drive:
 
     def _ended(self, slot: Slot, course: Course, entry: Entry, *, detail: str = "") -> None:
         del self._courses[slot.number]
+        if course.begin.parent is not None:
+            shutil.rmtree(course.directory / BORROWED, ignore_errors=True)
         self._num_lost = 0
         self._record_end(entry, course=course, detail=detail)
         failpoint("sweep.ended")

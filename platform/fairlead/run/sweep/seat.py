@@ -94,7 +94,9 @@ class Seat:
     def _read(self, process: TrialProcess) -> None:
         while (message := process.channel.next()) is not None:
             is_up = message["kind"] == "up"
-            self._news.put({**message, "key": process.key, "why_cold": process.why_cold} if is_up else message)
+            if is_up:
+                message |= {"key": process.key, "why_cold": process.why_cold or message["why_cold"]}
+            self._news.put(message)
         code = process.end(within_s=LAST_WORDS_S)
         self._news.put({"kind": ENDED, "key": process.key, "code": code})
 
