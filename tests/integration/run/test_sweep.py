@@ -329,7 +329,7 @@ def test_a_population_goes_on_from_the_checkpoints_of_its_best(attempts: Attempt
     assert continued
     assert all(begun[no].params != begun[begun[no].parent].params for no in continued)
     last = ends(found)
-    assert {last[no].state for no in range(4)} == {TrialState.SUCCEEDED, TrialState.PRUNED}
+    assert {one.state for one in last.values()} == {TrialState.SUCCEEDED, TrialState.PRUNED}
     assert [last[no].reason for no in continued if last[no].state is TrialState.FAILED] == []
     done = [no for no in continued if last[no].checkpoint is not None]
     assert done
