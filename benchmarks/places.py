@@ -143,7 +143,13 @@ class Started:
 def plain_environment(marker: str = "") -> dict[str, str]:
     """The caller's environment without settings of Fairlead, Ray and MLflow, and without reports to their makers."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_OWN_PREFIXES)}
-    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    # Ray asks for a token wherever some other use of it has left one in the user's home.
+    quiet = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+    }
     return {**kept, **quiet, "PYTHONUNBUFFERED": "1"} | ({MARKER: marker} if marker else {})
 
 
