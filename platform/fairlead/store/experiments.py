@@ -15,16 +15,19 @@ from sqlalchemy.orm import Session
 
 from fairlead.errors import NotFound
 from fairlead.lifecycle import Desired, State, move
+from fairlead.search.trials import TrialState
 from fairlead.spec import ExperimentSpec, PolicySpec, Wish, spec_hash
 from fairlead.store import appetites, projects, recorded_trials
 from fairlead.store.rows import loaded, reread_if_loaded
-from fairlead.store.tables import AttemptRow, EventRow, ExperimentRow
+from fairlead.store.tables import AttemptRow, EventRow, ExperimentRow, TrialRow
 
 _TABLE = cast("CoreTable", ExperimentRow.__table__)
 """Without the mapping, for ten thousand rows at a time."""
 WAITING_STATES = (State.QUEUED, State.RETRYING)
 HOLDING_STATES = (State.PLACED, State.RUNNING)
 RELEASED_KIND = "released"
+CUT = "the sweep ended before it did"
+"""Why a trial is pruned that ran when nothing of its sweep was to go on."""
 
 
 READ_AT_ONCE = 500
@@ -501,9 +504,29 @@ def move_if_current(
             at=now,
         )
     )
+    if to.is_final:
+        _cut_trials(session, row.id, now)
     session.flush()
     reread_if_loaded(session, ExperimentRow, row.id)
     return True
+
+
+def _cut_trials(session: Session, experiment_id: str, now: datetime) -> None:
+    """Trials of a sweep that still run when it is over have ended with it, whether or not a runner was left to say so."""
+    cut = session.execute(
+        update(TrialRow)
+        .where(TrialRow.experiment_id == experiment_id, TrialRow.state == TrialState.RUNNING)
+        .values(state=TrialState.PRUNED, reason=CUT, ended_at=now)
+        .execution_options(synchronize_session=False)
+    ).rowcount  # type: ignore[attr-defined]  # an UPDATE's result has it
+    if cut == 0:
+        return
+    summary = session.scalar(select(ExperimentRow.sweep).where(ExperimentRow.id == experiment_id)) or {}
+    counts = dict(summary.get("counts", {}))
+    counts[TrialState.RUNNING] = counts.get(TrialState.RUNNING, 0) - cut
+    counts[TrialState.PRUNED] = counts.get(TrialState.PRUNED, 0) + cut
+    finished = summary.get("finished", 0) + cut
+    set_columns(session, experiment_id, sweep={**summary, "counts": counts, "finished": finished})
 
 
 def note(

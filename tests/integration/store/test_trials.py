@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from fairlead.lifecycle import State
 from fairlead.protocol import MetricPoint, TrialRecord
 from fairlead.search.best import best, front, nearest_miss
 from fairlead.spec.search import SearchSpec
@@ -72,6 +73,21 @@ def test_a_trial_that_was_running_is_tried_again_and_one_that_is_final_never_cha
     assert (trial(store, 1).tries, trial(store, 1).attempt_no, trial(store, 1).value) == (1, 1, 0.5)
     assert sweep(store).sweep is not None
     assert sweep(store).sweep["counts"] == {"running": 1, "succeeded": 1, "pruned": 0, "failed": 0}
+
+
+def test_trials_that_run_end_with_their_sweep(store: Store) -> None:
+    search = a_sweep(store)
+    take(store, search, begins(0), begins(1), ends(1, loss=0.5))
+    with store.write() as session:
+        row = experiments.get(session, "exp-1")
+        assert experiments.move_if_current(session, row, State.CANCELLED, reason="asked", actor="me", now=NOW)
+    cut = trial(store, 0)
+    assert (cut.state, cut.reason, cut.ended_at) == ("pruned", experiments.CUT, NOW)
+    assert trial(store, 1).state == "succeeded"
+    summary = sweep(store).sweep
+    assert summary is not None
+    assert summary["counts"] == {"running": 0, "succeeded": 1, "pruned": 1, "failed": 0}
+    assert summary["finished"] == 2
 
 
 def test_a_record_whose_beginning_was_never_told_leaves_no_trial(store: Store) -> None:

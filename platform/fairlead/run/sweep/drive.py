@@ -145,6 +145,8 @@ class Drive:
             steps_of=self._steps_of,
         )
         self.amendment_no = conductor.amendment_no
+        self._has_checkpoints = any(self.places.attempt.parent.glob(f"a*/{TRIALS_DIRECTORY}/*/ckpt-*"))
+        self._kept = conductor.kept(KEPT_CHECKPOINTS) if self._has_checkpoints else frozenset()
         return conductor
 
     def _proposer(self, trials: Sequence[Trial]) -> Proposer:
