@@ -512,7 +512,7 @@ def move_if_current(
 
 
 def _cut_trials(session: Session, experiment_id: str, now: datetime) -> None:
-    """Trials of a sweep that still run when it is over have ended with it, whether or not a runner was left to say so."""
+    """Trials that run when their sweep is over have ended with it, whether or not a runner was left to say so."""
     cut = session.execute(
         update(TrialRow)
         .where(TrialRow.experiment_id == experiment_id, TrialRow.state == TrialState.RUNNING)

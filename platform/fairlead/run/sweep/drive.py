@@ -217,7 +217,7 @@ class Drive:
         if self._num_lost > MAX_LOST * max(1, self._wanted):
             detail = f"slots were lost {self._num_lost} times without a trial that ended"
             return Verdict(outcome=Outcome.INFRA_ERROR, reason=WORKER_DIED, detail=detail, died_on=self.died_on)
-        if any(slot.is_ready for slot in self._slots):
+        if not self._slots or any(slot.is_ready for slot in self._slots):
             return None
         waited_s = time.monotonic() - min(slot.began_s for slot in self._slots)
         if waited_s <= self.start_timeout_s:
