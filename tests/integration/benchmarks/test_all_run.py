@@ -23,6 +23,10 @@ SMALL = {
     "simulated_month": ["USERS=20", "EXPERIMENTS=200", "DAYS=2", "NODES=8"],
     "store_million": ["STORED=100,300", "QUEUED=200", "CALLS=10"],
     "submit_throughput": ["SPAN=2", "CLIENTS=4"],
+    "sweep_overhead": ["TRIALS=6", "FRESH=2"],
+    "sweep_crash": ["TRIALS=12", "KILLS=2", "SEED=1"],
+    "sweep_10k": ["TRIALS=8", "WORK_MS=50", "CALLS=5", "POINTS=2"],
+    "sweep_quality": ["SEEDS=2", "TRIALS=12", "LONG=60", "LONG_SEEDS=1"],
     "record_trials": ["TRIALS=120", "CALLS=5", "POINTS=2"],
 }
 
