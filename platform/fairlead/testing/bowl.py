@@ -33,7 +33,12 @@ def train(params: Params, context: Context) -> None:
         total = torch.ones(1)
         if context.world_size > 1:
             torch.distributed.all_reduce(total)
-        metrics = {"validation/loss": loss, "validation/ranks": float(total), "other/step": float(step)}
+        metrics = {
+            "validation/loss": loss,
+            "validation/ranks": float(total),
+            "other/step": float(step),
+            "other/pid": os.getpid(),
+        }
         with tempfile.TemporaryDirectory() as directory:
             Path(directory, "state.json").write_text(json.dumps({"step": step, "first": first}))
             context.report(metrics, step=step, checkpoint=Path(directory) if params.get("keeps") else None)

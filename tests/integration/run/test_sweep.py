@@ -78,6 +78,7 @@ def test_every_trial_is_run_once_and_the_best_is_named(attempts: Attempts) -> No
     for no, one in last.items():
         assert one.values["validation/loss"] == pytest.approx((begun[no].params["x"] - 0.3) ** 2 + 1 / 3)
         assert one.last_step == 3
+    assert len({one.metrics["other/pid"] for one in last.values()}) == 6
     assert result.sweep is not None
     best = min(last.values(), key=lambda one: one.values["validation/loss"])
     assert (result.sweep.best, result.sweep.ended_because) == (best.no, "trials")
@@ -162,6 +163,7 @@ def test_a_process_is_used_again_where_the_spec_allows_it(attempts: Attempts) ->
     _, result, found = run(attempts, "exp-reuse", search=search)
     assert result.outcome is Outcome.SUCCEEDED, result.detail
     assert Counter(one.state for one in ends(found).values()) == {TrialState.SUCCEEDED: 8}
+    assert len({one.metrics["other/pid"] for one in ends(found).values()}) <= 2
 
 
 def test_checkpoints_of_the_best_are_kept_and_of_no_others(attempts: Attempts) -> None:
