@@ -188,7 +188,8 @@ class Drive:
         while not self._orders.empty():
             orders = self._orders.get()
             if orders.slots != self._wanted:
-                self.note("slots_changed", f"{orders.slots} trials at a time, {self._wanted} before", None)
+                told = f"{orders.slots} trial{'s' if orders.slots != 1 else ''} at a time, {self._wanted} before"
+                self.note("slots_changed", told, None)
                 self._want(orders.slots)
             for no in self._conductor.amend(orders.amendments):
                 self._stop_trial(no)
