@@ -40,7 +40,7 @@ from fairlead.run.meter import BURST, MAX_KEYS, POINTS_PER_S
 from fairlead.run.outputs import Outputs, collect, forget_answers
 from fairlead.run.places import Places
 from fairlead.run.progress import SYSTEM_PREFIX, Group, Progress
-from fairlead.run.spool import SpoolWriter
+from fairlead.run.spool import SpoolWriter, now_ms
 from fairlead.run.stacks import ask_for_stacks, forget_empty_stacks, stack_sizes
 from fairlead.run.storage import (
     commit_checkpoint,
@@ -59,6 +59,7 @@ from fairlead.run.verdict import (
     from_failure,
     idle,
     judge,
+    plain,
     stalled,
     storage_failed,
 )
@@ -215,7 +216,7 @@ class Runner:
         is_current = self._progress.is_current(generation)
         if is_current and sample:
             seconds = int(self._clock.monotonic_s() - self._began_s)
-            self._require_spool().metrics(sample, step=seconds, at_ms=_now_ms())
+            self._require_spool().metrics(sample, step=seconds, at_ms=now_ms())
         if is_current and has_progressed:
             self._progress.touch()
         if load is not None:
@@ -366,7 +367,15 @@ class Runner:
             note=self._note,
             start_timeout_s=float(os.environ.get(WORKER_START_TIMEOUT, "300")),
         )
-        return self._sweep.run()
+        try:
+            return self._sweep.run()
+        except ray.exceptions.RayError:
+            raise  # Ray's own trouble is judged as that of a worker group
+        except OSError as error:
+            return storage_failed(str(error))
+        except Exception:  # our own error: no trial and no node is to blame
+            detail = traceback.format_exc()[-MAX_DETAIL:]
+            return Verdict(outcome=Outcome.INFRA_ERROR, reason="runner_error", detail=detail)
 
     def _conclude(self, trouble: str | None, died_on: tuple[str, ...]) -> tuple[Verdict, Outputs]:
         progress, group = self._progress, self._progress.group
@@ -454,8 +463,8 @@ class Runner:
             experiment_id=document.experiment_id,
             attempt_no=document.attempt_no,
             outcome=verdict.outcome,
-            reason=_plain(verdict.reason),
-            detail=_plain(verdict.detail),
+            reason=plain(verdict.reason),
+            detail=plain(verdict.detail),
             died_on=verdict.died_on,
             last_step=self._progress.last_step,
             metrics={key: value for key, value in values.items() if not key.startswith(SYSTEM_PREFIX)},
@@ -600,7 +609,7 @@ class Runner:
 
     def _note(self, kind: str, detail: str = "", payload: dict[str, Any] | None = None) -> None:
         if self._spool is not None:
-            self._spool.note(kind, at_ms=_now_ms(), detail=detail, payload=payload)
+            self._spool.note(kind, at_ms=now_ms(), detail=detail, payload=payload)
 
     def _note_start(self, group: Group) -> None:
         """Once all ranks are up: whether the attempt's processes were forked warm, and if not, why."""
@@ -638,15 +647,6 @@ def _dead_actors(error: Exception) -> frozenset[str]:
     failures = getattr(error, "worker_failures", {}).values()
     causes = (getattr(failure, "health_check_failure", None) for failure in failures)
     return frozenset(cause.actor_id for cause in causes if isinstance(cause, ray.exceptions.ActorDiedError))
-
-
-def _plain(text: str) -> str:
-    """``text`` as UTF-8 can hold it: names of files may carry half a surrogate pair into a workload's last words."""
-    return text.encode(errors="backslashreplace").decode()
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _stand_back() -> None:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -22,6 +23,11 @@ STREAMS: tuple[Stream, ...] = ("metrics", "notes", "trials")
 _RECORDS: dict[Stream, type[Record]] = {"metrics": MetricPoint, "notes": NoteRecord, "trials": TrialRecord}
 SPOOL_DIRECTORY = "spool"
 MAX_STREAM_BYTES = 512 * 1024 * 1024
+
+
+def now_ms() -> int:
+    """The time as records have it."""
+    return time.time_ns() // 1_000_000
 
 
 def spool_path(attempt: Path, stream: Stream) -> Path:

@@ -22,13 +22,14 @@ NO_RESULT = "no_result"
 # Not "OOM killer": Ray mentions it as one possible cause of every death it cannot explain.
 _MEMORY = re.compile(r"OutOfMemoryError|(?:running low on|ran out of) memory", re.IGNORECASE)
 _START = re.compile(r"WorkerGroupStartupTimeoutError|startup timed out|InsufficientClusterResources")
-_STOPPED = {
+STOPPED = {
     StopMode.CANCEL: (Outcome.CANCELLED, "cancelled"),
     StopMode.PAUSE: (Outcome.PREEMPTED, "pause_requested"),
     StopMode.PREEMPT: (Outcome.PREEMPTED, "preempted"),
     StopMode.TIMEOUT: (Outcome.TIMEOUT, "run time spent"),
     StopMode.BUDGET: (Outcome.OVER_BUDGET, "budget spent"),
 }
+"""How an attempt ends that was asked to, and had not finished."""
 _RULED = frozenset({Outcome.USER_ERROR, Outcome.OOM, Outcome.STALLED, Outcome.INFRA_ERROR})
 _LAST_WORDS = {
     "SIGABRT": "Fatal Python error: Aborted",
@@ -78,7 +79,7 @@ def decide(ending: Ending) -> Verdict:
         return ending.cause
     is_complete = ending.has_finished and ending.incomplete is None
     if ending.stop is not None and (not is_complete or ending.stop is StopMode.CANCEL):
-        outcome, reason = _STOPPED[ending.stop]
+        outcome, reason = STOPPED[ending.stop]
         return Verdict(outcome=outcome, reason=reason)
     if not ending.has_finished:
         return _why_it_broke(ending)
@@ -195,3 +196,8 @@ def _test_of(rule: RuleSpec, verdict: Verdict) -> Callable[[str], bool] | None:
     names = (name for name in SIGNALS if rule.code == 128 + signal.Signals[name])
     signs = tuple(sign for name in names for sign in (f"*** {name} received", _LAST_WORDS.get(name)) if sign)
     return (lambda line: any(sign in line for sign in signs)) if signs else None
+
+
+def plain(text: str) -> str:
+    """``text`` as UTF-8 can hold it: names of files may carry half a surrogate pair into a workload's last words."""
+    return text.encode(errors="backslashreplace").decode()

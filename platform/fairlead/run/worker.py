@@ -36,6 +36,7 @@ from fairlead.run.messages import Finished, Hello, Orders, Report, Welcome, Writ
 from fairlead.run.rank import describe_environment, describe_failure, find_code, load_workload, seed_all
 from fairlead.run.reports import ReportQueue
 from fairlead.run.sampling import Sampler, processor_seconds
+from fairlead.run.spool import now_ms
 from fairlead.run.stacks import dump_stacks, listen_for_stacks
 from fairlead.run.storage import copy_checkpoint, seal_checkpoint, write_atomically
 from fairlead.run.warm import birth
@@ -356,8 +357,7 @@ class RunnerLine:
 
     def report(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Send soon, without waiting, unless too much is on its way."""
-        at_ms = time.time_ns() // 1_000_000
-        self._reports.put(Report(generation=self.welcome.generation, step=step, metrics=dict(metrics), at_ms=at_ms))
+        self._reports.put(Report(generation=self.welcome.generation, step=step, metrics=dict(metrics), at_ms=now_ms()))
 
     def _deliver(self, reports: Sequence[Report]) -> None:
         ray.get(self._runner.reports_from_worker.remote(tuple(reports)), timeout=_CALL_TIMEOUT_S)

@@ -72,6 +72,9 @@ class Proposals:
         """Take in a trial whose point was not proposed: made by hand, or begun before."""
         self._ask(no, point)
 
+    def report(self, no: int, step: int, value: float) -> None:
+        """What a running trial has reported: Optuna's samplers go by what has ended."""
+
     def tell(self, trial: Trial) -> None:
         """How a trial that was asked for has ended. Raises ``KeyError`` for one that was not.
 

@@ -65,7 +65,7 @@ def records(attempts: Attempts, document: LaunchDocument) -> list[TrialRecord]:
 
 
 def ends(found: list[TrialRecord]) -> dict[int, TrialRecord]:
-    return {one.no: one for one in found if one.state is not TrialState.RUNNING}
+    return {one.no: one for one in found if one.state is not TrialState.RUNNING and not one.has_lost_checkpoint}
 
 
 def test_every_trial_is_run_once_and_the_best_is_named(attempts: Attempts) -> None:
@@ -347,3 +347,33 @@ def test_a_searcher_of_ray_tune_proposes_trials(attempts: Attempts) -> None:
     assert result.outcome is Outcome.SUCCEEDED, result.detail
     assert sorted(ends(found)) == [0, 1, 2, 3, 4]
     assert len({one.params["x"] for one in found if one.params}) == 5
+
+
+def test_a_sampler_of_the_users_that_raises_is_an_error_of_the_spec(attempts: Attempts) -> None:
+    search = {"algorithm": {"name": "optuna:tiring:Tiring", "options": {"after": 2}}, "trials": 5}
+    _, result, found = run(attempts, "exp-tiring", slots=1, search=search)
+    assert (result.outcome, result.reason) == (
+        Outcome.USER_ERROR,
+        "bad_search: optuna:tiring:Tiring failed: RuntimeError: tired after 2",
+    )
+    assert {one.state for one in ends(found).values()} == {TrialState.SUCCEEDED}
+
+
+def test_a_sampler_that_cannot_be_made_is_an_error_of_the_spec(attempts: Attempts) -> None:
+    search = {"algorithm": {"name": "optuna:tiring:Missing"}}
+    _, result, _ = run(attempts, "exp-missing", search=search)
+    assert result.outcome is Outcome.USER_ERROR
+    assert result.reason.startswith("bad_search: tiring.Missing cannot be made: AttributeError")
+
+
+def test_the_books_name_no_checkpoint_that_is_gone(attempts: Attempts) -> None:
+    xs = [0.9 - 0.05 * no for no in range(9)]  # each is better than the one before
+    search = {"algorithm": "grid", "space": {"x": {"choice": xs}}, "trials": 9}
+    document, result, found = run(attempts, "exp-gone", slots=1, search=search, params={"keeps": True})
+    assert result.outcome is Outcome.SUCCEEDED, result.detail
+    named: dict[int, bool] = {}
+    for one in found:
+        if one.state is TrialState.SUCCEEDED:
+            named[one.no] = one.checkpoint is not None and not one.has_lost_checkpoint
+    there = {int(path.parent.name) for path in (attempts.directory(document) / TRIALS_DIRECTORY).glob("*/ckpt-*")}
+    assert {no for no, is_named in named.items() if is_named} == there == {4, 5, 6, 7, 8}

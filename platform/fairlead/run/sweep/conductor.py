@@ -36,6 +36,10 @@ class Proposer(Protocol):
         """Take in a trial whose point was not proposed."""
         ...
 
+    def report(self, no: int, step: int, value: float) -> None:
+        """What a running trial has reported of the first objective."""
+        ...
+
     def tell(self, trial: Trial) -> None:
         """How a trial has ended."""
         ...
@@ -320,8 +324,7 @@ class Conductor:
         first = metrics.get(self._search.objectives[0].metric)
         if first is None:
             return None
-        if (tell := getattr(self._proposer, "report", None)) is not None:
-            tell(no, step, first)
+        self._proposer.report(no, step, first)
         verdict = self._stopping.judge(no, step, self._cost(first))
         if not isinstance(verdict, Stop) or entry.stop_reason is not None or self._ends_anyway(entry, step, verdict):
             return None

@@ -12,14 +12,17 @@ from typing import Any
 import ray
 
 from fairlead.clock import Clock
+from fairlead.errors import BadSpec
 from fairlead.evaluation.tracked import is_tracked, metrics_in
 from fairlead.failpoints import failpoint
 from fairlead.lifecycle import WORKER_DIED, Outcome
 from fairlead.protocol import (
     TRIALS_DIRECTORY,
     TRIALS_FILE,
+    CheckpointRef,
     LaunchDocument,
     StopMode,
+    SweepLaunch,
     SweepOrders,
     SweepSummary,
     TrialDocument,
@@ -28,33 +31,37 @@ from fairlead.protocol import (
 from fairlead.run.places import Places
 from fairlead.run.progress import Progress
 from fairlead.run.rank import find_code
-from fairlead.run.spool import SpoolWriter
+from fairlead.run.spool import SpoolWriter, now_ms
 from fairlead.run.storage import borrow_checkpoint, complete_checkpoints, problem_with
 from fairlead.run.sweep.conductor import Begin, Conductor, Entry, Proposer
 from fairlead.run.sweep.course import Course, Trouble
+from fairlead.run.sweep.foreign import Foreign
 from fairlead.run.sweep.keeping import KEEP_EVERY_S
 from fairlead.run.sweep.slots import Slot, SlotLost, Word
 from fairlead.run.sweep.trial import Task
-from fairlead.run.verdict import Verdict
+from fairlead.run.verdict import MAX_DETAIL, STOPPED, Verdict, plain
 from fairlead.run.warm import Birth, birth, describe
 from fairlead.search.importance import importance_of
 from fairlead.search.proposals import Proposals
 from fairlead.search.space import Point
 from fairlead.search.trials import Trial, TrialState
 from fairlead.spec import SearchSpec
+from fairlead.spec.search import ALGORITHMS
 
 LISTEN_S = 0.25
 RECORD_EVERY_S = 2.0
 """How often the points of a trial under way are told."""
 MAX_LOST = 3
 """Times that a slot may be lost, for each slot, without a trial that ends: then the cluster is at fault."""
+MAX_DEATHS = 3
+"""Tries of a trial whose process is killed each time."""
 KEPT_CHECKPOINTS = 5
 MAX_COLD_TOLD = 5
 """Trials that are told to have started cold; where one does, others do."""
 BORROWED = "borrowed"
 """Below a trial's directory: the checkpoint of another that it has begun from, until it ends."""
 MAX_METRICS = 200
-_STOP_GRACE_LEFT = "the sweep was stopped"
+MAX_TRIAL_REASON = 1000
 
 
 @dataclass(kw_only=True)
@@ -97,11 +104,14 @@ class Drive:
     def run(self) -> Verdict:
         """How the sweep ended."""
         self._began_s = self.clock.monotonic_s()
-        self._conductor = self._conduct()
-        self._tell_settled()
-        self._want(self._launch.slots)
         try:
+            self._conductor = self._conduct()
+            self._tell_settled()
+            self._want(self._launch.slots)
             return self._run()
+        except BadSpec as error:  # of a sampler of the user's own: trying again would not help
+            detail = f"{error.__cause__!r}" if error.__cause__ else ""
+            return Verdict(outcome=Outcome.USER_ERROR, reason=f"bad_search: {plain(str(error))}"[:1000], detail=detail)
         finally:
             for slot in self._slots:
                 slot.close()
@@ -124,13 +134,13 @@ class Drive:
         return self.document.spec.search
 
     @property
-    def _launch(self) -> Any:
+    def _launch(self) -> SweepLaunch:
         assert self.document.sweep is not None, "only sweeps are driven"
         return self.document.sweep
 
     @property
     def _elapsed_s(self) -> float:
-        return float(self._launch.spent_s) + self.clock.monotonic_s() - self._began_s
+        return self._launch.spent_s + self.clock.monotonic_s() - self._began_s
 
     def _conduct(self) -> Conductor:
         trials = _read_trials(self.places.attempt)
@@ -152,11 +162,13 @@ class Drive:
     def _proposer(self, trials: Sequence[Trial]) -> Proposer:
         if self.places.code is not None:  # a sampler of the user's own may be in it
             find_code(str(self.places.code))
-        if self._search.chosen.name.startswith("ray:"):
+        name = self._search.chosen.name
+        if name.startswith("ray:"):
             from fairlead.run.sweep.searchers import Searchers  # loads Ray Tune
 
-            return Searchers(self._search, seed=self.document.spec.seed, trials=trials)
-        return Proposals(self._search, seed=self.document.spec.seed, trials=trials)
+            return Foreign(name, Searchers(self._search, seed=self.document.spec.seed, trials=trials))
+        ours = Proposals(self._search, seed=self.document.spec.seed, trials=trials)
+        return ours if name in ALGORITHMS else Foreign(name, ours)
 
     def _steps_of(self, point: Point) -> int | None:
         steps = {**self.document.params, **point}.get("epochs")
@@ -248,7 +260,7 @@ class Drive:
                 params=dict(begin.point),
                 origin="enqueued" if begin.origin == "enqueued" else "proposed",
                 parent=begin.parent,
-                at_ms=_now_ms(),
+                at_ms=now_ms(),
             )
         )
         failpoint("sweep.begun")
@@ -421,7 +433,7 @@ class Drive:
 
     def _fail(self, slot: Slot, course: Course, trouble: Trouble) -> None:
         slot.end_processes()
-        if trouble.is_death and course.begin.tries < MAX_LOST:
+        if trouble.is_death and course.begin.tries < MAX_DEATHS:
             del self._courses[slot.number]
             self.note("trial_died", f"trial {course.begin.no}: {trouble.reason}; it is begun again", None)
             self._conductor.interrupted(course.begin.no, is_counted=True)
@@ -441,7 +453,7 @@ class Drive:
                 points=course.take_points(),
                 values={name: entry.last[name] for name in self._search.metrics if name in entry.last},
                 last_step=entry.last_step,
-                at_ms=_now_ms(),
+                at_ms=now_ms(),
             )
         )
 
@@ -450,26 +462,31 @@ class Drive:
         if course.begin.parent is not None:
             shutil.rmtree(course.directory / BORROWED, ignore_errors=True)
         self._num_lost = 0
-        self._record_end(entry, course=course, detail=detail)
+        self._has_checkpoints |= course.checkpoint is not None
+        kept = self._conductor.kept(KEPT_CHECKPOINTS) if self._has_checkpoints else frozenset()
+        self._record_end(
+            entry, course=course, detail=detail, checkpoint=course.checkpoint if entry.no in kept else None
+        )
         failpoint("sweep.ended")
         self._note_progress()
-        if course.checkpoint is not None or self._has_checkpoints:
-            self._has_checkpoints = True
-            self._collect_checkpoints(entry.no)
+        if self._has_checkpoints:
+            self._collect_checkpoints(entry.no, kept)
 
-    def _record_end(self, entry: Entry, *, course: Course | None = None, detail: str = "") -> None:
+    def _record_end(
+        self, entry: Entry, *, course: Course | None = None, detail: str = "", checkpoint: CheckpointRef | None = None
+    ) -> None:
         self.spool.trial(
             TrialRecord(
                 no=entry.no,
                 state=entry.state,
-                reason=_plain(entry.reason)[:1000],
-                detail=_plain(detail),
+                reason=plain(entry.reason)[:MAX_TRIAL_REASON],
+                detail=plain(detail)[:MAX_DETAIL],
                 points=course.take_points() if course else (),
                 values=entry.values,
                 metrics=dict(list(entry.last.items())[:MAX_METRICS]),
                 last_step=entry.last_step,
-                checkpoint=course.checkpoint if course else None,
-                at_ms=_now_ms(),
+                checkpoint=checkpoint,
+                at_ms=now_ms(),
             )
         )
 
@@ -484,11 +501,16 @@ class Drive:
         values = {"search/ended": float(ended)}
         if (best := self._conductor.best_value) is not None:
             values["search/best"] = best
-        self.spool.metrics(values, step=ended, at_ms=_now_ms())
+        self.spool.metrics(values, step=ended, at_ms=now_ms())
 
-    def _collect_checkpoints(self, ended: int) -> None:
-        """Those of the best stay; a trial that is begun again needs its own, and it has not ended."""
-        kept = self._conductor.kept(KEPT_CHECKPOINTS)
+    def _collect_checkpoints(self, ended: int, kept: frozenset[int]) -> None:
+        """Those of the best stay; a trial that is begun again needs its own, and it has not ended.
+
+        The books hear of a checkpoint that goes before it does: they must not name what is not there.
+        """
+        for no in self._kept - kept:
+            entry = self._conductor.entry(no)
+            self.spool.trial(TrialRecord(no=no, state=entry.state, has_lost_checkpoint=True, at_ms=now_ms()))
         for no in {ended, *self._kept} - kept:
             for directory in self.places.attempt.parent.glob(f"a*/{TRIALS_DIRECTORY}/{no}/ckpt-*"):
                 shutil.rmtree(directory, ignore_errors=True)
@@ -502,12 +524,15 @@ class Drive:
             if slot.key:
                 slot.tell({"kind": "stop"})
         while self._courses and not self.progress.is_past_grace:
-            with contextlib.suppress(ray.exceptions.RayError):
+            try:
                 self._listen()
-        outcome, reason = _STOPPED[stop]
+            except ray.exceptions.RayError as error:  # nothing more can be heard of them
+                self.note("trials_unheard", f"Ray does not answer while the sweep is stopped: {error}"[:500], None)
+                break
+        outcome, reason = STOPPED[stop]
         if stop in (StopMode.PAUSE, StopMode.PREEMPT):
             return Verdict(outcome=outcome, reason=reason)
-        self._cut_short(f"{_STOP_GRACE_LEFT}: {reason}")
+        self._cut_short(f"the sweep was stopped: {reason}")
         has_some = any(trial.state is TrialState.SUCCEEDED for trial in self._conductor.ended)
         if stop is StopMode.CANCEL or not has_some:
             return Verdict(outcome=outcome, reason=reason)
@@ -531,26 +556,9 @@ class Drive:
         return Verdict(outcome=Outcome.SUCCEEDED, reason="completed")
 
 
-_STOPPED = {
-    StopMode.CANCEL: (Outcome.CANCELLED, "cancelled"),
-    StopMode.PAUSE: (Outcome.PREEMPTED, "pause_requested"),
-    StopMode.PREEMPT: (Outcome.PREEMPTED, "preempted"),
-    StopMode.TIMEOUT: (Outcome.TIMEOUT, "run time spent"),
-    StopMode.BUDGET: (Outcome.OVER_BUDGET, "budget spent"),
-}
-
-
 def _read_trials(attempt: Path) -> list[TrialDocument]:
     try:
         with open(attempt / TRIALS_FILE, encoding="utf-8") as lines:
             return [TrialDocument.model_validate_json(line) for line in lines]
     except FileNotFoundError:
         return []
-
-
-def _plain(text: str) -> str:
-    return text.encode(errors="backslashreplace").decode()
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

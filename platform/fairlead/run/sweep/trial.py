@@ -29,6 +29,7 @@ from fairlead.protocol import EVALUATED_SPLIT
 from fairlead.run.meeting import join_store, open_store
 from fairlead.run.outputs import describe_dataset
 from fairlead.run.rank import describe_environment, describe_failure, find_code, load_workload, seed_all
+from fairlead.run.spool import now_ms
 from fairlead.run.sweep.channel import Channel, Message
 from fairlead.run.sweep.judging import counted_values, without_test_rows
 from fairlead.run.sweep.keeping import Keeper
@@ -211,7 +212,7 @@ class TrialOutlet:
         """Send the metrics on, and copy a checkpoint. One that cannot be copied is left out, and said so."""
         if not self._is_first:
             return
-        self._waiting.append((step, time.time_ns() // 1_000_000, dict(metrics)))
+        self._waiting.append((step, now_ms(), dict(metrics)))
         if time.monotonic() - self._sent_s >= SEND_EVERY_S:
             self._send()
         if checkpoint is not None:
