@@ -488,6 +488,8 @@ class TrialRecord(Document):
     last_step: int | None = None
     checkpoint: CheckpointRef | None = None
     """The newest one that is kept, once it has ended."""
+    has_lost_checkpoint: bool = False
+    """Of one that has ended: others are better by now, and its checkpoint is not kept any more."""
     at_ms: int
 
 

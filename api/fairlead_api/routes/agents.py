@@ -34,7 +34,7 @@ from fairlead.protocol import (
     SyncAnswer,
     SyncRequest,
 )
-from fairlead.spec import ExperimentSpec
+from fairlead.spec import ExperimentSpec, TrialRef
 from fairlead.store import (
     Session,
     amendments,
@@ -43,6 +43,7 @@ from fairlead.store import (
     bundles,
     checkpoints,
     clusters,
+    events,
     exclusions,
     experiments,
     trials,
@@ -61,6 +62,7 @@ SYNC_POLL_S = 5.0
 """Between two looks for something to do without a ring."""
 MAX_KEEPERS = 3
 """Checkpoints named beside one to be deleted: one of them must verify."""
+START_IS_GONE = "start_is_gone"
 REOFFER_AFTER_S = 10.0
 """A leased attempt that its agent does not know was leased by an answer that got lost."""
 _MODES = {Desired.CANCEL: StopMode.CANCEL, Desired.PAUSE: StopMode.PAUSE}
@@ -338,7 +340,7 @@ def _launch_document(api: Api, session: Session, row: ExperimentRow, attempt: At
         params=dict(admitted.params),
         code_sha256=spec.code.removeprefix("sha256:") if spec.code else None,
         storage_path=attempt.storage_path,
-        resume=_resume(session, row, spec),
+        resume=_resume(session, row, spec, now=api.now()),
         runtime_left_s=max(0.0, spec.policy.max_runtime_s - spent_s),
         excluded_nodes=_excluded(session, attempt.cluster),
         keeps_answers=spec.register_as is not None,
@@ -359,7 +361,7 @@ def _sweep_launch(
     )
 
 
-def _resume(session: Session, row: ExperimentRow, spec: ExperimentSpec) -> tuple[CheckpointRef, ...]:
+def _resume(session: Session, row: ExperimentRow, spec: ExperimentSpec, *, now: datetime) -> tuple[CheckpointRef, ...]:
     """Its own checkpoints, the newest first; behind them that of the trial which it goes on from."""
     own = _refs(session, row.id)
     if spec.start_from is None:
@@ -368,6 +370,14 @@ def _resume(session: Session, row: ExperimentRow, spec: ExperimentSpec) -> tuple
     if experiments.project_of(session, spec.start_from.experiment) == row.project:
         trial = trials.find(session, spec.start_from.experiment, spec.start_from.trial)
     if trial is None or trial.checkpoint is None:
-        named = f"trial {spec.start_from.trial} of {spec.start_from.experiment}"
-        raise CannotBeOffered(f"experiment {row.id} goes on from {named}, which has no checkpoint")
+        _note_start_is_gone(session, row, spec.start_from, now=now)
+        return own
     return (*own, CheckpointRef.model_validate(trial.checkpoint))
+
+
+def _note_start_is_gone(session: Session, row: ExperimentRow, start: TrialRef, *, now: datetime) -> None:
+    """Others of its sweep were better by then, and only the best keep theirs: the same parameters train again. Once."""
+    if events.of_kind(session, row.id, START_IS_GONE):
+        return
+    reason = f"trial {start.trial} of {start.experiment} has no checkpoint any more: it is trained from the beginning"
+    experiments.note(session, row.id, kind=START_IS_GONE, actor="api", now=now, reason=reason)

@@ -86,7 +86,7 @@ def take(
     """Write what has become of trials, and how the sweep stands; the caller holds the attempt's lock.
 
     A record with a point begins a trial, or another try of one that was still running. What is told of a trial that is
-    final changes nothing: another attempt that tries it again has not heard of its end.
+    final changes nothing, but that its checkpoint is gone: an attempt that tries it again has not heard of its end.
     """
     known = _rows(session, row.id, {record.no for record in records})
     before = {no: TrialState(one.state) for no, one in known.items()}
@@ -97,6 +97,8 @@ def take(
         elif one is None:
             known[record.no] = _begun(row.id, record, attempt_no=attempt_no, now=now)
             _write(known[record.no], search, record, now=now)
+        elif record.has_lost_checkpoint:
+            one.checkpoint = None
         elif one.state != TrialState.RUNNING:
             logger.warning("a trial that is final is told of once more", experiment_id=row.id, trial=record.no)
         else:

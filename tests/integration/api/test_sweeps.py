@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fairlead.protocol import MAX_TRIAL_RECORDS
-from fairlead.store import amendments, attempts, experiments, trials
+from fairlead.store import amendments, attempts, events, experiments, trials
 from fairlead.testing.scheduling import a_wish
 
 SEARCH = {
@@ -153,9 +153,25 @@ def test_what_goes_on_from_a_trial_is_given_its_checkpoint(bench: Any, sweep: di
         row = trials.find(session, experiment_id, 0)
         assert row is not None
         row.checkpoint = None
-    answer = bench.agent.post(f"/internal/v1/attempts/{bench.place(elsewhere)}/lease", json={"agent_epoch": 1})
-    assert answer.status_code == 409
-    assert "has no checkpoint" in answer.json()["detail"]
+    attempt_of_elsewhere = bench.place(elsewhere)
+    for _ in range(2):
+        assert bench.lease(attempt_of_elsewhere, 1)["resume"] == []
+    with bench.store.read() as session:
+        (told,) = events.of_kind(session, elsewhere, "start_is_gone")
+    assert told.reason == f"trial 0 of {experiment_id} has no checkpoint any more: it is trained from the beginning"
+
+
+def test_a_trial_that_has_ended_may_lose_its_checkpoint_and_nothing_else(bench: Any, sweep: dict[str, Any]) -> None:
+    experiment_id, attempt_id, headers = bench.running(sweep)
+    kept = {"step": 2, "path": f"default/{experiment_id}/a1/trials/0/ckpt-2", "manifest_sha256": "b" * 64}
+    ship(bench, attempt_id, headers, batch(begun(0), ended(0, checkpoint=kept)))
+    lost = {"no": 0, "state": "succeeded", "has_lost_checkpoint": True, "at_ms": 3}
+    ship(bench, attempt_id, headers, batch(lost, first_offset=2))
+    with bench.store.read() as session:
+        row = trials.find(session, experiment_id, 0)
+    assert row is not None
+    assert (row.checkpoint, row.state, row.tries) == (None, "succeeded", 1)
+    assert row.values
 
 
 # ---- planning -------------------------------------------------------------------------------------------------------
