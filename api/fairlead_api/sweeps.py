@@ -27,10 +27,11 @@ def inherit(session: Session, row: ExperimentRow, spec: ExperimentSpec, *, now: 
             f"no finished trial of sweep {spec.search.inherit} lies in this space and has a value for each objective: "
             "leave inherit out, or search where it has searched"
         )
-        raise _bad("/search/inherit", message)
+        raise refusal("/search/inherit", message)
 
 
-def _bad(pointer: str, message: str) -> BadSpec:
+def refusal(pointer: str, message: str) -> BadSpec:
+    """Of one field."""
     return BadSpec(f"{pointer}: {message}", problems=(Problem(pointer=pointer, message=message),))
 
 
@@ -57,7 +58,7 @@ def promoted(session: Session, row: ExperimentRow, search: SearchSpec, asked: in
     no = asked if asked is not None else _best(row, search)
     trial = trials.find(session, row.id, no)
     if trial is None:
-        raise _bad("/trial", f"sweep {row.id} has no trial {no}")
+        raise refusal("/trial", f"sweep {row.id} has no trial {no}")
     if trial.state not in (TrialState.SUCCEEDED, TrialState.PRUNED):
         raise Conflict(f"trial {no} of sweep {row.id} is {trial.state}: only a finished trial can be promoted")
     return trial
@@ -70,7 +71,7 @@ def _best(row: ExperimentRow, search: SearchSpec) -> int:
     if standing["front"] and len(search.objectives) > 1:
         front = ", ".join(str(no) for no in standing["front"])
         message = f"there are several objectives, and none of these is beaten in all of them: name one of {front}"
-        raise _bad("/trial", message)
+        raise refusal("/trial", message)
     if standing["nearest"] is not None:
         raise Conflict(
             f"no trial of sweep {row.id} keeps all constraints; trial {standing['nearest']} comes nearest: name it to "

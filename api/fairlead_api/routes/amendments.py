@@ -22,7 +22,7 @@ from fairlead_api.keys import RequiredKey
 from fairlead_api.once import once
 from fairlead_api.openapi import problems, takes
 from fairlead_api.parts import Api, ApiParts
-from fairlead_api.sweeps import refuse_ended, search_of
+from fairlead_api.sweeps import refusal, refuse_ended, search_of
 from fairlead_api.views import amendment_view, answer, etag, experiment_view
 
 router = APIRouter(prefix="/v1/experiments/{experiment_id}", tags=["sweeps"])
@@ -139,7 +139,7 @@ def _amendment(session: Session, row: ExperimentRow, search: SearchSpec, change:
 def _more_trials(row: ExperimentRow, search: SearchSpec, more: int) -> _Amendment:
     asked = row.total_steps if row.total_steps is not None else search.trials
     if asked + more > MOST_TRIALS:
-        raise _bad("/add_trials", f"a sweep has at most {MOST_TRIALS} trials, and {asked} are asked for already")
+        raise refusal("/add_trials", f"a sweep has at most {MOST_TRIALS} trials, and {asked} are asked for already")
     said, columns = f"asks for {more} more trials: {asked + more} in all", {"total_steps": asked + more}
     return _Amendment(kind="add_trials", payload={"trials": more}, said=said, columns=columns)
 
@@ -156,10 +156,6 @@ def _refuse_point(search: SearchSpec, point: dict[str, Any]) -> None:
 def _refuse_stop(session: Session, row: ExperimentRow, no: int) -> None:
     trial = trials.find(session, row.id, no)
     if trial is None:
-        raise _bad("/stop_trial", f"sweep {row.id} has no trial {no}")
+        raise refusal("/stop_trial", f"sweep {row.id} has no trial {no}")
     if trial.state != TrialState.RUNNING:
         raise Conflict(f"trial {no} of sweep {row.id} is {trial.state}: there is nothing to stop")
-
-
-def _bad(pointer: str, message: str) -> BadSpec:
-    return BadSpec(f"{pointer}: {message}", problems=(Problem(pointer=pointer, message=message),))

@@ -1,7 +1,6 @@
 """The commands about sweeps: look at trials, amend one that runs, go on from one that has ended, promote its best."""
 
 import csv
-import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +21,7 @@ from fairlead.cli.searching import value_text
 from fairlead.cli.sweep_watching import MOST_A_PAGE
 from fairlead.client import Experiment
 from fairlead.errors import BadInput
+from fairlead.evaluation.sweep_report import cell_of
 from fairlead.representation import MetricPointView, TrialDetail, TrialView
 from fairlead.search.trials import TrialState
 from fairlead.spec.document import load_yaml
@@ -90,14 +90,11 @@ def _write_csv(path: Path, search: SearchSpec, trials: Iterable[TrialView]) -> i
         writer.writerow([*facts, *(f"params.{name}" for name in search.space), *search.metrics])
         for count, trial in enumerate(trials, start=1):  # noqa: B007  # counted for the caller
             content = trial.model_dump(mode="json")
-            point = [_cell(trial.params.get(name)) for name in search.space]
+            point = [trial.params.get(name) for name in search.space]
             values = [trial.non_finite.get(metric, trial.values.get(metric)) for metric in search.metrics]
-            writer.writerow([*(content.get(name) for name in facts), *point, *values])
+            cells = [*(content.get(name) for name in facts), *point, *values]
+            writer.writerow([cell_of(cell) for cell in cells])
     return count
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list | tuple | dict | bool) else value
 
 
 @contextmanager

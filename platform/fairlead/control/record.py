@@ -26,7 +26,7 @@ from fairlead.failpoints import failpoint
 from fairlead.lifecycle import State
 from fairlead.protocol import MAX_BATCH_POINTS, MODEL_DIRECTORY, MetricPoint, ResultDocument
 from fairlead.settings import ControlSettings
-from fairlead.store import Store, attempts, batches, experiments, model_versions, recorded_trials, series
+from fairlead.store import Store, attempts, batches, experiments, model_versions, recorded_trials, series, trials
 from fairlead.store.recorded_trials import WaitingSweep
 from fairlead.store.tables import AttemptRow, BatchRow, ExperimentRow, TrialRow
 from fairlead.tracking import server
@@ -284,7 +284,7 @@ class Record:
         best, front, nearest = sweep.get("best"), sweep.get("front"), sweep.get("nearest")
         if best is not None:
             with self.store.read() as session:
-                trial = recorded_trials.find(session, row.id, best)
+                trial = trials.find(session, row.id, best)
             self.recorder.log_points(run_id, best_points(trial) if trial else [])
         told = {
             "fairlead.best_trial": best,

@@ -10,6 +10,7 @@ is null.
 
 import csv
 import io
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -271,11 +272,14 @@ def trials_csv(search: SearchSpec, trials: Iterable[SweepTrial]) -> bytes:
         cells = [trial.no, str(trial.state), keeps(trial), trial.origin, trial.reason, *times, trial.took_s]
         cells += [trial.last_step, *(trial.params.get(name) for name in search.space)]
         cells += [*(trial.value(name) for name in metrics), *(trial.excesses.get(text) for text in search.constraints)]
-        writer.writerow([_cell(cell) for cell in cells])
+        writer.writerow([cell_of(cell) for cell in cells])
     return stream.getvalue().encode()
 
 
-def _cell(value: Any) -> Any:
+def cell_of(value: Any) -> Any:
+    """A value as a cell of such a table: lists and the like as JSON."""
+    if isinstance(value, list | tuple | dict | bool):
+        return json.dumps(value)
     if isinstance(value, str) and value.startswith(_FORMULA):
         return f"'{value}"
     return value

@@ -48,11 +48,6 @@ def unrecorded(
     return list(session.scalars(query.order_by(TrialRow.no).limit(limit)))
 
 
-def find(session: Session, experiment_id: str, no: int) -> TrialRow | None:
-    """That trial, if there is one."""
-    return session.get(TrialRow, (experiment_id, no))
-
-
 def are_waiting() -> ColumnElement[bool]:
     """Of an experiment: some of its trials wait for the recorder."""
     return select(TrialRow.no).where(TrialRow.experiment_id == ExperimentRow.id, _is_unrecorded()).exists()

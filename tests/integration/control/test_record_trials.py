@@ -16,7 +16,7 @@ from fairlead.lifecycle import State
 from fairlead.protocol import MetricPoint
 from fairlead.search.trials import TrialState
 from fairlead.settings import ControlSettings
-from fairlead.store import Store, experiments, migrate, open_store, recorded_trials
+from fairlead.store import Store, experiments, migrate, open_store, recorded_trials, trials
 from fairlead.store.recorded_trials import WaitingSweep
 from fairlead.store.tables import TrialRow
 from fairlead.testing import FakeClock
@@ -89,7 +89,7 @@ class Bench:
 
     def trial(self, key: str, no: int) -> TrialRow:
         with self.store.read() as session:
-            found = recorded_trials.find(session, key, no)
+            found = trials.find(session, key, no)
         assert found is not None
         return found
 
@@ -297,7 +297,7 @@ def test_a_server_killed_between_runs_and_their_marks_leaves_one_run_for_each_tr
     assert (server.failpoints / "record.children_made.taken").exists()
     assert server.num_starts > 1
     with store.read() as session:
-        marked = {recorded_trials.find(session, "s", no).mlflow_run_id for no in range(120)}  # type: ignore[union-attr]
+        marked = {trials.find(session, "s", no).mlflow_run_id for no in range(120)}  # type: ignore[union-attr]
     store.close()
     assert {run.info.run_id for run in _children(mlflow)} == marked
     assert len(_children(mlflow)) == 120

@@ -191,6 +191,6 @@ def test_the_table_has_every_trial_and_no_formula() -> None:
     assert rows[3]["reason"] == '\'=HYPERLINK("http://x","y")'
     assert rows[3]["params.optimizer"] == "'@SUM(A1)"
     assert rows[3]["params.lr"] == "-0.5"
-    kept = next(row for row in rows if row["keeps"] == "True")
+    kept = next(row for row in rows if row["keeps"] == "true")
     assert float(kept[f"{GAP}.lower95"]) <= float(kept[GAP]) <= float(kept[f"{GAP}.upper95"])
     assert float(kept[f"beyond {BOUND}"]) <= 0

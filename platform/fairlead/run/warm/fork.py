@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from fairlead.run.warm.launcher import (
     ANSWER_S,
     DIRECTORY,
-    PREPARE_S,
     START_S,
     SWITCH,
     SWITCHED_OFF,
     Cold,
     Line,
+    forked,
     request,
     send,
 )
@@ -70,7 +70,7 @@ def fork_warm(program: str, standard: tuple[int, int, int]) -> Forked:
     pidfd = -1
     try:
         line.send_request(request(sys.executable, [program]), standard)
-        pid = _forked(line)
+        pid = forked(line)
         pidfd = os.pidfd_open(pid)
         line.socket.sendall(b"go\n")
         word, _ = line.next(START_S)
@@ -80,15 +80,6 @@ def fork_warm(program: str, standard: tuple[int, int, int]) -> Forked:
         _make_sure_it_ends(line, pidfd)
         raise error if isinstance(error, Cold) else Cold(f"the warm server did not answer: {error}") from error
     return Forked(pid=pid, _pidfd=pidfd, _line=line)
-
-
-def _forked(line: Line) -> int:
-    word, rest = line.next(ANSWER_S)
-    if word in (b"seen", b"wait"):
-        word, rest = line.next(START_S if word == b"seen" else PREPARE_S)
-        if word == b"up":
-            return int(rest)
-    raise Cold(rest.decode(errors="replace") if word == b"no" else "the warm server went away")
 
 
 def _make_sure_it_ends(line: Line, pidfd: int) -> None:

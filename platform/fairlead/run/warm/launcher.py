@@ -130,13 +130,7 @@ def request(real: str, argv: list[str]) -> bytes:
 
 def hand_over(line: Line) -> int:
     """From the server's first answer to the child's last word before the program begins; its process descriptor."""
-    word, rest = line.next(ANSWER_S)
-    if word not in (b"seen", b"wait"):
-        raise Cold(rest.decode(errors="replace") if word == b"no" else "the warm server went away")
-    word, rest = line.next(START_S if word == b"seen" else PREPARE_S)
-    if word != b"up":
-        raise Cold(rest.decode(errors="replace") if word == b"no" else "the warm server went away during the start")
-    pidfd = os.pidfd_open(int(rest))
+    pidfd = os.pidfd_open(forked(line))
     for number in FORWARDED:
         _signal.signal(number, lambda given, _: send(pidfd, given))
     try:
@@ -148,6 +142,17 @@ def hand_over(line: Line) -> int:
         end_unbegun(pidfd)
         raise Cold("the forked worker ended before it began")
     return pidfd
+
+
+def forked(line: Line) -> int:
+    """The process that the server has forked for a request; it waits for "go"."""
+    word, rest = line.next(ANSWER_S)
+    if word not in (b"seen", b"wait"):
+        raise Cold(rest.decode(errors="replace") if word == b"no" else "the warm server went away")
+    word, rest = line.next(START_S if word == b"seen" else PREPARE_S)
+    if word != b"up":
+        raise Cold(rest.decode(errors="replace") if word == b"no" else "the warm server went away during the start")
+    return int(rest)
 
 
 def end_unbegun(pidfd: int) -> None:
