@@ -11,6 +11,7 @@ import queue
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -85,8 +86,10 @@ def main() -> NoReturn:
     process = Process(Channel.from_standard_input())
     code = process.serve()
     for last in (atexit._run_exitfuncs, sys.stdout.flush, sys.stderr.flush):
-        with contextlib.suppress(Exception):  # the workload's own; the trial has said all it had to say
+        try:
             last()
+        except Exception:  # the workload's own; the trial has said all it had to say
+            traceback.print_exc()
     os._exit(code)
 
 
