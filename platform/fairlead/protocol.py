@@ -20,6 +20,7 @@ from fairlead.errors import BadInput
 from fairlead.lifecycle import Observation, Outcome
 from fairlead.search.trials import TrialState
 from fairlead.spec import Document, ExperimentSpec, explain
+from fairlead.spec.manifest import Task
 
 PROTOCOL = 2
 MAX_BATCH_POINTS = 1000
@@ -35,6 +36,8 @@ MEASUREMENTS_FILE = "measurements.json"
 ANSWERS_FILES = "answers-{generation}-{rank}.npy"
 """Of each rank of a worker group."""
 MODEL_DIRECTORY = "model"
+SAMPLES_DIRECTORY = "samples"
+"""What a workload shows; everything below it goes among the artifacts of the MLflow run."""
 TRIALS_DIRECTORY = "trials"
 """Below an attempt's path: what each trial of a sweep writes, in a directory that its number names."""
 TRIALS_FILE = "trials.jsonl"
@@ -145,7 +148,7 @@ class ModelDocument(Document):
     """Name and numpy dtype of each input column."""
     feature_shape: tuple[int, ...]
     classes: tuple[str, ...]
-    task: Literal["binary", "multiclass"]
+    task: Task
     dataset_digest: str
     code_sha256: str | None = None
     files: tuple[FileEntry, ...] = ()
@@ -424,7 +427,7 @@ class LaunchDocument(Document):
     spec_hash: str
     workload_module: str
     """``package.module:function``."""
-    task: Literal["binary", "multiclass"] | None = None
+    task: Task | None = None
     """From the manifest; absent for user code, where the data decide."""
     params: dict[str, Any]
     """The spec's parameters over the manifest's defaults."""

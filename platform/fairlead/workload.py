@@ -5,14 +5,14 @@ directory into a function from rows to predictions. Nothing here needs Ray, torc
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fairlead.spec import MitigationSpec, PrivacySpec, ProbesSpec
+from fairlead.spec import DataKind, MeasureSpec, MitigationSpec, PrivacySpec, ProbesSpec
 
 Params = Mapping[str, Any]
 Predictor = Callable[[Any], Any]
@@ -55,8 +55,14 @@ class DatasetInfo:
     feature_shape: tuple[int, ...]
     """Shape of one row's features: ``(inputs,)``, texts counted once a level, or ``(channels, height, width)``."""
     classes: tuple[str, ...]
+    """Empty where a row has no class: its target is a number, or what ``Rows.targets`` holds."""
     attributes: tuple[Attribute, ...]
     target: str
+    """Name of what is to be learnt: a column, or a word for it such as ``next byte``."""
+    kind: DataKind = "table"
+    """What a row is."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What else a workload must know of all rows, as JSON: ``sample_rate``, ``environment`` and the like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +71,13 @@ class Rows:
 
     records: NDArray[np.int64]
     """Row positions in the data set, shape (n,): hand them back to ``Context.evaluate``."""
-    features: NDArray[np.float32]
-    """Shape (n, columns) or (n, channels, height, width)."""
-    labels: NDArray[np.int64]
-    """Class indices, shape (n,)."""
+    features: NDArray[Any]
+    """float32, shape (n, columns) or (n, channels, height, width); other kinds of data say their own, such as texts as
+    objects, shape (n,)."""
+    labels: NDArray[Any]
+    """Class indices, int64, shape (n,); float64 where the target is a number; all 0 where a row has neither."""
+    targets: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """What is to be learnt where it is more than a label, by name, first dimension n: masks, boxes, other texts."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -163,10 +172,41 @@ class Context(Protocol):
         """Count predictions of this rank's rows of ``split``; call it as often as there are batches.
 
         The platform looks up the labels and groups of ``records`` itself: a workload cannot get them wrong.
+        ``predictions``: class indices; numbers, float64, where the target is one.
         ``scores``: probability of class 1, shape (n,), for binary tasks; shape (n, classes) for multi-class ones.
         Every row of the split must be counted exactly once over all ranks, or the attempt ends as a user error.
         ``condition``: a probe of the spec whose predictions these are; they are counted apart, beside ``clean``, the
         predictions of the same rows as they are.
+        """
+        ...
+
+    def grade(
+        self, split: str, *, records: NDArray[np.int64], values: NDArray[np.float64], measure: MeasureSpec
+    ) -> None:
+        """Say how good the answer to each record of ``split`` is, where only the workload can tell.
+
+        For what has neither classes nor a number to predict: the overlap of a mask, the bits that a byte of a text
+        costs, the return of an episode. ``values``: shape (n,), within the range of ``measure``; NaN: there is no
+        answer. Each row exactly once over all ranks, as for ``evaluate``. The report compares the means of groups.
+        """
+        ...
+
+    def rank_rows(
+        self, split: str, *, records: NDArray[np.int64], queries: NDArray[np.int64], scores: NDArray[np.float64]
+    ) -> None:
+        """Count ranked lists of ``split``: rows of one query (such as a user) by descending score make one list.
+
+        The relevance of a row is its label. ``queries`` and ``scores``: shape (n,). All rows of a query in one call of
+        one rank; each row exactly once over all ranks.
+        """
+        ...
+
+    def show(self, name: str, content: bytes | str) -> None:
+        """Keep a sample for people to look at, such as ``epoch-3.png``; rank 0's count.
+
+        It appears among the artifacts of the MLflow run, below ``samples``. ``name``: a relative path ending in .png,
+        .gif, .jpg, .svg, .txt, .html, .json, .csv or .wav; the same name again replaces it. At most 10 MiB each, 200 of
+        them.
         """
         ...
 

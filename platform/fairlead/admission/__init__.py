@@ -290,10 +290,14 @@ def _share_problem(gate: GateSpec, spec: ExperimentSpec) -> str | None:
 
 
 def _possible_tasks(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[MeasuredTask, ...]:
-    """Where the data decide how many classes there are, either."""
+    """Where the data decide how many classes there are, either; what code of the user's own counts is not known."""
     if spec.is_evaluation and (task := spec.of_predictions.task) != "classification":
         return (task,)
-    return (manifest.task,) if manifest and manifest.task else ("binary", "multiclass")
+    if manifest is None:
+        return ("binary", "multiclass", "regression", "ranking", "quality")
+    if manifest.task is not None:
+        return (manifest.task,)
+    return ("regression",) if spec.data.predict == "number" else ("binary", "multiclass")
 
 
 def _warnings(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[str, ...]:

@@ -20,10 +20,11 @@ from fairlead.data.manifests import find_manifest, find_specs
 from fairlead.data.torch import choose_device
 from fairlead.errors import BadInput, BadSpec, FairleadError
 from fairlead.evaluation.champion import Champion
-from fairlead.evaluation.gates import evaluate_gates
+from fairlead.evaluation.gates import GateOutcome, evaluate_gates, evaluate_number_gates
 from fairlead.evaluation.groups import grouping
 from fairlead.evaluation.measured import Measurements
 from fairlead.evaluation.metrics import group_estimates
+from fairlead.evaluation.quantities import AnyState, number_estimates, number_grouping, number_metrics
 from fairlead.evaluation.state import CountState
 from fairlead.spec import ExperimentSpec, Manifest, from_yaml
 from fairlead.workload import Workload
@@ -65,7 +66,9 @@ def _options(manifest: Manifest, arguments: Sequence[str] | None) -> argparse.Na
     parser.add_argument("--data", help="address of other data, such as table.csv or builtin://breast_cancer")
     parser.add_argument("--target", help="the column to predict in other data")
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--save", type=Path, metavar="DIR", help="write the model and the last checkpoint there")
+    parser.add_argument(
+        "--save", type=Path, metavar="DIR", help="write the model, the last checkpoint and the samples there"
+    )
     parser.add_argument("--resume", type=Path, metavar="DIR", help="go on from this checkpoint")
     group = parser.add_argument_group("parameters")
     for name, parameter in manifest.parameters.items():
@@ -127,6 +130,7 @@ def _run(train: Workload, workload: str, spec: ExperimentSpec, options: argparse
         device=choose_device(),
         resume_from=options.resume,
         export_to=options.save / "model" if options.save else None,
+        samples_to=options.save / "samples" if options.save else None,
         mitigation=spec.mitigation,
         privacy=spec.privacy,
         probes=spec.probes,
@@ -148,29 +152,43 @@ def _conclude(context: LocalContext, spec: ExperimentSpec, console: Console) -> 
             raise BadInput(f"{incomplete.reason}: {incomplete.detail}")
     for by in ((), *spec.groupings):
         console.print(_table(state, by))
-    measurements = Measurements(asked=spec.measured, found=context.measurements, why_not=_ALONE)
-    conditions = {name: context.states[state_name("test", name)] for name in spec.conditions}
-    champion = Champion(why_not="a page that is run alone knows none")
-    for gate in evaluate_gates(
-        state, spec.gates, spec.evaluation, measurements, conditions=conditions, champion=champion
-    ):
+    for gate in _gates(state, context, spec):
         console.print(f"gate {gate.id}, {gate.require}: {gate.outcome}: {gate.why}", highlight=False)
 
 
-def _table(state: CountState, by: Sequence[str]) -> Table:
-    """Rows, accuracy and, for two classes, selection rate and AUC of each group that has rows."""
+def _gates(state: AnyState, context: LocalContext, spec: ExperimentSpec) -> Sequence[GateOutcome]:
+    if not isinstance(state, CountState):
+        return evaluate_number_gates(state, spec.gates, spec.evaluation)
+    measurements = Measurements(asked=spec.measured, found=context.measurements, why_not=_ALONE)
+    counted = {name: context.states[state_name("test", name)] for name in spec.conditions}
+    conditions = {name: found for name, found in counted.items() if isinstance(found, CountState)}
+    champion = Champion(why_not="a page that is run alone knows none")
+    return evaluate_gates(state, spec.gates, spec.evaluation, measurements, conditions=conditions, champion=champion)
+
+
+def _table(state: AnyState, by: Sequence[str]) -> Table:
+    """Rows and the metrics of each group that has rows."""
+    keys, sizes, columns = _columns_of(state, by)
+    table = Table(title=f"test split by {', '.join(by)}" if by else "test split", title_justify="left")
+    for heading in (*by, "rows", *columns):
+        table.add_column(heading, justify="left" if heading in by else "right")
+    for index, key in enumerate(keys):
+        if sizes[index]:
+            table.add_row(*key, str(sizes[index]), *(_cell(values[index]) for values in columns.values()))
+    return table
+
+
+def _columns_of(state: AnyState, by: Sequence[str]) -> tuple[Sequence[Sequence[str]], Any, Mapping[str, Any]]:
+    """Keys, rows and metrics of groups: of classes accuracy and, of two of them, selection rate and AUC."""
+    if not isinstance(state, CountState):
+        numbers = number_grouping(state, by)
+        found = {metric: number_estimates(metric, numbers).values for metric in number_metrics(state)}
+        return numbers.keys, numbers.sizes, found
     groups = grouping(state, by)
     metrics = ["accuracy_score", *(["selection_rate"] if len(state.classes) == 2 else [])]
     if state.histogram is not None:
         metrics.append("roc_auc_score")
-    table = Table(title=f"test split by {', '.join(by)}" if by else "test split", title_justify="left")
-    for heading in (*by, "rows", *metrics):
-        table.add_column(heading, justify="left" if heading in by else "right")
-    columns = [group_estimates(metric, groups.counts).values for metric in metrics]
-    for index in range(len(groups.keys)):
-        if groups.sizes[index]:
-            table.add_row(*groups.keys[index], str(groups.sizes[index]), *(_cell(c[index]) for c in columns))
-    return table
+    return groups.keys, groups.sizes, {metric: group_estimates(metric, groups.counts).values for metric in metrics}
 
 
 def _cell(value: float) -> str:

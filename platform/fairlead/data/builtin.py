@@ -83,7 +83,8 @@ def digits() -> Source:
             "ink": np.where(ink > np.median(ink), "heavy", "light").astype(object),
             "digit": bunch.target.astype(np.int64),
         },
-        pictures=pictures,
+        kind="images",
+        array=pictures,
         target="digit",
         level_order={"ink": ("light", "heavy")},
     )

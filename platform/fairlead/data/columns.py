@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fairlead.spec import DataKind
+
 Column = NDArray[Any]
 
 
@@ -20,8 +22,16 @@ class Source:
     uri: str
     num_rows: int
     columns: Mapping[str, Column] = field(default_factory=dict)
-    pictures: NDArray[np.float32] | None = None
-    """Shape (rows, channels, height, width), in the units of the source."""
+    kind: DataKind = "table"
+    array: NDArray[Any] | None = None
+    """What the model sees of each row where that is no columns, first dimension rows, in the units of the source:
+    pictures (rows, channels, height, width), sounds (rows, samples), texts as objects (rows,)."""
+    targets: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """What is to be learnt of each row where that is no column, by name, first dimension rows."""
+    learns: str | None = None
+    """A word for what is to be learnt where no column says it, such as ``next byte``: rows then have no label."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What holds for all rows, as JSON: see ``DatasetInfo.details``."""
     ids: Column | None = None
     """Record ids of its own, such as file names."""
     target: str | None = None

@@ -18,19 +18,25 @@ from fairlead.data.dataset import Dataset
 from fairlead.data.export import Origin, write_model
 from fairlead.data.mitigation import group_numbers, refuse_unusable
 from fairlead.data.probes import refuse_unfit
+from fairlead.data.samples import Samples
 from fairlead.errors import BadInput
 from fairlead.evaluation.answers import AnswerKeeper
 from fairlead.evaluation.cells import Incomplete
 from fairlead.evaluation.measured import section_bytes
+from fairlead.evaluation.quantities import AnyState
+from fairlead.evaluation.ranking import RankState, places
+from fairlead.evaluation.regression import MomentState
 from fairlead.evaluation.state import CountState
 from fairlead.protocol import EVALUATED_SPLIT
-from fairlead.spec import MitigationSpec, PrivacySpec, ProbesSpec
+from fairlead.spec import MeasureSpec, MitigationSpec, PrivacySpec, ProbesSpec
 from fairlead.workload import Context, DatasetInfo, Rows
 
 MAX_NAME = 250
 """Characters of a metric's name."""
 MAX_STEP = 2**62
 """MLflow keeps steps as 64-bit numbers."""
+_SLACK = 100
+"""Predicted numbers are counted where they lie within so many widths of the targets' range around it."""
 
 
 class Outlet(Protocol):
@@ -86,8 +92,9 @@ class LocalContext:
     """Satisfies ``fairlead.workload.Context`` for one rank.
 
     ``agree`` turns this rank's wish to stop into that of all (``fairlead.data.torch.any_rank`` on several ranks).
-    ``export_to``: where rank 0 writes the model; None: nowhere. ``resume_from``: a checkpoint directory. Raises
-    ``BadData`` for a ``mitigation`` that cannot work on these data, and ``probes`` that cannot look at them.
+    ``export_to``: where rank 0 writes the model; None: nowhere. ``samples_to``: where it writes what is shown; None:
+    nowhere. ``resume_from``: a checkpoint directory. Raises ``BadData`` for a ``mitigation`` that cannot work on these
+    data, and ``probes`` that cannot look at them.
     """
 
     def __init__(
@@ -104,6 +111,7 @@ class LocalContext:
         device: str = "cpu",
         resume_from: Path | None = None,
         export_to: Path | None = None,
+        samples_to: Path | None = None,
         mitigation: MitigationSpec | None = None,
         privacy: PrivacySpec | None = None,
         probes: ProbesSpec | None = None,
@@ -118,11 +126,11 @@ class LocalContext:
         self.seed = seed
         self.threshold = threshold
         self._exact_auc = exact_auc
-        self.states: dict[str, CountState] = {}
+        self.states: dict[str, AnyState] = {}
         """Counts of this rank by split, or ``split@condition``; what was never evaluated here is absent."""
         self.measurements: dict[str, Any] = {}
         """What platform code measured beside the counts, by section of the report; see ``keep_measurement``."""
-        self.answers = AnswerKeeper() if keep_answers else None
+        self.answers = AnswerKeeper() if keep_answers and dataset.info.classes else None
         """This rank's answers to the rows of the test split, as they are; None where nobody wants them."""
         self.has_exported = False
         self._dataset = dataset
@@ -130,6 +138,7 @@ class LocalContext:
         self._outlet = outlet
         self._resume_from = resume_from
         self._export_to = export_to
+        self._samples = Samples(samples_to if rank == 0 else None)
         self._mitigation = mitigation
         self._has_read_mitigation = False
         self._privacy = privacy
@@ -219,23 +228,98 @@ class LocalContext:
         clean: NDArray[np.int64] | None = None,
     ) -> None:
         """Count predictions of this rank's rows. Raises ``BadInput`` for shapes or values that cannot be counted."""
-        self.refuse_ignored()
-        if split not in self.dataset.num_by_split:
-            raise BadInput(f"evaluate: there is no split {split!r}, only {', '.join(self.dataset.num_by_split)}")
+        self._refuse_split("evaluate", split)
+        if self._dataset.has_numbers:
+            self._evaluate_numbers(split, records, predictions)
+            return
+        if not self.dataset.classes:
+            raise BadInput("evaluate: rows of these data have no label to hold predictions against; call grade")
         known = self._probes.conditions if self._probes else ()
         if condition is not None and condition not in known:
             raise BadInput(f"evaluate: the spec asks for no condition {condition!r}, only {', '.join(known) or 'none'}")
         name = split if condition is None else state_name(split, condition)
         if name not in self.states:
             self.states[name] = self._empty_state(has_scores=scores is not None, has_champion=clean is not None)
+        state = self.states[name]
+        if not isinstance(state, CountState):
+            raise BadInput(f"evaluate: rows of {name!r} have been counted in another way already")
         try:
             codes, labels = self._dataset.groups(records), self._dataset.labels(records)
             hashes = self._dataset.record_hashes(records)
-            self.states[name].update(codes, labels, predictions, record_hashes=hashes, scores=scores, champion=clean)
+            state.update(codes, labels, predictions, record_hashes=hashes, scores=scores, champion=clean)
         except ValueError as error:
             raise BadInput(f"evaluate({name!r}) cannot count this: {error}") from error
         if self.answers is not None and name == EVALUATED_SPLIT:
-            self.answers.add(self.states[name], codes, labels, predictions, record_hashes=hashes, scores=scores)
+            self.answers.add(state, codes, labels, predictions, record_hashes=hashes, scores=scores)
+
+    def _refuse_split(self, verb: str, split: str) -> None:
+        self.refuse_ignored()
+        if split not in self.dataset.num_by_split:
+            raise BadInput(f"{verb}: there is no split {split!r}, only {', '.join(self.dataset.num_by_split)}")
+
+    def _evaluate_numbers(self, split: str, records: NDArray[np.int64], predictions: NDArray[Any]) -> None:
+        every = self._dataset.all_labels
+        low, high = float(every.min()), float(every.max())
+        slack = _SLACK * (high - low)
+        state = self.states.setdefault(
+            split, MomentState(attributes=self.dataset.attributes, low=low - slack, high=high + slack)
+        )
+        if not isinstance(state, MomentState):
+            raise BadInput(f"evaluate: rows of {split!r} have been counted in another way already")
+        try:
+            codes, targets = self._dataset.groups(records), self._dataset.labels(records)
+            state.update(codes, targets, predictions, record_hashes=self._dataset.record_hashes(records))
+        except ValueError as error:
+            raise BadInput(f"evaluate({split!r}) cannot count this: {error}") from error
+
+    def grade(
+        self, split: str, *, records: NDArray[np.int64], values: NDArray[np.float64], measure: MeasureSpec
+    ) -> None:
+        """Count how good the answers to this rank's rows are. Raises ``BadInput`` for what cannot be counted."""
+        self._refuse_split("grade", split)
+        empty = MomentState(
+            attributes=self.dataset.attributes,
+            low=measure.low,
+            high=measure.high,
+            measure=measure.name,
+            better=measure.better,
+        )
+        state = self.states.setdefault(split, empty)
+        if not isinstance(state, MomentState) or state.measure != measure.name:
+            raise BadInput(f"grade: rows of {split!r} have been counted in another way already")
+        try:
+            codes, hashes = self._dataset.groups(records), self._dataset.record_hashes(records)
+            state.update_quality(codes, values, record_hashes=hashes)
+        except ValueError as error:
+            raise BadInput(f"grade({split!r}) cannot count this: {error}") from error
+
+    def rank_rows(
+        self, split: str, *, records: NDArray[np.int64], queries: NDArray[np.int64], scores: NDArray[np.float64]
+    ) -> None:
+        """Count this rank's lists. Raises ``BadInput`` for what cannot be counted."""
+        self._refuse_split("rank_rows", split)
+        state = self.states.setdefault(split, RankState(attributes=self.dataset.attributes))
+        if not isinstance(state, RankState):
+            raise BadInput(f"rank_rows: rows of {split!r} have been counted in another way already")
+        values = np.asarray(scores, dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise BadInput("rank_rows: every row needs a finite score to have a place")
+        try:
+            ranks, ties = places(values, np.asarray(queries))
+            state.update(
+                self._dataset.groups(records),
+                ranks,
+                self._dataset.labels(records),
+                queries,
+                record_hashes=self._dataset.record_hashes(records),
+                ties=ties,
+            )
+        except ValueError as error:
+            raise BadInput(f"rank_rows({split!r}) cannot count this: {error}") from error
+
+    def show(self, name: str, content: bytes | str) -> None:
+        """Keep a sample; ranks other than 0 do nothing. Raises ``BadInput`` for a name or a size that is not taken."""
+        self._samples.keep(name, content)
 
     def _empty_state(self, *, has_scores: bool, has_champion: bool) -> CountState:
         info = self._dataset.info
@@ -309,7 +393,7 @@ def _as_number(name: str, value: Any) -> float:
         raise BadInput(f"metric {name!r} must be a number, not {type(value).__name__}") from error
 
 
-def check_complete(dataset: DatasetInfo, name: str, state: CountState | None) -> Incomplete | None:
+def check_complete(dataset: DatasetInfo, name: str, state: AnyState | None) -> Incomplete | None:
     """Whether the merged ``state`` of all ranks holds every row of its split exactly once.
 
     ``name``: the split, or ``split@condition``.

@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,10 @@ from fairlead.data.records import Book, book_of, hash_ids
 from fairlead.data.sources import bad, read
 from fairlead.data.splits import SPLITS, nearest, shard_range, split_rows
 from fairlead.errors import BadData, Problem
-from fairlead.spec import DataSpec, LabelNoiseSpec
+from fairlead.spec import DataKind, DataSpec, LabelNoiseSpec
+from fairlead.spec.manifest import Task
 from fairlead.workload import Attribute, DatasetInfo, FeatureColumn, Rows
 
-Task = Literal["binary", "multiclass"]
-Kind = Literal["table", "images"]
 MAX_CLASSES = 1000
 
 
@@ -34,18 +33,20 @@ class Dataset:
     """All rows of a data set and who may see which. Arrays are shared, not copied: do not write to them."""
 
     info: DatasetInfo
-    features: NDArray[np.float32] = field(repr=False)
-    all_labels: NDArray[np.int64] = field(repr=False)
-    """Class indices, shape (rows,), label noise applied."""
+    features: NDArray[Any] = field(repr=False)
+    all_labels: NDArray[Any] = field(repr=False)
+    """Class indices, shape (rows,), label noise applied; float64 where the target is a number; 0 where none is."""
     codes: Codes = field(repr=False)
     """Shape (rows, attributes)."""
     hashes: NDArray[np.uint64] = field(repr=False)
     by_split: Mapping[str, NDArray[np.int64]] = field(repr=False)
+    targets: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
+    """What is to be learnt where it is more than a label, by name, first dimension rows."""
 
     @property
-    def kind(self) -> Kind:
-        """Whether a row is a line of a table or a picture."""
-        return "table" if len(self.info.feature_shape) == 1 else "images"
+    def has_numbers(self) -> bool:
+        """Whether the target is a number to come near to."""
+        return self.all_labels.dtype.kind == "f"
 
     def rows(self, split: str) -> Rows:
         """Every row of ``split``, by ascending position. Raises ``ValueError`` for an unknown split."""
@@ -57,8 +58,8 @@ class Dataset:
         first, last = shard_range(len(positions), rank=rank, world_size=world_size)
         return self._at(positions[first:last])
 
-    def labels(self, records: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Class indices of ``records``, shape (n,)."""
+    def labels(self, records: NDArray[np.int64]) -> NDArray[Any]:
+        """Class indices of ``records``, or numbers, shape (n,)."""
         return self.all_labels[self._known(records)]
 
     def groups(self, records: NDArray[np.int64]) -> Codes:
@@ -74,7 +75,12 @@ class Dataset:
         return book_of(self.hashes[self._positions(split)])
 
     def _at(self, positions: NDArray[np.int64]) -> Rows:
-        return Rows(records=positions, features=self.features[positions], labels=self.all_labels[positions])
+        return Rows(
+            records=positions,
+            features=self.features[positions],
+            labels=self.all_labels[positions],
+            targets={name: values[positions] for name, values in self.targets.items()},
+        )
 
     def _positions(self, split: str) -> NDArray[np.int64]:
         if split not in self.by_split:
@@ -94,7 +100,7 @@ def open_dataset(spec: DataSpec) -> Dataset:
     source = read(spec.uri)
     target = _target_name(spec, source)
     _refuse_unknown_columns(spec, source, target)
-    labels, classes = _labels(spec, source, target)
+    labels, classes = _labels(spec, source, target) if target else (np.zeros(source.num_rows, np.int64), ())
     attributes, codes = _groups(spec, source)
     features, columns = _features(spec, source, target)
     hashes = hash_ids(_ids(spec, source))
@@ -102,7 +108,7 @@ def open_dataset(spec: DataSpec) -> Dataset:
     books = {split: book_of(hashes[rows]) for split, rows in by_split.items()}
     info = DatasetInfo(
         uri=spec.uri,
-        digest=_digest(columns, classes, attributes, [features, labels, codes, hashes]),
+        digest=_digest(columns, classes, attributes, [features, labels, codes, hashes, *_in_order(source.targets)]),
         num_rows=source.num_rows,
         num_by_split={split: book.num_records for split, book in books.items()},
         record_sum_by_split={split: book.hash_sum for split, book in books.items()},
@@ -111,59 +117,99 @@ def open_dataset(spec: DataSpec) -> Dataset:
         feature_shape=features.shape[1:],
         classes=classes,
         attributes=attributes,
-        target=target,
+        target=target or source.learns or "",
+        kind=source.kind,
+        details=source.details,
     )
     noisy = labels
     if spec.label_noise is not None:
         noisy = _with_noise(labels, spec.label_noise, classes, attributes, codes, by_split)
-    _refuse_unusable_splits(spec, noisy, by_split)
-    return Dataset(info=info, features=features, all_labels=noisy, codes=codes, hashes=hashes, by_split=by_split)
+    _refuse_unusable_splits(spec, noisy, by_split, has_target=target is not None)
+    return Dataset(
+        info=info,
+        features=features,
+        all_labels=noisy,
+        codes=codes,
+        hashes=hashes,
+        by_split=by_split,
+        targets=source.targets,
+    )
 
 
-def check(spec: DataSpec, *, task: Task | None = None, kind: Kind | None = None) -> tuple[Problem, ...]:
+def check(spec: DataSpec, *, task: Task | None = None, kind: DataKind | None = None) -> tuple[Problem, ...]:
     """What would keep a workload of this ``task`` and ``kind`` from using the data; empty if nothing would."""
     try:
         dataset = open_dataset(spec)
     except BadData as error:
         return error.problems or (Problem(pointer="/data", message=str(error)),)
-    return (*_task_problems(dataset.info, task), *_kind_problems(dataset, kind))
+    return (*task_problems(dataset, task), *kind_problems(dataset, kind))
 
 
-def _task_problems(info: DatasetInfo, task: Task | None) -> Iterable[Problem]:
-    if task == "binary" and len(info.classes) != 2:
+def task_problems(dataset: Dataset, task: Task | None) -> Iterable[Problem]:
+    """Why a workload of ``task`` cannot use the target."""
+    info = dataset.info
+    if dataset.has_numbers and task not in (None, "regression"):
+        message = f"the target {info.target!r} is a number; this workload needs {_TARGETS[task]}"
+        yield Problem(pointer="/data/predict", message=message)
+    elif task == "regression" and not dataset.has_numbers:
+        hint = "set data.predict to number" if info.classes else None
+        message = f"the target {info.target!r} is no number; this workload needs one"
+        yield Problem(pointer="/data/predict", message=message, suggestion=hint)
+    elif task == "binary" and len(info.classes) != 2:
         message = f"the target {info.target!r} has {len(info.classes)} classes; this workload needs two"
         yield Problem(pointer="/data/target", message=message)
 
 
-def _kind_problems(dataset: Dataset, kind: Kind | None) -> Iterable[Problem]:
-    if kind is not None and kind != dataset.kind:
-        message = f"{dataset.info.uri} holds {_PLURALS[dataset.kind]}; this workload needs {_PLURALS[kind]}"
+def kind_problems(dataset: Dataset, kind: DataKind | None) -> Iterable[Problem]:
+    """Why a workload for rows of ``kind`` cannot use the data."""
+    if kind is not None and kind != dataset.info.kind:
+        message = f"{dataset.info.uri} holds {KINDS[dataset.info.kind]}; this workload needs {KINDS[kind]}"
         yield Problem(pointer="/data/uri", message=message)
 
 
-_PLURALS: Mapping[Kind, str] = {"table": "columns of a table", "images": "images"}
+_TARGETS: Mapping[Task, str] = {
+    "binary": "two classes",
+    "multiclass": "classes",
+    "ranking": "relevances",
+    "quality": "data without one",
+}
+KINDS: Mapping[DataKind, str] = {
+    "table": "columns of a table",
+    "images": "images",
+    "scenes": "pictures with masks and boxes",
+    "views": "pictures from known places",
+    "sequences": "series",
+    "audio": "sounds",
+    "text": "texts",
+    "pairs": "pairs of texts",
+    "interactions": "users with items",
+    "episodes": "plays of an environment",
+}
+"""What rows of each kind are called."""
 
 
 def _refuse_unusable_splits(
-    spec: DataSpec, labels: NDArray[np.int64], by_split: Mapping[str, NDArray[np.int64]]
+    spec: DataSpec, labels: NDArray[Any], by_split: Mapping[str, NDArray[np.int64]], *, has_target: bool
 ) -> None:
     for split in SPLITS:
         if getattr(spec.split, split) > 0 and len(by_split[split]) == 0:
             message = f"{spec.uri}: of {len(labels)} rows none falls into the {split} split"
             raise bad(f"/data/split/{split}", message, "give it a larger share")
-    if len(np.unique(labels[by_split["train"]])) < 2:
-        raise bad("/data/split/train", f"{spec.uri}: all rows of the train split have one class")
+    if has_target and len(np.unique(labels[by_split["train"]])) < 2:
+        same = "number" if spec.predict == "number" else "class"
+        raise bad("/data/split/train", f"{spec.uri}: all rows of the train split have one {same}")
 
 
-def _target_name(spec: DataSpec, source: Source) -> str:
+def _target_name(spec: DataSpec, source: Source) -> str | None:
+    """The column to predict; None where no column says what is to be learnt."""
     target = spec.target or source.target
-    if target is None:
+    if target is None and source.learns is None:
         hint = f"one of {', '.join(list(source.columns)[:20])}"
         raise bad("/data/target", f"{spec.uri}: the spec must name the column to predict", hint)
     return target
 
 
-def _refuse_unknown_columns(spec: DataSpec, source: Source, target: str) -> None:
+def _refuse_unknown_columns(spec: DataSpec, source: Source, target: str | None) -> None:
     asked = [("/data/target", target), ("/data/record_id", spec.record_id)]
     asked += [(f"/data/features/{place}", name) for place, name in enumerate(spec.features or ())]
     asked += [(f"/data/sensitive/{place}", name) for place, name in enumerate(spec.sensitive) if name not in spec.bins]
@@ -185,11 +231,13 @@ def _no_column(pointer: str, name: str, source: Source) -> Problem:
     return Problem(pointer=pointer, message=f"{source.uri}: there is no column {name!r}", suggestion=hint)
 
 
-def _labels(spec: DataSpec, source: Source, target: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def _labels(spec: DataSpec, source: Source, target: str) -> tuple[NDArray[Any], tuple[str, ...]]:
     column = source.columns[target]
     if (row := first_missing(column)) is not None:
         message = f"{source.uri}: row {row + 1} of the target {target!r} is missing"
         raise bad("/data/target", message, "remove such rows or fill them in")
+    if spec.predict == "number":
+        return _numbers(spec, source, target), ()
     if column.dtype.kind == "f" and np.any(column != np.rint(column)):
         row = int(np.argmax(column != np.rint(column)))
         message = f"{source.uri}: row {row + 1} of the target {target!r} is {column[row]:g}, which is no class"
@@ -203,6 +251,30 @@ def _labels(spec: DataSpec, source: Source, target: str) -> tuple[NDArray[np.int
     classes = _positive_last(spec, source, target, ordered)
     place = {name: index for index, name in enumerate(classes)}
     return np.array([place[text] for text in texts], dtype=np.int64), classes
+
+
+def _numbers(spec: DataSpec, source: Source, target: str) -> NDArray[np.float64]:
+    """The target as numbers, shape (rows,)."""
+    column = source.columns[target]
+    if spec.positive is not None:
+        raise bad("/data/positive", f"the target {target!r} is a number, and no number is the positive class")
+    if column.dtype.kind not in "biuf":
+        row = next((row for row, text in enumerate(column.tolist()) if not _is_number(text)), 0)
+        message = f"{source.uri}: row {row + 1} of the target {target!r} is {column[row]!r}, which is no number"
+        raise bad("/data/target", message, "set data.predict to classes, or correct it")
+    values = column.astype(np.float64)
+    if not np.isfinite(values).all():
+        row = int(np.argmin(np.isfinite(values)))
+        raise bad("/data/target", f"{source.uri}: row {row + 1} of the target {target!r} is not finite")
+    return values
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _positive_last(spec: DataSpec, source: Source, target: str, ordered: Sequence[str]) -> tuple[str, ...]:
@@ -231,11 +303,13 @@ def _groups(spec: DataSpec, source: Source) -> tuple[tuple[Attribute, ...], Code
     return tuple(attribute for attribute, _ in found), stacked
 
 
-def _features(spec: DataSpec, source: Source, target: str) -> tuple[NDArray[np.float32], tuple[FeatureColumn, ...]]:
-    if source.pictures is not None:
+def _features(spec: DataSpec, source: Source, target: str | None) -> tuple[NDArray[Any], tuple[FeatureColumn, ...]]:
+    if source.array is not None:
         if spec.features is not None:
-            raise bad("/data/features", f"{source.uri} holds images; features cannot be chosen among its columns")
-        return source.pictures, (FeatureColumn(name="image", dtype="float32"),)
+            message = f"{source.uri} holds {KINDS[source.kind]}; features cannot be chosen among its columns"
+            raise bad("/data/features", message)
+        dtype = "str" if source.array.dtype == object else source.array.dtype.name
+        return source.array, (FeatureColumn(name=_FEATURES.get(source.kind, "features"), dtype=dtype),)
     names = _feature_names(spec, source, target)
     try:
         columns = tuple(inputs.describe(name, source.columns[name]) for name in names)
@@ -244,7 +318,17 @@ def _features(spec: DataSpec, source: Source, target: str) -> tuple[NDArray[np.f
         raise bad("/data/features", f"{source.uri}: {error}") from error
 
 
-def _feature_names(spec: DataSpec, source: Source, target: str) -> tuple[str, ...]:
+_FEATURES: Mapping[DataKind, str] = {
+    "images": "image",
+    "scenes": "image",
+    "views": "image",
+    "audio": "sound",
+    "text": "text",
+}
+"""What the one input of a row that has no columns is called."""
+
+
+def _feature_names(spec: DataSpec, source: Source, target: str | None) -> tuple[str, ...]:
     if spec.features is not None:
         names = tuple(dict.fromkeys(spec.features))
     else:
@@ -320,7 +404,21 @@ def _digest(
     names = [asdict(column) for column in columns], list(classes), [asdict(a) for a in attributes]
     digest = hashlib.sha256(json.dumps(names, sort_keys=True).encode())
     for array in arrays:
-        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-        digest.update(json.dumps([little.dtype.str, list(little.shape)]).encode())
-        digest.update(little.data)
+        _enter(digest, array)
     return f"sha256:{digest.hexdigest()}"
+
+
+def _enter(digest: Any, array: NDArray[Any]) -> None:
+    if array.dtype == object:  # texts, bytes or arrays, each of a length of its own
+        digest.update(json.dumps(["objects", list(array.shape)]).encode())
+        for item in array.ravel():
+            content = item.encode() if isinstance(item, str) else item
+            _enter(digest, np.frombuffer(content, np.uint8) if isinstance(content, bytes) else np.asarray(content))
+        return
+    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    digest.update(json.dumps([little.dtype.str, list(little.shape)]).encode())
+    digest.update(little.data)
+
+
+def _in_order(targets: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    return [targets[name] for name in sorted(targets)]

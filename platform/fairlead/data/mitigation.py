@@ -130,6 +130,9 @@ def problems_with(spec: MitigationSpec, dataset: Dataset) -> tuple[Problem, ...]
         message = f"{strangers[0]!r} is not one of the sensitive attributes"
         hint = f"there are {', '.join(known) or 'none'}"
         return (Problem(pointer="/mitigation/by", message=message, suggestion=hint),)
+    if not info.classes:
+        message = f"mitigation is about classes, and the target {info.target!r} has none"
+        return (Problem(pointer="/mitigation/method", message=message, suggestion="take mitigation out"),)
     if spec.needs_two_classes and len(info.classes) != 2:
         message = f"{spec.method} is for two classes, and the target {info.target!r} has {len(info.classes)}"
         hint = "reweighing and group_dro take any number"

@@ -91,6 +91,9 @@ def attributed_features(info: DatasetInfo) -> tuple[tuple[str, ...], NDArray[np.
 
 
 def _problems(probes: ProbesSpec, info: DatasetInfo) -> Iterator[str]:
+    if info.kind not in ("table", "images") or not info.classes:
+        yield f"probes look at tables and images with classes, and {info.uri} holds none: take probes out"
+        return
     are_pictures = len(info.feature_shape) > 1
     if probes.robustness and not are_pictures and all(one.levels for one in info.features):
         yield "robustness: there is no input that could be changed: all are texts"

@@ -182,7 +182,8 @@ def _image_folder(uri: str, files: Any, root: str) -> Source:
         uri=uri,
         num_rows=len(names),
         columns={**extra, "class": classes},
-        pictures=pictures,
+        kind="images",
+        array=pictures,
         ids=np.array(names, dtype=object),
         target="class",
     )

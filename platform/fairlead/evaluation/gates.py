@@ -188,7 +188,7 @@ def _no_bound(gate: GateSpec, task: Task) -> str | None:
 def _hint(metric: str, task: Task) -> str:
     """What may have been meant by a metric that ``task`` does not have."""
     other = task_of_metric(metric)
-    if other in ("regression", "ranking"):
+    if other in ("regression", "ranking", "quality"):
         return f"it is one of a {other}: of predictions made elsewhere evaluation.task says what they are"
     near = nearest_metric(metric, task)
     return f"did you mean {near!r}?" if near else "see the report for the names that exist"

@@ -37,7 +37,7 @@ from fairlead.evaluation.replicates import Resampled, is_drawable
 from fairlead.evaluation.scores import CALIBRATION_METRICS, calibration_estimates
 from fairlead.evaluation.state import SQUARE_SCALE, WEIGHT_SCALE
 
-Task = Literal["binary", "multiclass", "regression", "ranking"]
+Task = Literal["binary", "multiclass", "regression", "ranking", "quality"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,8 +139,14 @@ REGRESSION_METRICS = (
 RANKING_METRICS = ("exposure", "exposure_per_relevance", "ndcg_score")
 """``exposure_per_relevance`` is the sum of exposures over that of relevances: its ratio between groups is the
 disparate treatment ratio."""
-_OF_NUMBERS: dict[Task, tuple[str, ...]] = {"regression": REGRESSION_METRICS, "ranking": RANKING_METRICS}
-_SIGNED = ("mean_prediction", "mean_target", "mean_error", "r2_score")
+QUALITY_METRICS = ("mean_quality",)
+"""How good answers are on average, where each has one number that says so."""
+_OF_NUMBERS: dict[Task, tuple[str, ...]] = {
+    "regression": REGRESSION_METRICS,
+    "ranking": RANKING_METRICS,
+    "quality": QUALITY_METRICS,
+}
+_SIGNED = ("mean_prediction", "mean_target", "mean_error", "r2_score", "mean_quality")
 """Metrics that may be below 0, so that their ratios mean nothing."""
 BOUNDLESS = ("r2_score",)
 """Metrics of numbers without limits."""
@@ -308,7 +314,7 @@ def nearest_metric(name: str, task: Task) -> str | None:
 
 def task_of_metric(name: str) -> Task | None:
     """The first task that has a metric called ``name``; None if none has."""
-    tasks: tuple[Task, ...] = ("binary", "multiclass", "regression", "ranking")
+    tasks: tuple[Task, ...] = ("binary", "multiclass", "regression", "ranking", "quality")
     return next((task for task in tasks if known_metric(name, task)), None)
 
 

@@ -90,6 +90,8 @@ def number_section(state: NumberState, groupings: Sequence[NumberGroups]) -> dic
             "n_of_several_groups": mixed,
         }
         return {"ranking": ranked}
+    if state.measure is not None:
+        return {"quality": {"measure": state.measure, "range": [state.low, state.high], "better": state.better}}
     simple = [groups for groups in groupings if isinstance(groups, MomentGroups) and len(groups.by) < 2]
     return {
         "regression": {
@@ -121,7 +123,9 @@ def number_limitations(
 
 
 def _limits_of_regression(state: MomentState, groupings: Sequence[NumberGroups]) -> Iterator[str]:
-    if state.book.n_nan_scores:
+    if state.book.n_nan_scores and state.measure is not None:
+        yield f"{state.book.n_nan_scores} rows have no answer that could be graded, and are in no metric."
+    elif state.book.n_nan_scores:
         yield (
             f"{state.book.n_nan_scores} rows have no prediction and are in no metric: no requirement is met as long as "
             "nobody knows how far off it would be there."

@@ -18,7 +18,7 @@ from fairlead.evaluation.drawing import (
     scale_of,
 )
 
-TASKS = ("regression", "ranking")
+TASKS = ("regression", "ranking", "quality")
 TITLES = {
     "mean_prediction": "mean prediction",
     "mean_target": "mean target",
@@ -30,6 +30,7 @@ TITLES = {
     "exposure": "exposure",
     "exposure_per_relevance": "exposure per relevance",
     "ndcg_score": "NDCG",
+    "mean_quality": "mean quality",
 }
 MEANINGS = {
     "mean_prediction": "what is predicted on average",
@@ -41,10 +42,12 @@ MEANINGS = {
     "exposure": "attention that the place of a row gets on average: the first place 1, the second 0.63",
     "exposure_per_relevance": "attention for each unit of relevance",
     "ndcg_score": "how near lists come to the best order: 1 is the best",
+    "mean_quality": "how good answers are on average, in the unit said above",
 }
 COLUMNS = {
     "regression": ("mean_absolute_error", "root_mean_squared_error", "mean_error", "r2_score"),
     "ranking": ("exposure", "exposure_per_relevance", "ndcg_score"),
+    "quality": ("mean_quality",),
 }
 TILES = {
     "regression": (
@@ -56,6 +59,7 @@ TILES = {
         "mean_prediction",
     ),
     "ranking": ("ndcg_score", "exposure", "exposure_per_relevance"),
+    "quality": ("mean_quality",),
 }
 LADDER = {
     "regression": (
@@ -71,6 +75,7 @@ LADDER = {
         "exposure_per_relevance_ratio",
         "ndcg_score_difference",
     ),
+    "quality": ("mean_quality_difference", "mean_quality_group_min", "mean_quality_group_max"),
 }
 _MOST_SERIES = 6
 _ENDS = ("value", "lower95", "upper95")
@@ -152,6 +157,13 @@ def facts(report: Report) -> str:
     if report["task"] == "regression":
         low, high = report["regression"]["range"]
         return f"Targets and predictions range from {figure(low)} to {figure(high)}."
+    if report["task"] == "quality":
+        found = report["quality"]
+        low, high = found["range"]
+        return (
+            f"The quality of a row is its {found['measure']}, from {figure(low)} to {figure(high)}; "
+            f"{found['better']} is better."
+        )
     if report["task"] != "ranking":
         return ""
     found = report["ranking"]
@@ -165,6 +177,11 @@ def facts(report: Report) -> str:
 
 
 WORDS = {
+    "quality": {
+        "how": "Means have Student’s intervals; differences combine those of both groups.",
+        "absent": "the mean of a group without rows",
+        "which": "The workload itself grades its answers, row by row; the platform has added them up, each row once.",
+    },
     "regression": {
         "how": "Means have Student’s intervals, mean squares those of a sum of squares (Satterthwaite); differences "
         "combine those of both groups, ratios those of the logarithms.",

@@ -6,7 +6,7 @@ from fairlead.evaluation.disparities import Disparity
 from fairlead.evaluation.encoding import Encoded
 from fairlead.evaluation.estimates import Estimates
 from fairlead.evaluation.gap_tests import GapTest
-from fairlead.evaluation.metrics import RANKING_METRICS, REGRESSION_METRICS, Task
+from fairlead.evaluation.metrics import Task, metric_names
 from fairlead.evaluation.multiplicity import adjusted, gap_p_value
 from fairlead.evaluation.ranking import RankGroups, RankState, rank_disparity, rank_estimates, rank_grouping
 from fairlead.evaluation.regression import (
@@ -27,6 +27,7 @@ AnyState = CountState | MomentState | RankState
 TESTED = {
     "regression": ("mean_error", "mean_absolute_error", "mean_squared_error"),
     "ranking": ("exposure", "ndcg_score"),
+    "quality": ("mean_quality",),
 }
 """Metrics whose gaps are counted as comparisons."""
 
@@ -61,12 +62,14 @@ def _sum(one: AnyState, other: AnyState) -> AnyState:
 
 def task_of(state: NumberState) -> Task:
     """The task whose rows ``state`` has counted."""
-    return "regression" if isinstance(state, MomentState) else "ranking"
+    if isinstance(state, RankState):
+        return "ranking"
+    return "regression" if state.measure is None else "quality"
 
 
 def number_metrics(state: NumberState) -> tuple[str, ...]:
     """Every metric of one group."""
-    return REGRESSION_METRICS if isinstance(state, MomentState) else RANKING_METRICS
+    return metric_names(task_of(state))
 
 
 def number_grouping(state: NumberState, by: Sequence[str] = ()) -> NumberGroups:

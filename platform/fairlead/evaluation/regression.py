@@ -1,5 +1,8 @@
 """Regression: what workers keep of the numbers a model predicts, and metrics of each group made of it.
 
+The same sums serve the task *quality*, where each row has one number that says how good the answer to it is: it takes
+the place of the prediction, and there is no target (entered as the middle of the range, and shown nowhere).
+
 Values are taken from the middle of their range and scaled by a power of two, chosen from its width, to whole numbers
 of 50 bits, so that merging is addition; see ``words``. Every metric is exact for the rounded values, which are off by
 at most half a *step*: 4e-16 of the range's width.
@@ -44,7 +47,7 @@ from fairlead.evaluation.disparities import Disparity, compare
 from fairlead.evaluation.encoding import Encoded, digest, encode
 from fairlead.evaluation.estimates import Estimates, MeanSquares, Plain, SampleMeans
 from fairlead.evaluation.intervals import FloatArray
-from fairlead.evaluation.metrics import REGRESSION_METRICS, split_aggregate
+from fairlead.evaluation.metrics import QUALITY_METRICS, REGRESSION_METRICS, split_aggregate
 from fairlead.evaluation.words import add_words, fraction_words, square_words, total, whole_words
 from fairlead.workload import Attribute
 
@@ -64,15 +67,26 @@ _COLUMNS = 26
 class MomentState:
     """Moments of targets and predictions by cell; ``low`` and ``high``: the declared range of both.
 
-    Raises ``ValueError`` for an empty or endless range, ambiguous attributes, and a state of more than 64 MB.
+    ``measure``: of the task quality, what is measured of each answer, such as ``bits per byte``, and ``better``: which
+    end of the range is good. Raises ``ValueError`` for an empty or endless range, ambiguous attributes, and a state of
+    more than 64 MB.
     """
 
-    def __init__(self, *, attributes: Sequence[Attribute], low: float, high: float) -> None:
+    def __init__(
+        self,
+        *,
+        attributes: Sequence[Attribute],
+        low: float,
+        high: float,
+        measure: str | None = None,
+        better: str = "higher",
+    ) -> None:
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise ValueError(f"the range of the target must be finite and not empty, not {low} to {high}")
         if not (1 / _WIDEST < high / 2 - low / 2 < _WIDEST and max(abs(low), abs(high)) < _WIDEST):
             raise ValueError(f"the range of the target, {low:g} to {high:g}, cannot be kept: take another unit")
         self.attributes, self.low, self.high = tuple(attributes), float(low), float(high)
+        self.measure, self.better = measure, better
         refuse_ambiguous(self.attributes)
         cells = math.prod(shape_of(self.attributes))
         refuse_large(self.attributes, 8 * cells * (_COLUMNS + 5 * BINS))
@@ -122,11 +136,18 @@ class MomentState:
             rows = slice(start, start + CHUNK_ROWS)
             self._count(levels[rows], y[rows], p[rows], hashes[rows])
 
+    def update_quality(self, codes: ArrayLike, values: ArrayLike, *, record_hashes: ArrayLike) -> None:
+        """Add how good the answers to some rows are, in place; NaN: there is no answer. Raises as ``update`` does."""
+        middle = np.full(np.shape(values), self.low / 2 + self.high / 2)
+        self.update(codes, middle, values, record_hashes=record_hashes)
+
     def merge(self, other: "MomentState") -> "MomentState":
         """The sum of both. Raises ``ValueError`` when they count different things."""
         if self._identity() != other._identity():
             raise ValueError("only states over the same attributes and the same range can be merged")
-        merged = MomentState(attributes=self.attributes, low=self.low, high=self.high)
+        merged = MomentState(
+            attributes=self.attributes, low=self.low, high=self.high, measure=self.measure, better=self.better
+        )
         merged._arrays = {name: array + other._arrays[name] for name, array in self._arrays.items()}
         merged._arrays["book"] = self.book.merged(other.book)
         return merged
@@ -146,7 +167,13 @@ class MomentState:
             attributes = [
                 Attribute(name=str(name), levels=tuple(map(str, each))) for name, each in header["attributes"]
             ]
-            state = cls(attributes=attributes, low=float(header["low"]), high=float(header["high"]))
+            state = cls(
+                attributes=attributes,
+                low=float(header["low"]),
+                high=float(header["high"]),
+                measure=header.get("measure"),
+                better=str(header.get("better", "higher")),
+            )
         except (LookupError, TypeError) as error:
             raise ValueError(f"these bytes are not an evaluation state: {error!r}") from error
         state._arrays = encoded.restore(state._arrays)
@@ -163,7 +190,8 @@ class MomentState:
 
     def _identity(self) -> dict[str, Any]:
         attributes = [[attribute.name, list(attribute.levels)] for attribute in self.attributes]
-        return {"attributes": attributes, "low": self.low, "high": self.high}
+        measured = {} if self.measure is None else {"measure": self.measure, "better": self.better}
+        return {"attributes": attributes, "low": self.low, "high": self.high, **measured}
 
     def _refuse_contradictions(self) -> None:
         """A state from elsewhere must at least agree with itself."""
@@ -262,7 +290,7 @@ def moment_grouping(state: MomentState, by: Sequence[str] = ()) -> MomentGroups:
 
 def moment_estimates(metric: str, groups: MomentGroups) -> Estimates:
     """One of ``REGRESSION_METRICS`` for each group. Raises ``ValueError`` for another."""
-    if metric not in REGRESSION_METRICS:
+    if metric not in REGRESSION_METRICS + QUALITY_METRICS:
         raise ValueError(f"{metric!r} is no metric of regression; there are {', '.join(REGRESSION_METRICS)}")
     if metric == "r2_score":
         values = np.array([each.r2 for each in groups.sums], dtype=np.float64)
@@ -328,6 +356,7 @@ class Sums:
         """The mean of one of ``MEANS``, and the variance of one row's number; NaN where there is none."""
         sums, squares, centre = {
             "mean_prediction": (self.p, self.pp, self.unit.centre),
+            "mean_quality": (self.p, self.pp, self.unit.centre),
             "mean_target": (self.y, self.yy, self.unit.centre),
             "mean_error": (self.p - self.y, self.squared_error, 0.0),
             "mean_absolute_error": (self.absolute, self.squared_error, 0.0),

@@ -31,6 +31,7 @@ from fairlead.run.messages import Finished
 from fairlead.run.storage import describe_file, files_below, write_atomically
 from fairlead.run.verdict import Verdict
 from fairlead.spec import ExperimentSpec
+from fairlead.spec.manifest import Task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,11 +183,17 @@ def _model(document: LaunchDocument, attempt: Path, dataset: Mapping[str, Any]) 
         features=tuple((column["name"], column["dtype"]) for column in dataset["features"]),
         feature_shape=tuple(dataset["feature_shape"]),
         classes=tuple(dataset["classes"]),
-        task=document.task or ("binary" if len(dataset["classes"]) == 2 else "multiclass"),
+        task=document.task or _task_of(len(dataset["classes"])),
         dataset_digest=dataset["digest"],
         code_sha256=document.code_sha256,
         files=tuple(describe_file(path, root=directory) for path in files_below(directory)),
     )
+
+
+def _task_of(num_classes: int) -> Task:
+    if num_classes == 0:
+        return "regression"
+    return "binary" if num_classes == 2 else "multiclass"
 
 
 def describe_dataset(dataset: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,14 @@ from fairlead.data.torch import any_rank, share_cores
 from fairlead.errors import StorageAway
 from fairlead.evaluation.answers import MAX_ANSWERS
 from fairlead.evaluation.energy import NodeEnergy
-from fairlead.protocol import ANSWERS_FILES, EVALUATED_SPLIT, MODEL_DIRECTORY, FileEntry, LaunchDocument
+from fairlead.protocol import (
+    ANSWERS_FILES,
+    EVALUATED_SPLIT,
+    MODEL_DIRECTORY,
+    SAMPLES_DIRECTORY,
+    FileEntry,
+    LaunchDocument,
+)
 from fairlead.run.counting import Report as Tell
 from fairlead.run.counting import count_predictions
 from fairlead.run.energy import EnergyMeter, NoMeter
@@ -198,6 +205,7 @@ def _context(document: LaunchDocument, attempt: Path, dataset: Dataset, line: "R
         device=str(ray.train.torch.get_device()),
         resume_from=line.welcome.resume_from,
         export_to=attempt / MODEL_DIRECTORY,
+        samples_to=attempt / SAMPLES_DIRECTORY,
         mitigation=spec.mitigation,
         privacy=spec.privacy,
         probes=spec.probes,

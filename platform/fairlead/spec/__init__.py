@@ -24,7 +24,7 @@ from fairlead.spec.experiment import (
     json_schema,
     spec_hash,
 )
-from fairlead.spec.manifest import Manifest, Parameter
+from fairlead.spec.manifest import DataKind, Manifest, MeasureSpec, Parameter
 from fairlead.spec.mitigation import MitigationSpec
 from fairlead.spec.predictions import ColumnsSpec, PredictionsSpec
 from fairlead.spec.privacy import PrivacySpec
@@ -47,6 +47,7 @@ __all__ = [
     "BudgetSpec",
     "CheckpointsSpec",
     "ColumnsSpec",
+    "DataKind",
     "DataSpec",
     "Document",
     "DriftSpec",
@@ -60,6 +61,7 @@ __all__ = [
     "Label",
     "LabelNoiseSpec",
     "Manifest",
+    "MeasureSpec",
     "MitigationSpec",
     "Name",
     "Parameter",

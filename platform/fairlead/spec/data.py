@@ -59,6 +59,9 @@ class DataSpec(Document):
     image folder with one directory a class."""
     target: Column | None = None
     """The column to predict. Image folders and built-in sets have one of their own."""
+    # Left out where it is as without it: specs keep their hashes, and agents of older releases can read them.
+    predict: Literal["classes", "number"] = Field(default="classes", exclude_if=lambda value: value == "classes")
+    """What the values of the target are: names of classes, whole numbers included, or a number to come near to."""
     positive: Annotated[str, StringConstraints(max_length=200)] | None = None
     """Label that counts as class 1 of a binary target. Absent: the one that sorts last (1, yes, True)."""
     features: tuple[Column, ...] | None = None

@@ -5,10 +5,42 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from fairlead.errors import Problem
-from fairlead.spec.document import Document
+from fairlead.spec.document import Document, ParameterName
 from fairlead.spec.mitigation import Method
+from fairlead.spec.search import DimensionSpec
 
-Task = Literal["binary", "multiclass"]
+Task = Literal["binary", "multiclass", "regression", "ranking", "quality"]
+"""What is counted of a test row: its class, a number, its place in a list, or how good the answer to it is."""
+DataKind = Literal[
+    "table",
+    "images",
+    "scenes",
+    "views",
+    "sequences",
+    "audio",
+    "text",
+    "pairs",
+    "interactions",
+    "episodes",
+]
+"""What a row is: a line of numbers, a picture with a class, a picture with masks and boxes, a picture from a known
+place, some steps of a series, a sound, a text, a text with another one, a user with an item, a play of an environment."""
+
+
+class MeasureSpec(Document):
+    """How the answer to one record is graded: in which unit, between which ends, and which end is good."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=100)]
+    """For people: ``intersection over union``, ``bits per byte``."""
+    low: float
+    high: float
+    better: Literal["higher", "lower"] = "higher"
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low must be below high, not {self.low:g} and {self.high:g}")
+        return self
 
 
 class Parameter(Document):
@@ -67,9 +99,11 @@ class Manifest(Document):
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
     title: str
     task: Task | None = None
-    """How many classes it can tell apart: two, or any number; None: the data decide."""
-    data: Literal["table", "images"] = "table"
-    """What the features are: columns of a table, or pictures."""
+    """What it learns to say of a row; None: the data decide between two classes, several and a number."""
+    data: DataKind = "table"
+    """What a row must be."""
+    measure: MeasureSpec | None = None
+    """Of the task ``quality``: how answers are graded."""
     metrics: tuple[str, ...] = ()
     """Metric keys that ``report`` may be given, such as ``validation/accuracy``."""
     module: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")]
@@ -83,12 +117,30 @@ class Manifest(Document):
     """Fields of ``probes`` whose looks at the model it lets the platform take."""
     steps: str | None = None
     """The parameter that says how many steps will be reported, such as ``epochs``; lets progress have an end."""
+    space: dict[ParameterName, DimensionSpec] = Field(default_factory=dict)
+    """A suggestion of where a sweep should look."""
 
     @model_validator(mode="after")
     def _defaults_are_legal(self) -> Self:
         for name, parameter in self.parameters.items():
             if problem := parameter.problem_with(parameter.default):
                 raise ValueError(f"the default of {name} {problem}")
+        return self
+
+    @model_validator(mode="after")
+    def _measure_is_of_quality(self) -> Self:
+        if (self.measure is not None) != (self.task == "quality"):
+            raise ValueError("the task quality needs a measure, and no other task has one")
+        return self
+
+    @model_validator(mode="after")
+    def _space_is_legal(self) -> Self:
+        for name, dimension in self.space.items():
+            if name not in self.parameters:
+                raise ValueError(f"space names {name}, which is no parameter")
+            for value in dimension.choice if dimension.choice is not None else dimension.bounds:
+                if problem := self.parameters[name].problem_with(value):
+                    raise ValueError(f"space: {name} {problem}")
         return self
 
     def with_defaults(self, params: dict[str, Any]) -> dict[str, Any]:

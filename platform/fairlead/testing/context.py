@@ -10,7 +10,6 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from fairlead.data.context import KeepingOutlet, LocalContext, Outlet, alone
 from fairlead.data.dataset import open_dataset
 from fairlead.data.export import Origin
-from fairlead.evaluation.state import CountState
+from fairlead.evaluation.quantities import AnyState, merged, read_state
 from fairlead.spec import ExperimentSpec
 from fairlead.workload import Workload
 
@@ -29,7 +28,7 @@ TIMEOUT_S = 600
 class Trained:
     """What came of one spec on all its ranks."""
 
-    states: Mapping[str, CountState]
+    states: Mapping[str, AnyState]
     """Merged counts by split."""
     reports: Sequence[tuple[int, Mapping[str, float]]]
     """Step and metrics, as rank 0 reported them."""
@@ -45,6 +44,7 @@ def a_context(
     world_size: int = 1,
     resume_from: Path | None = None,
     export_to: Path | None = None,
+    samples_to: Path | None = None,
     keep_answers: bool = False,
     agree: Callable[[bool], bool] = alone,
 ) -> LocalContext:
@@ -60,6 +60,7 @@ def a_context(
         world_size=world_size,
         resume_from=resume_from,
         export_to=export_to,
+        samples_to=samples_to,
         mitigation=spec.mitigation,
         privacy=spec.privacy,
         probes=spec.probes,
@@ -116,12 +117,12 @@ def _answer(receiver: Connection, process: Any) -> list[_Answer]:
 
 
 def _merged(parts: Sequence[_Answer]) -> Trained:
-    found: dict[str, list[CountState]] = {}
+    found: dict[str, list[AnyState]] = {}
     for states, _, _ in parts:
         for split, content in states.items():
-            found.setdefault(split, []).append(CountState.from_bytes(content))
-    merged = {split: reduce(CountState.merge, states) for split, states in found.items()}
-    return Trained(states=merged, reports=tuple(parts[0][1]), measurements=parts[0][2])
+            found.setdefault(split, []).append(read_state(content))
+    whole = {split: merged(states) for split, states in found.items()}
+    return Trained(states=whole, reports=tuple(parts[0][1]), measurements=parts[0][2])
 
 
 def _rank(

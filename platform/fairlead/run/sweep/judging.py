@@ -8,7 +8,8 @@ from typing import TypeVar
 from fairlead.data.context import check_complete
 from fairlead.data.dataset import Dataset
 from fairlead.errors import BadInput
-from fairlead.evaluation import HEADLINES, CountState, Provenance, build_report, flat_metrics
+from fairlead.evaluation import HEADLINES, AnyState, Provenance, build_report, flat_metrics
+from fairlead.evaluation.quantities import merged
 from fairlead.protocol import EVALUATED_SPLIT
 from fairlead.spec import ExperimentSpec
 from fairlead.workload import DatasetInfo
@@ -38,15 +39,13 @@ def without_test_rows(dataset: Dataset) -> Dataset:
 
 
 def counted_values(
-    spec: ExperimentSpec, info: DatasetInfo, states: Sequence[CountState], wanted: Collection[str]
+    spec: ExperimentSpec, info: DatasetInfo, states: Sequence[AnyState], wanted: Collection[str]
 ) -> dict[str, float]:
     """``rai/...`` of the judged split, from the counts of all ranks. ``wanted``: metrics beside the headlines.
 
     Raises ``BadInput`` where rows were counted twice or not at all.
     """
-    state = states[0]
-    for other in states[1:]:
-        state = state.merge(other)
+    state = merged(states)
     if (problem := check_complete(info, EVALUATED_SPLIT, state)) is not None:
         raise BadInput(f"{problem.reason}: {problem.detail}")
     provenance = Provenance(

@@ -25,7 +25,7 @@ from fairlead.data.context import LocalContext
 from fairlead.data.dataset import Dataset, open_dataset
 from fairlead.data.export import Origin
 from fairlead.data.torch import any_rank, choose_device, gather_objects, share_cores
-from fairlead.evaluation import CountState
+from fairlead.evaluation.quantities import read_state
 from fairlead.protocol import EVALUATED_SPLIT
 from fairlead.run.meeting import join_store, open_store
 from fairlead.run.outputs import describe_dataset
@@ -276,5 +276,5 @@ def _values(task: Task, spec: ExperimentSpec, context: LocalContext) -> dict[str
         return {}
     if task.rank != 0:
         return {}
-    states = [CountState.from_bytes(content) for content in told]
+    states = [read_state(content) for content in told]
     return counted_values(spec, context.dataset, states, task.wanted)
