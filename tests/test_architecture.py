@@ -48,6 +48,7 @@ DOORS = {
         "platform/fairlead/mitigation.py",
         "platform/fairlead/privacy.py",
         "platform/fairlead/probes.py",
+        "platform/fairlead/training/",
         "workloads/",
     ),
     "typer": ("platform/fairlead/cli/",),

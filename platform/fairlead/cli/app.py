@@ -1018,6 +1018,26 @@ def show_workload(
     catalogue.show_workload(_where(context, as_json), name)
 
 
+@workloads_app.command("check")
+def check_workload(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A workload installed here, or all.")],
+    short: Annotated[bool, typer.Option("--short", help="A few seconds that still learn, one seed.")] = False,
+    seeds: Annotated[int | None, typer.Option(min=1, max=1000, help="How many seeds; 5, of the short form 1.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write what was measured to DIR/NAME.json as well.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a workload here, without a server, and say whether it is as good as it must be: its bars, over seeds.
+
+    Ends with 1 where a bar is not met.
+    """
+    from fairlead.cli import checks
+
+    if not checks.check(name, is_short=short, num_seeds=seeds, save=save, as_json=as_json):
+        raise typer.Exit(1)
+
+
 @app.command(rich_help_panel="Look")
 def schema() -> None:
     """Print the spec's JSON Schema, for editors and other languages."""

@@ -4,7 +4,7 @@ Importing this package costs little: pandas, scikit-learn and the like are loade
 by ``fairlead.data.torch``.
 """
 
-from fairlead.data.dataset import Dataset, check, open_dataset
+from fairlead.data.dataset import Dataset, check, open_dataset, require_kind
 from fairlead.data.inputs import matrix_of
 from fairlead.data.manifests import find_manifests, find_specs
 from fairlead.data.records import Book, book_of, hash_ids
@@ -24,6 +24,7 @@ __all__ = [
     "matrix_of",
     "num_batches",
     "open_dataset",
+    "require_kind",
     "shard_range",
     "split_counts",
 ]

@@ -66,9 +66,7 @@ def _options(manifest: Manifest, arguments: Sequence[str] | None) -> argparse.Na
     parser.add_argument("--data", help="address of other data, such as table.csv or builtin://breast_cancer")
     parser.add_argument("--target", help="the column to predict in other data")
     parser.add_argument("--seed", type=int)
-    parser.add_argument(
-        "--save", type=Path, metavar="DIR", help="write the model, the last checkpoint and the samples there"
-    )
+    parser.add_argument("--save", type=Path, metavar="DIR", help="write model, last checkpoint and samples there")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="go on from this checkpoint")
     group = parser.add_argument_group("parameters")
     for name, parameter in manifest.parameters.items():

@@ -167,6 +167,12 @@ def kind_problems(dataset: Dataset, kind: DataKind | None) -> Iterable[Problem]:
         yield Problem(pointer="/data/uri", message=message)
 
 
+def require_kind(info: DatasetInfo, kind: DataKind) -> None:
+    """Raise ``BadData`` where rows are of another kind: for a page's first line."""
+    if info.kind != kind:
+        raise BadData(f"{info.uri} holds {KINDS[info.kind]}; this workload needs {KINDS[kind]}")
+
+
 _TARGETS: Mapping[Task, str] = {
     "binary": "two classes",
     "multiclass": "classes",

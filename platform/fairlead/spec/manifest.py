@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from fairlead.errors import Problem
-from fairlead.spec.document import Document, ParameterName
+from fairlead.spec.document import Document, Name, ParameterName
 from fairlead.spec.mitigation import Method
 from fairlead.spec.search import DimensionSpec
 
@@ -24,7 +24,7 @@ DataKind = Literal[
     "episodes",
 ]
 """What a row is: a line of numbers, a picture with a class, a picture with masks and boxes, a picture from a known
-place, some steps of a series, a sound, a text, a text with another one, a user with an item, a play of an environment."""
+place, some steps of a series, a sound, a text, a text with another, a user with an item, a play of an environment."""
 
 
 class MeasureSpec(Document):
@@ -117,6 +117,10 @@ class Manifest(Document):
     """Fields of ``probes`` whose looks at the model it lets the platform take."""
     steps: str | None = None
     """The parameter that says how many steps will be reported, such as ``epochs``; lets progress have an end."""
+    check: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    """``package.module:CHECK``, a ``fairlead.checking.Check``: what ``fairlead workloads check`` holds it against."""
+    example: Name | None = None
+    """The ready spec to begin with, and the one its check and its tests train."""
     space: dict[ParameterName, DimensionSpec] = Field(default_factory=dict)
     """A suggestion of where a sweep should look."""
 

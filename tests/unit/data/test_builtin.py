@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from fairlead.data.builtin import LENDING_BIAS, builtin_problem, lending, read_builtin
+from fairlead.data.builtin import builtin_problem, read_builtin
+from fairlead.data.builtin.tables import LENDING_BIAS, lending
 from fairlead.data.dataset import open_dataset
 from fairlead.errors import BadData
 from fairlead.spec import DataSpec

@@ -1,21 +1,11 @@
-"""The data sets that need no download: scikit-learn ships them, or they are made up here.
-
-``builtin://lending?seed=3`` names a made-up one with another seed; the others take no settings.
-"""
-
-import inspect
-from collections.abc import Callable, Mapping
-from urllib.parse import parse_qsl
+"""Built-in tables and the digits."""
 
 import numpy as np
 
 from fairlead.data.columns import Source
 from fairlead.data.groups import band_codes, band_levels
-from fairlead.errors import Problem
 
 AGE_EDGES = (40.0, 60.0)
-BUILTIN_PREFIX = "builtin://"
-MOST_ROWS = 10_000_000
 
 
 def diabetes() -> Source:
@@ -140,36 +130,3 @@ def lending(*, seed: int = 0, rows: int = 50_000) -> Source:
 
 LENDING_BIAS = 0.6
 """By how much more, in standard deviations of the means to repay, a woman had to have."""
-BUILTIN: Mapping[str, Callable[..., Source]] = {
-    "diabetes": diabetes,
-    "breast_cancer": breast_cancer,
-    "digits": digits,
-    "lending": lending,
-}
-
-
-def builtin_problem(uri: str) -> Problem | None:
-    """Why no built-in data set has the address ``uri``; None if one has."""
-    name, _, query = uri.removeprefix(BUILTIN_PREFIX).partition("?")
-    if name not in BUILTIN:
-        message, hint = f"there is no built-in data set {name!r}", f"known: {', '.join(BUILTIN)}"
-        return Problem(pointer="/data/uri", message=message, suggestion=hint)
-    known = tuple(inspect.signature(BUILTIN[name]).parameters)
-    for key, text in parse_qsl(query, keep_blank_values=True):
-        if key not in known:
-            hint = f"known: {', '.join(known)}" if known else "it has none"
-            return Problem(pointer="/data/uri", message=f"{name} has no setting {key[:80]!r}", suggestion=hint)
-        if not (text.isascii() and text.isdigit()) or not _LEAST[key] <= int(text) <= _MOST[key]:
-            message = f"{key} must be a whole number from {_LEAST[key]} to {_MOST[key]}, not {text[:80]!r}"
-            return Problem(pointer="/data/uri", message=message)
-    return None
-
-
-def read_builtin(uri: str) -> Source:
-    """The built-in data set at ``uri``, in which ``builtin_problem`` has found nothing wrong."""
-    name, _, query = uri.removeprefix(BUILTIN_PREFIX).partition("?")
-    return BUILTIN[name](**{key: int(text) for key, text in parse_qsl(query)})
-
-
-_LEAST = {"seed": 0, "rows": 100}
-_MOST = {"seed": 2**32 - 1, "rows": MOST_ROWS}

@@ -1,0 +1,61 @@
+"""The data sets that need no download: scikit-learn ships them, they are made up here, or the machine has them anyway.
+
+``builtin://lending?seed=3`` names a made-up one with another seed; each has settings of its own, or none. A setting is
+a parameter of the function that reads the set: a whole number within ``_RANGES``, or one of ``_CHOICES``.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from urllib.parse import parse_qsl
+
+from fairlead.data.builtin.tables import breast_cancer, diabetes, digits, lending
+from fairlead.data.columns import Source
+from fairlead.errors import Problem
+
+__all__ = ["BUILTIN", "BUILTIN_PREFIX", "builtin_problem", "read_builtin"]
+BUILTIN_PREFIX = "builtin://"
+MOST_ROWS = 10_000_000
+BUILTIN: Mapping[str, Callable[..., Source]] = {
+    "diabetes": diabetes,
+    "breast_cancer": breast_cancer,
+    "digits": digits,
+    "lending": lending,
+}
+_RANGES: Mapping[str, tuple[int, int]] = {"seed": (0, 2**32 - 1), "rows": (100, MOST_ROWS)}
+"""Least and most of each setting that is a whole number, whichever set has it."""
+_CHOICES: Mapping[str, tuple[str, ...]] = {}
+"""Values of each setting that is a text."""
+
+
+def builtin_problem(uri: str) -> Problem | None:
+    """Why no built-in data set has the address ``uri``; None if one has."""
+    name, _, query = uri.removeprefix(BUILTIN_PREFIX).partition("?")
+    if name not in BUILTIN:
+        message, hint = f"there is no built-in data set {name!r}", f"known: {', '.join(BUILTIN)}"
+        return Problem(pointer="/data/uri", message=message, suggestion=hint)
+    known = tuple(inspect.signature(BUILTIN[name]).parameters)
+    for key, text in parse_qsl(query, keep_blank_values=True):
+        if key not in known:
+            hint = f"known: {', '.join(known)}" if known else "it has none"
+            return Problem(pointer="/data/uri", message=f"{name} has no setting {key[:80]!r}", suggestion=hint)
+        if flaw := _setting_problem(key, text):
+            return Problem(pointer="/data/uri", message=flaw)
+    return None
+
+
+def _setting_problem(key: str, text: str) -> str | None:
+    if key in _CHOICES:
+        if text in _CHOICES[key]:
+            return None
+        return f"{key} must be one of {', '.join(_CHOICES[key])}, not {text[:80]!r}"
+    least, most = _RANGES[key]
+    if not (text.isascii() and text.isdigit()) or not least <= int(text) <= most:
+        return f"{key} must be a whole number from {least} to {most}, not {text[:80]!r}"
+    return None
+
+
+def read_builtin(uri: str) -> Source:
+    """The built-in data set at ``uri``, in which ``builtin_problem`` has found nothing wrong."""
+    name, _, query = uri.removeprefix(BUILTIN_PREFIX).partition("?")
+    settings = {key: text if key in _CHOICES else int(text) for key, text in parse_qsl(query)}
+    return BUILTIN[name](**settings)

@@ -1,0 +1,1 @@
+"""How good each workload must be, one module each, named by its manifest: ``fairlead workloads check NAME``."""
