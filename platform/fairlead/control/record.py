@@ -20,11 +20,12 @@ from fairlead.clock import Clock
 from fairlead.control.child_runs import best_points, child_run
 from fairlead.control.evaluate import report_directory
 from fairlead.control.sweeps import files_of
+from fairlead.data.samples import found_samples
 from fairlead.errors import BadInput, FairleadError, NotFound, Unavailable
 from fairlead.evaluation import flat_metrics, report_bytes
 from fairlead.failpoints import failpoint
 from fairlead.lifecycle import State
-from fairlead.protocol import MAX_BATCH_POINTS, MODEL_DIRECTORY, MetricPoint, ResultDocument
+from fairlead.protocol import MAX_BATCH_POINTS, MODEL_DIRECTORY, SAMPLES_DIRECTORY, MetricPoint, ResultDocument
 from fairlead.settings import ControlSettings
 from fairlead.store import Store, attempts, batches, experiments, model_versions, recorded_trials, series, trials
 from fairlead.store.recorded_trials import WaitingSweep
@@ -231,6 +232,7 @@ class Record:
         tags = {"fairlead.state": row.state, "fairlead.reason": row.reason}
         if row.sweep is not None:
             tags |= self._log_sweep(row, run_id, row.sweep)
+        self._log_samples(row, run_id)
         report = self._log_report(row, run_id, attempt) if row.report_sha256 else {}
         self.recorder.set_tags(run_id, tags | report)
         seen, registration = row.version, row.registration or {}
@@ -252,6 +254,17 @@ class Record:
         with self.store.read() as session:
             attempt = attempts.get(session, attempts.attempt_id(row.id, row.current_attempt_no))
         return attempt, ResultDocument.model_validate(attempt.result) if attempt.result else None
+
+    def _log_samples(self, row: ExperimentRow, run_id: str) -> None:
+        """What the workload has shown, of all attempts: of two under one name the later one's."""
+        with self.store.read() as session:
+            tries = attempts.of_experiment(session, row.id)
+        found: dict[str, Path] = {}
+        for attempt in tries:
+            directory = self.settings.storage / attempt.storage_path / SAMPLES_DIRECTORY
+            found |= {f"{SAMPLES_DIRECTORY}/{name}": path for name, path in found_samples(directory)}
+        if found:
+            self.recorder.log_files(run_id, found)
 
     def _log_report(self, row: ExperimentRow, run_id: str, attempt: AttemptRow | None) -> dict[str, str]:
         if row.spec.get("search"):

@@ -1,4 +1,4 @@
-"""Regression and ranking alike: what reports and gates ask of counts that are not those of classes."""
+"""Regression, ranking and quality alike: what reports and gates ask of counts that are not those of classes."""
 
 from collections.abc import Sequence
 

@@ -106,6 +106,8 @@ HEADLINES = (
     "ndcg_score_difference",
     "exposure_ratio",
     "exposure_per_relevance_ratio",
+    "mean_quality",
+    "mean_quality_difference",
 )
 """Metrics that are sent to tracking unless others are asked for; those of gates always are."""
 
@@ -179,7 +181,7 @@ def build_report(
 
     With ``mitigation`` it says what that changed against ``baseline``, measured in the same way. What ``measurements``
     ask for gets a section each. ``conditions``: counts of the same rows by the conditions that ``probes`` made.
-    ``champion``: whom gates hold the model against. A regression or a ranking has none of these.
+    ``champion``: whom gates hold the model against. Only classes have any of these.
     """
     if not isinstance(state, CountState):
         return _of_numbers(state, provenance, evaluation, gates)
@@ -298,7 +300,7 @@ def _envelope(
 def _of_numbers(
     state: NumberState, provenance: Provenance, evaluation: EvaluationSpec, gates: Sequence[GateSpec]
 ) -> dict[str, Any]:
-    """The report of a regression or a ranking, which only predictions made elsewhere can be."""
+    """The report of a regression, a ranking or a quality."""
     overall, names = number_grouping(state), [attribute.name for attribute in state.attributes]
     groupings = [number_grouping(state, by) for by in requested_groupings(evaluation, gates, names)]
     outcomes = evaluate_number_gates(state, gates, evaluation)

@@ -29,6 +29,11 @@ class FakeRecorder:
     finished: dict[str, str] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
     is_away: bool = False
+    files: dict[str, dict[str, bytes]] = field(default_factory=dict)
+
+    def log_files(self, run_id: str, files: dict[str, Path]) -> None:
+        self._answer(run_id)
+        self.files.setdefault(run_id, {}).update({name: path.read_bytes() for name, path in files.items()})
 
     def ensure_run(self, document: RunDocument) -> str:
         self._answer(document.experiment_id)
@@ -162,3 +167,17 @@ def test_who_waits_for_a_registration_learns_why_there_is_none(bench: Bench) -> 
     assert registration is not None
     assert registration["is_pending"]
     assert "MLflow refuses it" in registration["reason"]
+
+
+def test_what_a_workload_has_shown_is_among_the_artifacts_when_its_run_ends(bench: Bench) -> None:
+    bench.run("e1")
+    with bench.store.read() as session:
+        attempt = attempts.get(session, attempts.attempt_id("e1", 1))
+    directory = bench.record.settings.storage / attempt.storage_path / "samples" / "epoch-1"
+    directory.mkdir(parents=True)
+    (directory / "a.txt").write_text("seen")
+    (directory / ".a.txt.unfinished").write_text("half")
+    bench.end("e1")
+    while bench.record():
+        pass
+    assert bench.recorder.files == {"e1": {"samples/epoch-1/a.txt": b"seen"}}

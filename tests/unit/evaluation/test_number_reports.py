@@ -26,6 +26,10 @@ GATES = {
         "exposure_per_relevance_ratio": ">= 0.1",
         "ndcg_score_difference": "<= 1",
     },
+    "quality": {
+        "mean_quality_difference": "<= 0.5",
+        "mean_quality_group_min": ">= 0.5",
+    },
 }
 
 
@@ -39,6 +43,10 @@ def tiny(task: str, random: np.random.Generator) -> MomentState | RankState:
         moments = MomentState(attributes=ATTRIBUTES, low=-2e9, high=2e9)
         moments.update(codes, target, predicted, record_hashes=np.arange(rows))
         return moments
+    if task == "quality":
+        graded = MomentState(attributes=ATTRIBUTES, low=0, high=1, measure="overlap <b>", better="higher")
+        graded.update_quality(codes, random.choice([0.0, 0.3, 1.0, np.nan], rows), record_hashes=np.arange(rows))
+        return graded
     queries, relevance = random.integers(0, 6, rows), random.choice([0.0, 1.0, 2.0, np.nan], rows)
     first, ties = places(random.integers(0, 3, rows).astype(float), queries)
     ranked = RankState(attributes=ATTRIBUTES)

@@ -50,7 +50,7 @@ _HUGGING_FACE_NAMES = {
     "precision_score": "precision",
     "roc_auc_score": "roc_auc",
 }
-_TASKS = {"regression": "tabular-regression", "ranking": "text-ranking"}
+_TASKS = {"regression": "tabular-regression", "ranking": "text-ranking", "quality": "other"}
 _NAMESPACE = uuid.UUID("c4f0a8f5-4a0e-5c9c-9a1d-0f3f9b2c7e11")
 """Of serial numbers that follow from a report's own digests."""
 

@@ -336,6 +336,7 @@ _MEASURES: Mapping[str, tuple[str, ...]] = {
     "multiclass": ("accuracy_score", "f1_score", "balanced_accuracy_score"),
     "regression": ("mean_absolute_error", "root_mean_squared_error", "mean_error", "r2_score"),
     "ranking": ("ndcg_score", "exposure", "exposure_per_relevance"),
+    "quality": ("mean_quality",),
 }
 
 
