@@ -1,5 +1,7 @@
 """The commands that show what there is: workloads and versions."""
 
+import json
+
 from rich.markup import escape
 
 from fairlead import __version__
@@ -38,8 +40,23 @@ def show_workload(where: Where, name: str) -> None:
         default = escape(str(parameter.default))
         rows.add_row(escape(key), parameter.type, default, escape(_range_of(parameter)), escape(parameter.help))
     console.print(rows)
-    if workload.manifest.metrics:
-        console.print(f"\n[dim]reports[/] {escape(', '.join(workload.manifest.metrics))}")
+    manifest = workload.manifest
+    if manifest.metrics:
+        console.print(f"\n[dim]reports[/] {escape(', '.join(manifest.metrics))}")
+    if manifest.measure is not None:
+        measure = manifest.measure
+        ends = f"{measure.low:g} to {measure.high:g}, {measure.better} is better"
+        console.print(f"[dim]graded by[/] {escape(measure.name)}, {ends}")
+    if manifest.example is not None:
+        console.print(f"[dim]ready spec[/] {manifest.example}")
+    if manifest.check is not None:
+        console.print(f"[dim]held against its bars by[/] fairlead workloads check {escape(workload.name)}")
+    if manifest.space:
+        console.print("\n[dim]where a sweep may begin, for a spec:[/]\nsearch:\n  space:")
+        for key, dimension in manifest.space.items():
+            content = dimension.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+            # JSON is YAML as well
+            console.print(f"    {key}: {escape(json.dumps(content))}", highlight=False, soft_wrap=True)
 
 
 def version(where: Where) -> None:
