@@ -51,14 +51,26 @@ class Model:
         self._threshold_of = {tuple(entry["key"]): float(entry["threshold"]) for entry in entries}
         self._predictor = predictor
 
-    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """Class names and, if the workload gives them, probabilities: shape (rows, 1 + classes). No ``params`` yet."""
+    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
+        """Class names and, if the workload gives them, probabilities: shape (rows, 1 + classes). No ``params`` yet.
+
+        Of a model without classes: a number or a text a row in a column ``prediction``, or the workload's array.
+        """
         answer = np.asarray(self._predictor(model_input))
+        if not self.classes:
+            return self._without_classes(model_input, answer)
         if answer.ndim not in (1, 2) or (answer.ndim == 2 and answer.shape[1] != len(self.classes)):
             expected = f"(rows,) or (rows, {len(self.classes)})"
             raise BadInput(f"the workload's predictor answered an array of shape {answer.shape}, not {expected}")
         index = model_input.index if isinstance(model_input, pd.DataFrame) else None
         return pd.DataFrame(self._columns(answer, self._thresholds(model_input, len(answer))), index=index)
+
+    def _without_classes(self, model_input: Any, answer: NDArray[Any]) -> Any:
+        if answer.ndim != 1:
+            return answer
+        index = model_input.index if isinstance(model_input, pd.DataFrame) else None
+        is_number = answer.dtype.kind in "fiub"
+        return pd.DataFrame({PREDICTION: answer if is_number else answer.astype(str)}, index=index)
 
     def _thresholds(self, model_input: Any, rows: int) -> NDArray[np.float64]:
         """The threshold of each row, shape (rows,)."""

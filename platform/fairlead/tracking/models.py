@@ -202,19 +202,29 @@ def _metadata(document: ModelDocument) -> dict[str, Any]:
 
 
 def signature_of(document: ModelDocument) -> ModelSignature:
-    """Columns for tables, one float32 tensor of shape (rows, channels, height, width) for images.
+    """Columns for tables and texts; for all else one tensor, such as (rows, channels, height, width) for images.
 
     Floats are declared ``double``: MLflow widens a narrower column and refuses to narrow a wider one, and pandas
     reads numbers as float64. It also refuses 64-bit integers there: callers turn those into floats first.
-    Probability columns are optional: a workload may predict classes only.
+    Probability columns are optional: a workload may predict classes only. A regression predicts a number; what models
+    of other tasks answer is not declared.
     """
-    chances = [ColSpec(DataType.double, probability_column(label), required=False) for label in document.classes]
-    outputs = Schema([ColSpec(DataType.string, PREDICTION), *chances])
-    if len(document.feature_shape) > 1:
-        image = TensorSpec(np.dtype(np.float32), (-1, *document.feature_shape))
-        return ModelSignature(inputs=Schema([image]), outputs=outputs)
-    columns = [ColSpec(_column_type(dtype), name) for name, dtype in document.features]
-    return ModelSignature(inputs=Schema(columns), outputs=outputs)
+    return ModelSignature(inputs=_inputs_of(document), outputs=_outputs_of(document))
+
+
+def _outputs_of(document: ModelDocument) -> Schema | None:
+    if document.classes:
+        chances = [ColSpec(DataType.double, probability_column(label), required=False) for label in document.classes]
+        return Schema([ColSpec(DataType.string, PREDICTION), *chances])
+    return Schema([ColSpec(DataType.double, PREDICTION)]) if document.task == "regression" else None
+
+
+def _inputs_of(document: ModelDocument) -> Schema:
+    shape, (_, dtype) = document.feature_shape, document.features[0]
+    is_one_array = len(document.features) == 1 and dtype != "str" and (len(shape) > 1 or shape > (1,))
+    if is_one_array:
+        return Schema([TensorSpec(np.dtype(dtype), (-1, *shape))])
+    return Schema([ColSpec(_column_type(dtype), name) for name, dtype in document.features])
 
 
 def _column_type(dtype: str) -> DataType:

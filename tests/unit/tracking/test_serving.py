@@ -114,3 +114,11 @@ def test_what_cannot_be_loaded_says_why(
 def test_a_directory_without_an_export_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"model\.json is missing"):
         _load_pyfunc(str(tmp_path))
+
+
+def test_a_model_without_classes_predicts_numbers_texts_or_whatever_its_workload_makes() -> None:
+    frame = model(np.array([1.5, 2.0]), classes=()).predict(pd.DataFrame({"x": [1, 2]}, index=[4, 8]))
+    assert frame["prediction"].to_dict() == {4: 1.5, 8: 2.0}
+    assert model(np.array(["a"]), classes=()).predict(np.zeros((1, 1)))["prediction"].tolist() == ["a"]
+    masks = np.zeros((2, 3, 3), dtype=np.int64)
+    assert model(masks, classes=()).predict(np.zeros((2, 1))) is masks

@@ -11,6 +11,8 @@ AGE_EDGES = (40.0, 60.0)
 def diabetes() -> Source:
     """442 patients, ten measurements each; ``progression_above_median`` says whether the disease advanced more.
 
+    ``progression`` is by how much, a number from 25 to 346: name it as target with ``predict: number``.
+
     Source: Efron, Hastie, Johnstone, Tibshirani 2004, Least Angle Regression, in its original units. The median
     is that of all 442 patients. ``age_band`` is ``<40``, ``40-60`` (60 not included) or ``>=60``.
     """
@@ -27,7 +29,12 @@ def diabetes() -> Source:
     return Source(
         uri="builtin://diabetes",
         num_rows=len(frame),
-        columns={**measured, "age_band": bands, "progression_above_median": label},
+        columns={
+            **measured,
+            "age_band": bands,
+            "progression_above_median": label,
+            "progression": frame["target"].to_numpy(np.float64),
+        },
         target="progression_above_median",
         positive="above",
         level_order={"age_band": band_levels(AGE_EDGES)},
@@ -124,6 +131,43 @@ def lending(*, seed: int = 0, rows: int = 50_000) -> Source:
         target="approved",
         positive="yes",
         level_order={"age_band": band_levels(AGE_EDGES)},
+        features=tuple(features),
+    )
+
+
+def fraud(*, seed: int = 0, rows: int = 20_000) -> Source:
+    """Made-up payments of which about one in a hundred is fraud: a set with a rare class, and no straight border.
+
+    With z a standard normal number and all numbers independent: amount = ``exp(3 + z)``; hour is uniform from 0 to 24;
+    distance = ``exp(1 + z)``; attempts is Poisson with mean 1; age_days = ``exp(5 + z)``; noise_1 to noise_3 are
+    standard normal. A payment is fraud where a logistic draw of
+    ``-10 + 2.5 |ln amount - 3| + 2 cos(2 pi (hour - 3) / 24) + 0.8 attempts + 0.5 (ln distance - 1)`` says so: very
+    small and very large amounts alike, at night, after several attempts, from far away.
+    """
+    random = np.random.RandomState(seed)
+    size, away, old = random.standard_normal((3, rows))
+    hour, attempts = random.uniform(0, 24, rows), random.poisson(1.0, rows).astype(np.int64)
+    noise = random.standard_normal((3, rows))
+    danger = -10 + 2.5 * np.abs(size) + 2 * np.cos(2 * np.pi * (hour - 3) / 24) + 0.8 * attempts + 0.5 * away
+    is_fraud = random.random_sample(rows) < 1 / (1 + np.exp(-danger))
+    features = {
+        "amount": np.exp(3 + size).round(2),
+        "hour": hour.round(2),
+        "distance": np.exp(1 + away).round(3),
+        "attempts": attempts,
+        "age_days": np.exp(5 + old).round(1),
+        **{f"noise_{place + 1}": values for place, values in enumerate(noise)},
+    }
+    return Source(
+        uri="builtin://fraud",
+        num_rows=rows,
+        columns={
+            **features,
+            "time_of_day": np.where((hour < 6) | (hour >= 22), "night", "day").astype(object),
+            "fraud": np.where(is_fraud, "yes", "no").astype(object),
+        },
+        target="fraud",
+        positive="yes",
         features=tuple(features),
     )
 
