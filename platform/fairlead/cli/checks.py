@@ -1,7 +1,9 @@
 """``fairlead workloads check``: trains here, and holds what came of it against the bars."""
 
+import contextlib
 import json
 import math
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +27,8 @@ def check(name: str, *, is_short: bool, num_seeds: int | None, save: Path | None
 
         with tempfile.TemporaryDirectory() as scratch:
             seeds = None if num_seeds is None else range(num_seeds)
-            found.append(run_check(one, is_short=is_short, seeds=seeds, scratch=Path(scratch), told=told))
+            with contextlib.redirect_stdout(sys.stderr):  # what pages print is no answer
+                found.append(run_check(one, is_short=is_short, seeds=seeds, scratch=Path(scratch), told=told))
         if save is not None:
             save.mkdir(parents=True, exist_ok=True)
             (save / f"{one}.json").write_text(json.dumps(found[-1].to_json(), indent=1) + "\n", encoding="utf-8")

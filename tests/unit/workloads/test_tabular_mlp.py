@@ -1,4 +1,4 @@
-"""What ``tabular_mlp`` offers beside its defaults: losses, optimizers, schedules, rare classes, numbers, an early end."""
+"""What ``tabular_mlp`` offers beside its defaults: losses, optimizers, schedules, rare classes, numbers, early ends."""
 
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from fairlead.spec import ExperimentSpec
 from fairlead.testing.context import a_context, train_here
 from fairlead_workloads import tabular_mlp
 
+NO_VALIDATION = {"uri": "builtin://diabetes", "split": {"train": 0.7, "validation": 0, "test": 0.3}}
 NUMBER = {"uri": "builtin://diabetes", "target": "progression", "predict": "number"}
 
 

@@ -14,10 +14,10 @@ from fairlead.checking import Bar, Check, ready_spec, train_once
 from fairlead.spec import ExperimentSpec
 from fairlead_workloads import tabular_mlp
 
-CANCER = {"uri": "builtin://breast_cancer", "target": None, "features": None, "sensitive": []}
-NUMBER = {"target": "progression", "predict": "number", "sensitive": []}
-FRAUD = {"uri": "builtin://fraud", "target": None, "features": None, "sensitive": []}
-NO_GROUPS = {"evaluation": {}, "gates": ()}
+CANCER: Mapping[str, Any] = {"uri": "builtin://breast_cancer", "target": None, "features": None, "sensitive": []}
+NUMBER: Mapping[str, Any] = {"target": "progression", "predict": "number", "sensitive": []}
+FRAUD: Mapping[str, Any] = {"uri": "builtin://fraud", "target": None, "features": None, "sensitive": []}
+NO_GROUPS: Mapping[str, Any] = {"evaluation": {}, "gates": ()}
 
 
 def measure(seed: int, *, is_short: bool, scratch: Path) -> Mapping[str, float]:
