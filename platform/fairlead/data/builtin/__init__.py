@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from urllib.parse import parse_qsl
 
-from fairlead.data.builtin.tables import breast_cancer, diabetes, digits, fraud, lending
+from fairlead.data.builtin.tables import breast_cancer, diabetes, digit_anomalies, digits, fraud, lending
 from fairlead.data.columns import Source
 from fairlead.errors import Problem
 
@@ -19,6 +19,7 @@ BUILTIN: Mapping[str, Callable[..., Source]] = {
     "diabetes": diabetes,
     "breast_cancer": breast_cancer,
     "digits": digits,
+    "digit_anomalies": digit_anomalies,
     "lending": lending,
     "fraud": fraud,
 }
@@ -27,6 +28,7 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     "rows": (100, MOST_ROWS),
     "first": (0, 9),
     "last": (0, 9),
+    "digit": (0, 9),
 }
 """Least and most of each setting that is a whole number, whichever set has it."""
 _CHOICES: Mapping[str, tuple[str, ...]] = {}

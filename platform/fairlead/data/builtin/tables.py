@@ -1,5 +1,7 @@
 """Built-in tables and the digits."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from fairlead.data.columns import Source
@@ -91,6 +93,19 @@ def digits(*, first: int = 0, last: int = 9) -> Source:
         array=pictures[chosen],
         target="digit",
         level_order={"ink": ("light", "heavy")},
+    )
+
+
+def digit_anomalies(*, digit: int = 7) -> Source:
+    """The digits with another question: is it a ``digit``? For models that learn from all the others alone."""
+    source = digits()
+    is_anomaly = source.columns["digit"] == digit
+    return replace(
+        source,
+        uri=f"builtin://digit_anomalies?digit={digit}",
+        columns={**source.columns, "anomaly": np.where(is_anomaly, "yes", "no").astype(object)},
+        target="anomaly",
+        positive="yes",
     )
 
 
