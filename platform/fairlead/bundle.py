@@ -73,6 +73,24 @@ def pack(directory: Path) -> Bundle:
     return Bundle(content=content, sha256=digest(content), num_files=len(files))
 
 
+def pack_file(name: str, content: bytes) -> Bundle:
+    """A bundle that holds one file. Raises ``BadBundle`` for a name that no bundle may hold."""
+    with tempfile.TemporaryDirectory(prefix="fairlead-") as scratch:
+        _check_name(name)
+        Path(scratch, name).write_bytes(content)
+        packed = _archive(Path(scratch), [Path(scratch, name)])
+    return Bundle(content=packed, sha256=digest(packed), num_files=1)
+
+
+def only_file(archive: Archive) -> bytes:
+    """What the one file of a bundle holds. Raises ``BadBundle`` for a bundle of several."""
+    chunks = list(_chunks(_content(archive)))
+    names = {member.filename for member, _ in chunks}
+    if len(names) != 1:
+        raise BadBundle(f"the bundle holds {len(names)} files, and must hold one")
+    return b"".join(chunk for _, chunk in chunks)
+
+
 def digest(archive: Archive) -> str:
     """The bundle's name: SHA-256 of the archive, in hex."""
     return hashlib.sha256(_content(archive)).hexdigest()

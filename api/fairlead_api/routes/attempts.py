@@ -285,12 +285,12 @@ def _refuse_foreign_result(row: AttemptRow, given: ResultClaim) -> None:
 @router.get(
     "/code-bundles/{sha256}",
     operation_id="getAttemptBundle",
-    summary="The code that this attempt runs",
+    summary="The code, or the lock of the environment, that this attempt runs",
     response_class=Response,
     responses={200: {"content": {"application/zip": {}}}, **problems(404, 409)},
 )
 def download(api: ApiParts, token: AttemptToken, sha256: Sha256) -> Response:
-    """Only the bundle that the attempt's own spec names."""
+    """Only the bundles that the attempt's own spec names."""
     _refuse_other_bundle(api, token, sha256)
     return bundle_answer(api, sha256)
 
@@ -299,5 +299,6 @@ def _refuse_other_bundle(api: Api, token: str, sha256: str) -> None:
     with api.store.write() as session:  # the attempt's row is locked while its token is compared
         row = attempts.authenticate(session, attempt_named_by(token), token)
         spec = experiments.spec_of(experiments.get(session, row.experiment_id))
-    if spec.code != f"sha256:{sha256}":
+    lock = spec.environment.requirements if spec.environment else None
+    if f"sha256:{sha256}" not in (spec.code, lock):
         raise NotFound("this attempt runs no such bundle")

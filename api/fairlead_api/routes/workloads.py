@@ -12,7 +12,7 @@ from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import FileResponse, Response
 
 from fairlead import bundle
-from fairlead.errors import BadBundle, NotFound, Problem, Unavailable
+from fairlead.errors import BadBundle, BadSpec, NotFound, Problem, Unavailable
 from fairlead.representation import BundleView, Page, WorkloadView
 from fairlead.rights import Role
 from fairlead.spec import Manifest
@@ -159,6 +159,18 @@ def _keep(api: Api, scratch: FilePath, sha256: str, size: int, project: str, act
 def bundle_path(api: Api, sha256: str) -> FilePath:
     """Where a bundle's bytes lie."""
     return api.storage / BUNDLES / f"{sha256}.zip"
+
+
+def lock_in(api: Api, sha256: str) -> bytes | None:
+    """The only file of a bundle that is noted; None where its bytes are gone. Raises ``BadSpec`` for several files."""
+    try:
+        return bundle.only_file(bundle_path(api, sha256))
+    except FileNotFoundError:
+        return None
+    except BadBundle as error:
+        hint = "a lock is uploaded as the only file of a bundle"
+        problem = Problem(pointer="/environment/requirements", message=str(error), suggestion=hint)
+        raise BadSpec(f"/environment/requirements: {error}; {hint}", problems=(problem,)) from error
 
 
 def bundle_answer(api: Api, sha256: str) -> Response:

@@ -18,6 +18,7 @@ from fairlead.errors import Problem
 from fairlead.evaluation import problem_with_gate
 from fairlead.evaluation.champion import problem_with_champion
 from fairlead.evaluation.metrics import Task as MeasuredTask
+from fairlead.lockfile import read_lock
 from fairlead.spec import CheckpointsSpec, DataSpec, ExperimentSpec, GateSpec, Manifest, TrialRef
 from fairlead.spec.manifest import Task
 
@@ -34,6 +35,7 @@ class RejectionReason(StrEnum):
     NOT_AN_EVALUATION = "not_an_evaluation"
     BAD_PARAMETERS = "bad_parameters"
     UNKNOWN_CODE = "unknown_code"
+    BAD_ENVIRONMENT = "bad_environment"
     BAD_MITIGATION = "bad_mitigation"
     BAD_PRIVACY = "bad_privacy"
     BAD_PROBES = "bad_probes"
@@ -80,11 +82,13 @@ def admit(
     has_bundle: Callable[[str], bool],
     find_spec: Callable[[str], ExperimentSpec | None] | None = None,
     find_trial: Callable[[TrialRef], FoundTrial | None] | None = None,
+    find_lock: Callable[[str], bytes | None] | None = None,
 ) -> Admitted | Rejected:
     """Decide whether ``spec`` may wait for its turn. ``has_bundle`` answers for a code bundle's sha256.
 
     ``find_spec`` answers for experiments of the project that ``compare_with`` and ``inherit`` may name, ``find_trial``
-    for trials of its sweeps that ``start_from`` may name; None: that is not looked at.
+    for trials of its sweeps that ``start_from`` may name, and ``find_lock`` gives the lock that was uploaded as the
+    only file of the bundle with that sha256; None: that is not looked at.
     """
     found = find_trial(spec.start_from) if find_trial is not None and spec.start_from is not None else None
     manifest = None if spec.is_user_code or spec.is_evaluation else manifests.get(spec.workload)
@@ -99,6 +103,7 @@ def admit(
         checks = (
             (RejectionReason.UNKNOWN_WORKLOAD, _workload_problems(spec, manifests)),
             (RejectionReason.UNKNOWN_CODE, _code_problems(spec, has_bundle)),
+            (RejectionReason.BAD_ENVIRONMENT, _environment_problems(spec, find_lock)),
             (RejectionReason.BAD_PARAMETERS, manifest.problems_with(spec.params) if manifest else ()),
             (RejectionReason.BAD_DATA, _data_problems(spec)),
             (RejectionReason.BAD_MITIGATION, _mitigation_problems(spec, manifest, find_spec)),
@@ -134,6 +139,7 @@ def _training_problems(spec: ExperimentSpec) -> tuple[Problem, ...]:
     """What of an evaluation's spec would mean nothing; said rather than left unread."""
     given = {
         "code": (spec.code, "there is nothing to run"),
+        "environment": (spec.environment, "there is nothing to run"),
         "params": (spec.params, "nothing is trained"),
         "seed": (spec.seed, "counting draws no random numbers"),
         "mitigation": (spec.mitigation, "the predictions are made already"),
@@ -188,6 +194,24 @@ def _code_problems(spec: ExperimentSpec, has_bundle: Callable[[str], bool]) -> t
         hint = "upload it first: POST /v1/code-bundles"
         return (Problem(pointer="/code", message="this bundle was never uploaded", suggestion=hint),)
     return ()
+
+
+def _environment_problems(spec: ExperimentSpec, find_lock: Callable[[str], bytes | None] | None) -> tuple[Problem, ...]:
+    """A lock that was not uploaded, or that does not pin everything."""
+    if spec.environment is None:
+        return ()
+    pointer, named = "/environment/requirements", spec.environment.requirements
+    if not named.startswith(CODE_PREFIX):
+        hint = "the CLI and the SDK upload the file and write `sha256:<hex>` here"
+        return (Problem(pointer=pointer, message="requirements must be an uploaded lock's sha256", suggestion=hint),)
+    if find_lock is None:
+        return ()
+    content = find_lock(named.removeprefix(CODE_PREFIX))
+    if content is None:
+        hint = "upload it first, as the only file of a bundle: POST /v1/code-bundles"
+        return (Problem(pointer=pointer, message="this lock was never uploaded", suggestion=hint),)
+    flaws = read_lock(content).flaws
+    return tuple(Problem(pointer=pointer, message=str(flaw), suggestion=flaw.suggestion) for flaw in flaws)
 
 
 def _data_problems(spec: ExperimentSpec) -> tuple[Problem, ...]:
@@ -305,7 +329,15 @@ def _warnings(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[str, ...
     if manifest is None and not spec.is_evaluation:
         found.append("this workload has no manifest: its parameters are passed on unchecked")
     if spec.is_user_code and spec.code is None:
-        found.append("no code is uploaded: the module must be installed on the cluster")
+        where = "on the cluster" if spec.environment is None else "on the cluster, or by its environment"
+        found.append(f"no code is uploaded: the module must be installed {where}")
+    if spec.environment is not None:
+        found.append(
+            "it has an environment of its own: each node that trains it builds that once and keeps it, and its "
+            "processes start cold"
+        )
+    if spec.environment is not None and spec.register_as is not None:
+        found.append("a registered model does not bring its environment along: who loads it installs the lock there")
     if spec.register_as and not spec.gates:
         found.append("there are no gates: the model will be registered whatever the report says")
     if spec.mitigation is not None and spec.mitigation.compare_with is None:

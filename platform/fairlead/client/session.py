@@ -12,7 +12,8 @@ from fairlead.client.experiment import Experiment, pages
 from fairlead.client.stack import find_stack, read_token
 from fairlead.client.transport import Transport
 from fairlead.client.webhooks import Webhooks
-from fairlead.errors import BadSpec, Conflict, NotFound
+from fairlead.errors import BadSpec, Conflict, NotFound, Problem
+from fairlead.lockfile import ADVICE, read_lock
 from fairlead.protocol import from_answer
 from fairlead.representation import (
     BundleView,
@@ -214,7 +215,17 @@ class Client:
 
     def upload(self, directory: str | Path, *, project: str = "default") -> BundleView:
         """Upload a directory of code for a project, unless it has it already. Raises ``BadBundle``, ``NotFound``."""
-        packed = bundle.pack(Path(directory))
+        return self._send(bundle.pack(Path(directory)), project)
+
+    def upload_lock(self, path: str | Path, *, project: str = "default") -> BundleView:
+        """Upload the lock file of an environment for a project, unless it has it already.
+
+        Raises ``BadSpec`` with the lines that pin nothing, ``NotFound`` for a project.
+        """
+        content = _lock_at(Path(path))
+        return self._send(bundle.pack_file("requirements.lock", content), project)
+
+    def _send(self, packed: bundle.Bundle, project: str) -> BundleView:
         path = f"/v1/code-bundles/{packed.sha256}"
         params = {"project": project}
         if self.transport.request("HEAD", path, params=params, tolerates=(404,)).status_code == 200:
@@ -233,11 +244,14 @@ class Client:
         return from_answer(WhoAmI, self.transport.request("GET", "/v1/whoami").content)
 
     def _ready(self, spec: SpecLike, code: str | Path | None) -> dict[str, Any]:
-        """The spec as the API takes it: validated, its code uploaded, its data's path absolute."""
+        """The spec as the API takes it: validated, its code and its lock uploaded, its data's path absolute."""
         document, base = read_spec(spec)
         directory = Path(code) if code is not None else _code_of(document, base)
         if directory is not None:
             document = document.amended(code=f"sha256:{self.upload(directory, project=document.project).sha256}")
+        if document.environment is not None and not document.environment.requirements.startswith("sha256:"):
+            sent = self.upload_lock(base / document.environment.requirements, project=document.project)
+            document = document.amended(environment={"requirements": f"sha256:{sent.sha256}"})
         document = document.amended(data=document.data.amended(uri=_located(document.data.uri, base)))
         return document.model_dump(mode="json", by_alias=True)
 
@@ -269,6 +283,26 @@ def _yaml_of(path: Path) -> Any:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise BadSpec(f"the spec {path} cannot be read: {reason}") from error
     return load_yaml(text)
+
+
+def _lock_at(path: Path) -> bytes:
+    """The lock file. Raises ``BadSpec`` where it cannot be read or pins nothing, with file and line."""
+    pointer = "/environment/requirements"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        message = f"the lock file {path} cannot be read: {error.strerror}"
+        raise BadSpec(
+            f"{message}; {ADVICE}", problems=(Problem(pointer=pointer, message=message, suggestion=ADVICE),)
+        ) from error
+    flaws = read_lock(content).flaws
+    if flaws:
+        problems = tuple(
+            Problem(pointer=pointer, message=f"{path.name}, {flaw}", suggestion=flaw.suggestion) for flaw in flaws
+        )
+        hint = f"; {flaws[0].suggestion}" if flaws[0].suggestion else ""
+        raise BadSpec(f"{path.name}, {flaws[0]}{hint}", problems=problems)
+    return content
 
 
 def _one_node(node: str, among: Sequence[NodeView]) -> NodeView:

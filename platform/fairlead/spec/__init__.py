@@ -6,6 +6,7 @@ Request body, stored JSON and the runner's input are these very models: there ar
 from fairlead.spec.data import BinSpec, DataSpec, LabelNoiseSpec, SplitSpec
 from fairlead.spec.document import Document, Name, explain, from_json, from_mapping, from_yaml
 from fairlead.spec.energy import EnergySpec
+from fairlead.spec.environment import EnvironmentSpec
 from fairlead.spec.evaluation import EvaluationSpec, Evidence, GateSpec, Requirement
 from fairlead.spec.experiment import (
     EVALUATION,
@@ -52,6 +53,7 @@ __all__ = [
     "Document",
     "DriftSpec",
     "EnergySpec",
+    "EnvironmentSpec",
     "EvaluationRequest",
     "EvaluationSpec",
     "Evidence",

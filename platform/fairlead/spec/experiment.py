@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, StrictInt, StringConstraints, field_vali
 from fairlead.spec.data import DataSpec
 from fairlead.spec.document import Document, Name, ParameterName, unfit
 from fairlead.spec.energy import EnergySpec
+from fairlead.spec.environment import EnvironmentSpec
 from fairlead.spec.evaluation import EvaluationSpec, GateSpec, refuse_undeclared
 from fairlead.spec.mitigation import MitigationSpec
 from fairlead.spec.predictions import ColumnsSpec, PredictionsSpec, compared, refuse_strangers
@@ -236,6 +237,7 @@ class ExperimentSpec(Document):
     """A built-in workload, or ``package.module:function`` of your own code; ``evaluation`` trains nothing."""
     code: Annotated[str, StringConstraints(max_length=1000)] | None = None
     """A directory beside the spec that is uploaded by content hash; stored as ``sha256:<hex>``."""
+    environment: EnvironmentSpec | None = Field(default=None, exclude_if=lambda value: value is None)  # as mitigation
     params: dict[ParameterName, Any] = Field(default_factory=dict)
     data: DataSpec
     resources: ResourcesSpec = ResourcesSpec()

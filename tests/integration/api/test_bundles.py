@@ -82,3 +82,39 @@ def test_an_attempt_gets_its_own_bundle_and_no_other(bench: Any, spec: dict[str,
     _, _, headers = bench.running(mine)
     assert bench.nobody.get(f"/internal/v1/code-bundles/{packed.sha256}", headers=headers).content == packed.content
     assert bench.nobody.get(f"/internal/v1/code-bundles/{'b' * 64}", headers=headers).status_code == 404
+
+
+LOCK = f"einops==0.8.1 --hash=sha256:{'a' * 64}\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(LOCK, ""), ("einops\n", "line 1: einops is not pinned to one version with == (given: no version)")],
+)
+def test_a_lock_is_read_at_the_door(bench: Any, spec: dict[str, Any], content: str, message: str) -> None:
+    lock = bundle.pack_file("requirements.lock", content.encode())
+    asked = {**spec, "environment": {"requirements": f"sha256:{lock.sha256}"}}
+    unknown = bench.user.post("/v1/plan", json=asked).json()
+    assert unknown["problems"][0]["message"] == "this lock was never uploaded"
+    bench.user.post("/v1/code-bundles", content=lock.content, headers=ZIP)
+    answer = bench.user.post("/v1/experiments", json=asked, headers={"Idempotency-Key": "k"})
+    problems = answer.json().get("errors", [])
+    assert (answer.status_code, [each["message"] for each in problems]) == ((422, [message]) if message else (201, []))
+    assert all(each["pointer"] == "/environment/requirements" for each in problems)
+
+
+def test_a_bundle_of_several_files_is_no_lock(bench: Any, spec: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("a.py", "requirements.lock"):
+        (tmp_path / name).write_text(LOCK)
+    packed = bundle.pack(tmp_path)
+    bench.user.post("/v1/code-bundles", content=packed.content, headers=ZIP)
+    asked = {**spec, "environment": {"requirements": f"sha256:{packed.sha256}"}}
+    answer = bench.user.post("/v1/experiments", json=asked, headers={"Idempotency-Key": "k"})
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/environment/requirements")
+
+
+def test_an_attempt_gets_its_own_lock(bench: Any, spec: dict[str, Any]) -> None:
+    lock = bundle.pack_file("requirements.lock", LOCK.encode())
+    bench.user.post("/v1/code-bundles", content=lock.content, headers=ZIP)
+    _, _, headers = bench.running({**spec, "environment": {"requirements": f"sha256:{lock.sha256}"}})
+    assert bench.nobody.get(f"/internal/v1/code-bundles/{lock.sha256}", headers=headers).content == lock.content

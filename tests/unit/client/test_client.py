@@ -208,6 +208,35 @@ def test_code_with_a_link_is_not_uploaded(api: FakeApi, client: Client, tmp_path
     assert api.experiments == {}
 
 
+def test_a_lock_is_uploaded_once_and_named_by_content(api: FakeApi, client: Client, tmp_path: Path) -> None:
+    lock = f"einops==0.8.1 --hash=sha256:{'a' * 64}\n"
+    (tmp_path / "requirements.lock").write_text(lock)
+    (tmp_path / "spec.yaml").write_text(json.dumps({**SPEC, "environment": {"requirements": "requirements.lock"}}))
+    environments = [client.submit(tmp_path / "spec.yaml").spec.environment for _ in range(2)]
+    sha256 = bundle.pack_file("requirements.lock", lock.encode()).sha256
+    assert [each and each.requirements for each in environments] == [f"sha256:{sha256}"] * 2
+    assert bundle.only_file(api.bundles[sha256]) == lock.encode()
+    assert len(api.sent("POST", "/v1/code-bundles")) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("einops\n", "requirements.lock, line 1: einops is not pinned to one version"),
+        (None, "requirements.lock cannot be read: No such file or directory; make it with `uv pip compile"),
+    ],
+)
+def test_a_lock_that_pins_nothing_is_not_uploaded(
+    api: FakeApi, client: Client, tmp_path: Path, content: str | None, words: str
+) -> None:
+    if content is not None:
+        (tmp_path / "requirements.lock").write_text(content)
+    with pytest.raises(BadSpec, match=words) as caught:
+        client.plan({**SPEC, "environment": {"requirements": str(tmp_path / "requirements.lock")}})
+    assert [problem.pointer for problem in caught.value.problems] == ["/environment/requirements"]
+    assert api.requests == []
+
+
 def test_data_beside_the_spec_gets_an_absolute_path(client: Client, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("a,b\n")
     (tmp_path / "spec.yaml").write_text(json.dumps({**SPEC, "data": {"uri": "rows.csv"}}))

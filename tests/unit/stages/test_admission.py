@@ -171,6 +171,39 @@ def test_user_code_is_admitted_once_its_bundle_is_there() -> None:
     assert any("manifest" in warning for warning in admitted.warnings)
 
 
+# ---- environments ---------------------------------------------------------------------------------------------------
+
+LOCK = f"einops==0.8.1 --hash=sha256:{SHA}\n".encode()
+
+
+def _with_lock(content: bytes | None, requirements: str = f"sha256:{SHA}", **changes: Any) -> Admitted | Rejected:
+    spec = a_spec(environment={"requirements": requirements}, **changes)
+    return admit(spec, manifests=MANIFESTS, has_bundle=lambda _: True, find_lock=lambda _: content)
+
+
+@pytest.mark.parametrize(
+    ("content", "requirements", "message"),
+    [
+        (LOCK, "requirements.lock", "requirements must be an uploaded lock's sha256"),
+        (None, f"sha256:{SHA}", "this lock was never uploaded"),
+        (LOCK + b"\nnumpy>=2\n", f"sha256:{SHA}", "line 3: numpy is not pinned to one version with == (given: >=2)"),
+        (b"", f"sha256:{SHA}", "it pins no package"),
+    ],
+)
+def test_an_environment_that_pins_nothing_is_rejected(content: bytes | None, requirements: str, message: str) -> None:
+    rejected = _with_lock(content, requirements)
+    assert isinstance(rejected, Rejected)
+    assert rejected.reason is RejectionReason.BAD_ENVIRONMENT
+    assert [(each.pointer, each.message) for each in rejected.problems] == [("/environment/requirements", message)]
+
+
+def test_an_environment_is_admitted_with_a_word_about_what_it_costs() -> None:
+    admitted = _with_lock(LOCK, register={"name": "m"}, gates=[{"metric": "accuracy_score", "require": ">= 0"}])
+    assert isinstance(admitted, Admitted)
+    assert any("builds that once" in warning and "start cold" in warning for warning in admitted.warnings)
+    assert any("does not bring its environment along" in warning for warning in admitted.warnings)
+
+
 # ---- evaluations ----------------------------------------------------------------------------------------------------
 
 
@@ -192,6 +225,7 @@ def test_an_evaluation_needs_no_manifest_and_has_no_steps() -> None:
     [
         ({"params": {"epochs": 3}}, "/params", "nothing is trained"),
         ({"code": f"sha256:{SHA}"}, "/code", "there is nothing to run"),
+        ({"environment": {"requirements": f"sha256:{SHA}"}}, "/environment", "there is nothing to run"),
         ({"seed": 3}, "/seed", "no random numbers"),
         ({"register": {"name": "m"}}, "/register", "no model here"),
         ({"mitigation": {"method": "reweighing", "by": ["sex"]}}, "/mitigation", "made already"),
