@@ -124,6 +124,13 @@ class AgentSettings(BaseSettings):
     storage: Path
     cache: Path
     """Code bundles, unpacked by content hash."""
+    environments: Path | None = None
+    """Where each node keeps the environments it has built, the same path on every node and on a disk of its own;
+    absent: below the user's cache directory."""
+    environment_build_s: float = Field(default=900, gt=0)
+    """After so long a build of an environment is given up, and the attempt fails."""
+    environments_gb: float = Field(default=20, ge=0)
+    """What a node keeps of environments; beyond it those that were used longest ago are deleted, never one in use."""
     warm_start: bool = True
     """Fork runners and workers from a server with Ray and torch imported, instead of importing them each time."""
     warm_directory: Path | None = None

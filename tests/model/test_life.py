@@ -39,6 +39,7 @@ from fairlead.agent.bundles import BundleCache
 from fairlead.agent.cluster import RayCluster, Sighting
 from fairlead.agent.control_plane import ControlPlane
 from fairlead.agent.files import result_without_a_run
+from fairlead.agent.process import conditions
 from fairlead.agent.reconcile import RunnerSeen
 from fairlead.agent.tending import Lease, Surroundings, Tending
 from fairlead.control.dispatch import Dispatch
@@ -66,6 +67,7 @@ from fairlead.rights import Rights, Role
 from fairlead.run.messages import RunnerStatus
 from fairlead.run.spool import SpoolWriter
 from fairlead.run.storage import commit_checkpoint, create_exclusively, describe_file, write_atomically
+from fairlead.run.virtual import Order
 from fairlead.settings import AgentSettings, ControlSettings
 from fairlead.store import migrate, open_store
 from fairlead.store.tokens import Principal
@@ -232,7 +234,9 @@ class HandRay:
         )
         return Sighting(runner=RunnerSeen.FOUND, status=status)
 
-    def launch(self, document: LaunchDocument, *, code: Path | None, agent_epoch: int) -> str:
+    def launch(
+        self, document: LaunchDocument, *, code: Path | None, environment: Order | None, agent_epoch: int
+    ) -> str:
         self._require()
         name = document.runner_name
         runner = self.runners_by_name.setdefault(
@@ -505,6 +509,7 @@ class World:
                 control=control,
                 cluster=ray,
                 bundles=BundleCache(own.cache, control),
+                environments=conditions(own),
                 clock=self.clock,
                 storage=own.storage,
                 agent_epoch=epoch,

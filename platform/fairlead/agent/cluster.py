@@ -34,6 +34,7 @@ from fairlead.run.census import (
 from fairlead.run.environment import elsewhere, runner_environment
 from fairlead.run.messages import RunnerStatus
 from fairlead.run.runner import RUNNER
+from fairlead.run.virtual import Order
 from fairlead.run.warm import SWITCHED_OFF, WarmServer, cold_env, runtime_env, was_forked
 
 RUNNER_PREFIX = "fl-"
@@ -80,7 +81,9 @@ class Cluster(Protocol):
         """Look for a runner; never raises."""
         ...
 
-    def launch(self, document: LaunchDocument, *, code: Path | None, agent_epoch: int) -> str:
+    def launch(
+        self, document: LaunchDocument, *, code: Path | None, environment: Order | None, agent_epoch: int
+    ) -> str:
         """Make the runner if there is none and let it begin: ``begun``, ``taken`` or ``stale``."""
         ...
 
@@ -256,10 +259,12 @@ class RayCluster:
 
     # ---- acting ----
 
-    def launch(self, document: LaunchDocument, *, code: Path | None, agent_epoch: int) -> str:
+    def launch(
+        self, document: LaunchDocument, *, code: Path | None, environment: Order | None, agent_epoch: int
+    ) -> str:
         """Make the runner if there is none and let it begin."""
         self._require()
-        environment = runner_environment(
+        variables = runner_environment(
             document.runner_name, document.spec, worker_start_timeout_s=self._worker_start_timeout_s
         )
         options: dict[str, Any] = {
@@ -267,14 +272,18 @@ class RayCluster:
             "namespace": NAMESPACE,
             "lifetime": "detached",
             "get_if_exists": True,
-            "runtime_env": self._runtime_env(environment),
+            "runtime_env": self._runtime_env(variables),
         }
         if document.excluded_nodes:
             options["label_selector"] = elsewhere(document.excluded_nodes)
         text = document.amended(attempt_token="").model_dump_json(by_alias=True)
         runner = RUNNER.options(**options).remote()
         begin = runner.begin.remote(
-            text, storage=str(self._storage), code=str(code) if code else None, agent_epoch=agent_epoch
+            text,
+            storage=str(self._storage),
+            code=str(code) if code else None,
+            environment=environment,
+            agent_epoch=agent_epoch,
         )
         return _answered(lambda: ray.get(begin, timeout=_LAUNCH_TIMEOUT_S), "the runner did not begin")
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 
 import structlog
+from platformdirs import user_cache_path
 from pydantic import ValidationError
 
 from fairlead.agent.agent import Agent, Parts
@@ -18,6 +19,7 @@ from fairlead.agent.endings import BAD_SETTINGS, STOPPED, SUPERSEDED, log_to_std
 from fairlead.agent.tending import Surroundings
 from fairlead.clock import SystemClock
 from fairlead.errors import StaleAgent, Unauthorized
+from fairlead.run.virtual import Conditions
 from fairlead.run.warm import WarmServer, default_directory
 from fairlead.settings import AgentSettings, names_of
 
@@ -73,6 +75,16 @@ def _warm_server(settings: AgentSettings) -> WarmServer | None:
     return WarmServer(settings.warm_directory or default_directory(f"{settings.ray_address} {settings.cluster}"))
 
 
+def conditions(settings: AgentSettings) -> Conditions:
+    """How this cluster builds environments."""
+    directory = settings.environments or user_cache_path("fairlead") / "environments"
+    return Conditions(
+        directory=directory.absolute(),
+        build_s=settings.environment_build_s,
+        max_bytes=int(settings.environments_gb * 10**9),
+    )
+
+
 def _parts(
     settings: AgentSettings, control: ControlPlane, cluster: RayCluster, keep_signals: Callable[[], None]
 ) -> Parts:
@@ -81,6 +93,7 @@ def _parts(
             control=control,
             cluster=cluster,
             bundles=BundleCache(settings.cache, control),
+            environments=conditions(settings),
             clock=SystemClock(),
             storage=settings.storage,
             agent_epoch=agent_epoch,

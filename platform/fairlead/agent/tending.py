@@ -37,6 +37,7 @@ from fairlead.protocol import (
 )
 from fairlead.run.messages import RunnerStatus
 from fairlead.run.storage import unfinished_checkpoints, write_atomically
+from fairlead.run.virtual import Conditions, Order
 
 FORCE_AFTER_S = 30.0
 """How long after the grace of a stop the runner itself may take to end the group."""
@@ -80,6 +81,7 @@ class Surroundings:
     control: ControlPlane
     cluster: Cluster
     bundles: BundleCache
+    environments: Conditions
     clock: Clock
     storage: Path
     agent_epoch: int
@@ -331,7 +333,7 @@ class Tending:
         document = self.lease.document
         assert document is not None, "decide() launches only with a document"
         try:
-            code = self._fetch_code(document)
+            code, environment = self._fetch_code(document), self._fetch_lock(document)
         except BadBundle as error:
             self._end_unbegun(Outcome.USER_ERROR, f"bad_bundle: {error}")
             return
@@ -344,7 +346,9 @@ class Tending:
             self._retry_or_give_up(f"the sweep's trials could not be fetched: {error}")
             return
         try:
-            answer = self._around.cluster.launch(document, code=code, agent_epoch=self._around.agent_epoch)
+            answer = self._around.cluster.launch(
+                document, code=code, environment=environment, agent_epoch=self._around.agent_epoch
+            )
         except Unavailable as error:
             self._retry_or_give_up(f"the runner could not be started: {error}")
             return
@@ -356,6 +360,16 @@ class Tending:
         if document.code_sha256 is None:
             return None
         return self._around.bundles.fetch(document.code_sha256, token=self.lease.token)
+
+    def _fetch_lock(self, document: LaunchDocument) -> Order | None:
+        asked = document.spec.environment
+        if asked is None:
+            return None
+        found = self._around.bundles.fetch(asked.requirements.removeprefix("sha256:"), token=self.lease.token)
+        files = [path for path in found.rglob("*") if path.is_file()]
+        if len(files) != 1:
+            raise BadBundle(f"the bundle of the lock holds {len(files)} files, and must hold one")
+        return self._around.environments.order(files[0].read_bytes())
 
     def _write_trials(self, document: LaunchDocument) -> None:
         """Lay down the trials that a sweep has already, a line each, for its runner to go on from."""

@@ -51,6 +51,11 @@ class Home:
         return self.path / "cache"
 
     @property
+    def environments(self) -> Path:
+        """What experiments with packages of their own run in; it may be deleted while nothing runs."""
+        return self.path / "environments"
+
+    @property
     def logs(self) -> Path:
         """One file for each program."""
         return self.path / "logs"

@@ -198,6 +198,7 @@ def _agent(layout: Layout, base: Mapping[str, str]) -> Program:
         "FAIRLEAD_RAY_ADDRESS": layout.ray_address,
         "FAIRLEAD_STORAGE": str(home.storage),
         "FAIRLEAD_CACHE": str(home.cache),
+        "FAIRLEAD_ENVIRONMENTS": str(home.environments),
     }
     return Program(
         name="agent",

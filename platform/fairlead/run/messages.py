@@ -7,6 +7,7 @@ from typing import Any
 
 from fairlead.protocol import FileEntry
 from fairlead.run.kills import KillCount
+from fairlead.run.virtual.building import Ready, Refused
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +45,26 @@ class Orders:
     """Whether the worker's group is still the newest; others must end."""
     should_stop: bool
     should_dump_stacks: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preparing:
+    """What a rank says, again and again, before its first words: it is not in its environment, and has it built."""
+
+    rank: int
+    world_size: int
+    group_id: str
+    node_id: str
+    answer: Ready | Refused | None = None
+    """What has come of it; None while it goes on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparationOrders:
+    """The answer: whether to give up, and whether the group may begin again since every rank has its environment."""
+
+    should_stop: bool
+    is_everyone_ready: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from fairlead.run.virtual.orders import Order
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Places:
@@ -12,3 +14,5 @@ class Places:
     attempt: Path
     code: Path | None
     bookkeeping: Path
+    environment: Order | None = None
+    """What ranks run in, where that is not what the nodes have."""

@@ -35,10 +35,22 @@ from fairlead.run.census import end_actors, find_family, on_nodes, remove_groups
 from fairlead.run.environment import WORKER_START_TIMEOUT
 from fairlead.run.idleness import Idle, Load, Span, look
 from fairlead.run.kills import has_killed_since
-from fairlead.run.messages import Failure, Finished, Hello, Orders, Report, RunnerStatus, Welcome, WrittenCheckpoint
+from fairlead.run.messages import (
+    Failure,
+    Finished,
+    Hello,
+    Orders,
+    PreparationOrders,
+    Preparing,
+    Report,
+    RunnerStatus,
+    Welcome,
+    WrittenCheckpoint,
+)
 from fairlead.run.meter import BURST, MAX_KEYS, POINTS_PER_S
 from fairlead.run.outputs import Outputs, collect, forget_answers
 from fairlead.run.places import Places
+from fairlead.run.preparation import Preparation, refusal
 from fairlead.run.progress import SYSTEM_PREFIX, Group, Progress
 from fairlead.run.spool import SpoolWriter, now_ms
 from fairlead.run.stacks import ask_for_stacks, forget_empty_stacks, stack_sizes
@@ -63,6 +75,7 @@ from fairlead.run.verdict import (
     stalled,
     storage_failed,
 )
+from fairlead.run.virtual import Order, Refused
 from fairlead.run.warm import Birth, birth, describe
 
 if TYPE_CHECKING:
@@ -106,13 +119,16 @@ class Runner:
         self._kept_until_s: float | None = None
         self._span: Span | None = None
         self._sweep: Drive | None = None
+        self._preparation: Preparation | None = None
         self._fit_is_over = threading.Event()
         self._is_finished = threading.Event()
 
     # ---- from the agent ----
 
     @ray.method(concurrency_group="control")
-    def begin(self, document_json: str, *, storage: str, code: str | None, agent_epoch: int) -> str:
+    def begin(
+        self, document_json: str, *, storage: str, code: str | None, agent_epoch: int, environment: Order | None = None
+    ) -> str:
         """Start the attempt: ``begun``, ``stale`` for an older agent, ``taken`` if another runner has begun it."""
         with self._lock:
             if not self._accepts(agent_epoch):
@@ -124,17 +140,25 @@ class Runner:
             attempt.mkdir(parents=True, exist_ok=True)
             failpoint("runner.beginning")
             try:
-                return self._begin(document, attempt, storage=Path(storage), code=Path(code) if code else None)
+                places = Places(
+                    storage=Path(storage),
+                    attempt=attempt,
+                    code=Path(code) if code else None,
+                    bookkeeping=attempt / "ray",
+                    environment=environment,
+                )
+                return self._begin(document, places)
             except Exception:  # a full disk, say: nobody else may begin it any more, so the end of this one must show
                 traceback.print_exc()
                 os._exit(1)
 
-    def _begin(self, document: LaunchDocument, attempt: Path, *, storage: Path, code: Path | None) -> str:
-        if not create_exclusively(attempt / BEGUN_FILE, _identity(document)):
+    def _begin(self, document: LaunchDocument, places: Places) -> str:
+        if not create_exclusively(places.attempt / BEGUN_FILE, _identity(document)):
             return "taken"
         failpoint("runner.begun")
-        self._places = Places(storage=storage, attempt=attempt, code=code, bookkeeping=attempt / "ray")
-        self._spool = SpoolWriter(attempt)
+        self._places = places
+        self._preparation = Preparation(places.environment.key) if places.environment else None
+        self._spool = SpoolWriter(places.attempt)
         self._document = document
         self._began_s = self._clock.monotonic_s()
         self._started_at = self._clock.now()
@@ -185,6 +209,22 @@ class Runner:
         return True
 
     # ---- from workers ----
+
+    @ray.method(concurrency_group="control")
+    def prepare(self, word: Preparing) -> PreparationOrders:
+        """A rank that is not in its environment says how the build goes. It counts as progress, and is none."""
+        preparation, group = self._preparation, self._progress.group
+        assert preparation is not None, "only ranks with an environment prepare"
+        self._progress.touch()
+        if (news := preparation.hear(word)) is not None:
+            self._note(news.kind, news.detail, news.payload)
+        if isinstance(word.answer, Refused):
+            self._progress.end(refusal(word.answer, node_id=word.node_id))
+        entered = group.hellos.keys() if group is not None and group.group_id == word.group_id else ()
+        return PreparationOrders(
+            should_stop=self._progress.stop is not None,
+            is_everyone_ready=preparation.is_everyone_ready(word, entered=tuple(entered)),
+        )
 
     @ray.method(concurrency_group="workers")
     def hello(self, hello: Hello) -> Welcome:
@@ -625,6 +665,9 @@ class Runner:
             "why": "; ".join(dict.fromkeys(each.why for each in (own, *births.values()) if not each.is_warm)),
         }
         self._note("warm_start", describe({"runner": own, **births}), payload)
+        nodes = {hello.node_id for hello in group.hellos.values()}
+        if self._preparation is not None and (news := self._preparation.found_on(nodes)) is not None:
+            self._note(news.kind, news.detail, news.payload)
 
     def _name(self) -> str:
         return self._require_document().runner_name

@@ -12,6 +12,7 @@ from fairlead.protocol import LaunchDocument
 from fairlead.run.environment import collective_timeout_s, elsewhere
 from fairlead.run.places import Places
 from fairlead.run.rendezvous import BoundTorchConfig
+from fairlead.run.virtual import command_line
 from fairlead.run.worker import Assignment, work
 
 GROUP_RESTARTS = 3
@@ -57,7 +58,9 @@ def fit(document: LaunchDocument, places: Places) -> None:
         document=document.model_dump_json(by_alias=True),
         attempt=str(places.attempt),
         code=str(places.code) if places.code else None,
+        environment=places.environment,
     )
+    restarts = GROUP_RESTARTS + (places.environment is not None)  # once it begins again in what it has built
     LeanTrainer(
         work,
         train_loop_config={"assignment": assignment},
@@ -73,6 +76,7 @@ def fit(document: LaunchDocument, places: Places) -> None:
         run_config=RunConfig(
             name=document.runner_name,
             storage_path=str(places.bookkeeping),
-            failure_config=FailureConfig(max_failures=GROUP_RESTARTS, controller_failure_limit=GROUP_RESTARTS),
+            failure_config=FailureConfig(max_failures=restarts, controller_failure_limit=GROUP_RESTARTS),
+            worker_runtime_env={"py_executable": command_line(places.environment)} if places.environment else None,
         ),
     ).fit()

@@ -40,12 +40,14 @@ from fairlead.run.idleness import Load
 from fairlead.run.kills import count_kills
 from fairlead.run.logs import drain_output, redirect_output
 from fairlead.run.messages import Finished, Hello, Orders, Report, Welcome, WrittenCheckpoint
+from fairlead.run.preparing import prepare
 from fairlead.run.rank import describe_environment, describe_failure, find_code, load_workload, seed_all
 from fairlead.run.reports import ReportQueue
 from fairlead.run.sampling import Sampler, processor_seconds
 from fairlead.run.spool import now_ms
 from fairlead.run.stacks import dump_stacks, listen_for_stacks
 from fairlead.run.storage import copy_checkpoint, seal_checkpoint, write_atomically
+from fairlead.run.virtual import Order
 from fairlead.run.warm import birth
 
 HEARTBEAT_S = 1.0
@@ -66,6 +68,7 @@ class Assignment:
     document: str
     attempt: str
     code: str | None
+    environment: Order | None = None
 
 
 def work(config: Mapping[str, Any]) -> None:
@@ -76,6 +79,9 @@ def work(config: Mapping[str, Any]) -> None:
     rank = ray.train.get_context().get_world_rank()
     redirect_output(attempt, rank=rank)
     listen_for_stacks(attempt, rank)
+    if assignment.environment is not None and not assignment.environment.is_entered:
+        prepare(assignment.environment, document.runner_name)
+        return
     line = RunnerLine.open(document.runner_name)
     line.start_heartbeat(attempt, tells_load=document.spec.policy.idle_limit_s is not None)
     _report_own_exit(line)

@@ -14,6 +14,7 @@ from fairlead.run.census import end_actors, end_marked_processes, find_family, r
 from fairlead.run.environment import runner_environment
 from fairlead.run.runner import RUNNER
 from fairlead.run.spool import SpoolReader
+from fairlead.run.virtual import Order
 from fairlead.run.warm import runtime_env
 from fairlead.testing.local_ray import LocalRay
 from fairlead.testing.ray import TINY, a_launch, a_spec, wait_for
@@ -28,6 +29,8 @@ class Attempts:
     names: list[str]
     variables: dict[str, str] = field(default_factory=dict)
     """For the processes of an attempt, besides its own."""
+    environment: Order | None = None
+    """What its ranks are to run in."""
 
     def start(self, document: LaunchDocument) -> Any:
         """Make its runner and let it begin."""
@@ -36,7 +39,11 @@ class Attempts:
         runner = RUNNER.options(name=document.runner_name, lifetime="detached", runtime_env=warm).remote()
         self.names.append(document.runner_name)
         begin = runner.begin.remote(
-            document.model_dump_json(), storage=str(self.storage), code=str(TINY.parent), agent_epoch=1
+            document.model_dump_json(),
+            storage=str(self.storage),
+            code=str(TINY.parent),
+            agent_epoch=1,
+            environment=self.environment,
         )
         assert ray.get(begin, timeout=60) == "begun"
         return runner
@@ -66,6 +73,10 @@ class Attempts:
     def starts(self, document: LaunchDocument) -> list[NoteRecord]:
         """Its notes of how it was started."""
         return [note for note in self._notes(document) if note.kind == "warm_start"]
+
+    def told(self, document: LaunchDocument, kind: str) -> list[NoteRecord]:
+        """Its notes of one kind."""
+        return [note for note in self._notes(document) if note.kind == kind]
 
     def _notes(self, document: LaunchDocument) -> list[NoteRecord]:
         found = SpoolReader(self.directory(document), "notes").read(0, 1000)

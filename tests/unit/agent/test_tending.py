@@ -30,6 +30,7 @@ from fairlead.protocol import (
 from fairlead.run.messages import RunnerStatus
 from fairlead.run.spool import SpoolWriter
 from fairlead.run.storage import write_atomically
+from fairlead.run.virtual import Conditions, Order
 from fairlead.testing.control import AGENT_TOKEN, FakeAttempt, FakeControlPlane
 from fairlead.testing.ray import a_launch, a_spec, wait_for
 
@@ -74,7 +75,9 @@ class FakeCluster:
     def look(self, runner_name: str, *, agent_epoch: int) -> Sighting:
         return Sighting(runner=self.runner, status=self.status() if self.runner is RunnerSeen.FOUND else None)
 
-    def launch(self, document: LaunchDocument, *, code: Path | None, agent_epoch: int) -> str:
+    def launch(
+        self, document: LaunchDocument, *, code: Path | None, environment: Order | None, agent_epoch: int
+    ) -> str:
         if not self.can_launch:
             raise Unavailable("no answer")
         self.launched.append(code)
@@ -163,6 +166,7 @@ def scene(plane: FakeControlPlane, tmp_path: Path) -> Iterator[Scene]:
         control=control,
         cluster=cluster,
         bundles=BundleCache(tmp_path / "cache", control),
+        environments=Conditions(directory=tmp_path / "environments", build_s=900, max_bytes=10**9),
         clock=clock,
         storage=tmp_path,
         agent_epoch=1,

@@ -6,11 +6,12 @@ start as ever, build it, and are begun again. So whichever node a rank comes to 
 """
 
 from fairlead.run.virtual.building import Answer, Contact, Ready, Refused, Stopped, build
-from fairlead.run.virtual.orders import Order, command_line, order_for
+from fairlead.run.virtual.orders import Conditions, Order, command_line, order_for
 from fairlead.run.virtual.places import Place, Places
 
 __all__ = [
     "Answer",
+    "Conditions",
     "Contact",
     "Order",
     "Place",

@@ -39,6 +39,19 @@ class Order:
         return Path(sys.prefix) == self.place.prefix
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conditions:
+    """How a cluster builds environments and keeps them."""
+
+    directory: Path
+    build_s: float
+    max_bytes: int
+
+    def order(self, lock: bytes) -> Order:
+        """What an attempt with this lock needs."""
+        return order_for(lock, directory=self.directory, build_s=self.build_s, max_bytes=self.max_bytes)
+
+
 def order_for(lock: bytes, *, directory: Path, build_s: float, max_bytes: int) -> Order:
     """The order for a lock. Nodes are taken to have the installation of this process, as launchers do."""
     key = key_of(lock, names=_distributions(node_directories()))
