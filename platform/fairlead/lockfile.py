@@ -100,7 +100,8 @@ def _entries(content: bytes) -> Iterator[Pin | Flaw]:
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
     """What belongs together, without comments, and where it begins: backslashes join lines, and a comment ends that."""
-    begun, parts = 0, []
+    begun = 0
+    parts: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
         is_comment = _COMMENT.match(line) is not None
         begun = begun if parts else number

@@ -31,6 +31,8 @@ class Preparation:
         self._ready: dict[str, set[int]] = {}
         self._building: set[tuple[str, str]] = set()
         self._built: set[str] = set()
+        self._told: set[str] = set()
+        """Nodes of which it is known how they came to have it."""
 
     def hear(self, word: Preparing) -> News | None:
         """What is new in it: a node has begun to build, or has built."""
@@ -40,6 +42,7 @@ class Preparation:
                 return self._note_built(word.node_id, word.answer) if word.answer.is_new else None
             if word.answer is None and (word.group_id, word.node_id) not in self._building:
                 self._building.add((word.group_id, word.node_id))
+                self._told.add(word.node_id)
                 return building(word.node_id, self._key)
             return None
 
@@ -49,9 +52,10 @@ class Preparation:
             return len(self._ready.get(word.group_id, set()) | set(entered)) >= word.world_size
 
     def found_on(self, nodes: Collection[str]) -> News | None:
-        """Of the nodes of a group that runs in its environment: those that had it already."""
+        """Of nodes where ranks run in their environment: those that had it already, each told once."""
         with self._lock:
-            had = sorted(set(nodes) - self._built)
+            had = sorted(set(nodes) - self._told)
+            self._told.update(had)
         if not had:
             return None
         told = f"{len(had)} node{'s' if len(had) != 1 else ''} had it already"
@@ -61,6 +65,7 @@ class Preparation:
         if node_id in self._built:
             return None
         self._built.add(node_id)
+        self._told.add(node_id)
         return built(node_id, self._key, answer)
 
 

@@ -406,6 +406,7 @@ class Runner:
             clock=self._clock,
             note=self._note,
             start_timeout_s=float(os.environ.get(WORKER_START_TIMEOUT, "300")),
+            preparation=self._preparation,
         )
         try:
             return self._sweep.run()

@@ -17,6 +17,7 @@ from fairlead.evaluation.tracked import is_tracked, metrics_in
 from fairlead.failpoints import failpoint
 from fairlead.lifecycle import WORKER_DIED, Outcome
 from fairlead.protocol import (
+    LOG_DIRECTORY,
     TRIALS_DIRECTORY,
     TRIALS_FILE,
     CheckpointRef,
@@ -28,7 +29,9 @@ from fairlead.protocol import (
     TrialDocument,
     TrialRecord,
 )
+from fairlead.run.messages import Preparing
 from fairlead.run.places import Places
+from fairlead.run.preparation import Preparation, refusal
 from fairlead.run.progress import Progress
 from fairlead.run.rank import find_code
 from fairlead.run.spool import SpoolWriter, now_ms
@@ -37,9 +40,10 @@ from fairlead.run.sweep.conductor import Begin, Conductor, Entry, Proposer
 from fairlead.run.sweep.course import Course, Trouble
 from fairlead.run.sweep.foreign import Foreign
 from fairlead.run.sweep.keeping import KEEP_EVERY_S
-from fairlead.run.sweep.slots import Slot, SlotLost, Word
+from fairlead.run.sweep.slots import EnvironmentRefused, Slot, SlotLost, Word
 from fairlead.run.sweep.trial import Task
 from fairlead.run.verdict import MAX_DETAIL, STOPPED, Verdict, plain
+from fairlead.run.virtual import Ready
 from fairlead.run.warm import Birth, birth, describe
 from fairlead.search.importance import importance_of
 from fairlead.search.proposals import Proposals
@@ -75,6 +79,8 @@ class Drive:
     clock: Clock
     note: Callable[[str, str, dict[str, Any] | None], None]
     start_timeout_s: float
+    preparation: Preparation | None = None
+    """Where trials have an environment of their own."""
     environment: dict[str, str] = field(default_factory=dict)
     dataset: dict[str, Any] | None = None
     """As a result describes it, once a trial has."""
@@ -94,6 +100,8 @@ class Drive:
     _began_s: float = 0.0
     _has_noted_start: bool = False
     _num_cold: int = 0
+    _refused: Verdict | None = None
+    """Why the environment of the trials cannot be built."""
 
     def order(self, orders: SweepOrders) -> None:
         """Let the thread that drives know of more slots, or amendments."""
@@ -181,7 +189,12 @@ class Drive:
         self._wanted = self.slots_told = slots
         while len(self._slots) < slots:
             slot = Slot(
-                number=self._numbers, resources=self.document.spec.resources, excluded=self.document.excluded_nodes
+                number=self._numbers,
+                resources=self.document.spec.resources,
+                excluded=self.document.excluded_nodes,
+                environment=self.places.environment,
+                logs=str(self.places.attempt / LOG_DIRECTORY),
+                tell_news=self._note_environment,
             )
             self._numbers += 1
             slot.open()
@@ -195,6 +208,15 @@ class Drive:
         course = self._courses.pop(slot.number, None)
         if course is not None:
             self._conductor.interrupted(course.begin.no, is_counted=False)
+
+    def _note_environment(self, node_id: str, answer: Ready | None) -> None:
+        assert self.preparation is not None, "else no slot prepares an environment"
+        word = Preparing(rank=0, world_size=1, group_id="", node_id=node_id, answer=answer)
+        news = self.preparation.hear(word)
+        if news is None and answer is not None:
+            news = self.preparation.found_on({node_id})
+        if news is not None:
+            self.note(news.kind, news.detail, news.payload)
 
     def _take_orders(self) -> None:
         while not self._orders.empty():
@@ -226,11 +248,13 @@ class Drive:
                 self._begin(slot, begin)
 
     def _why_broken(self) -> Verdict | None:
-        """Ray gives no slot, or takes one after the other."""
+        """No node can have the environment; Ray gives no slot, or takes one after the other."""
+        if self._refused is not None:
+            return self._refused
         if self._num_lost > MAX_LOST * max(1, self._wanted):
             detail = f"slots were lost {self._num_lost} times without a trial that ended"
             return Verdict(outcome=Outcome.INFRA_ERROR, reason=WORKER_DIED, detail=detail, died_on=self.died_on)
-        if not self._slots or any(slot.is_ready for slot in self._slots):
+        if not self._slots or any(slot.is_ready or slot.is_preparing for slot in self._slots):
             return None
         waited_s = time.monotonic() - min(slot.began_s for slot in self._slots)
         if waited_s <= self.start_timeout_s:
@@ -340,6 +364,9 @@ class Drive:
             words = slot.take(call)
         except SlotLost as error:
             self._lose(slot, error)
+            return
+        except EnvironmentRefused as error:
+            self._refused = refusal(error.answer, node_id=error.node_id)
             return
         for word in words:
             course = self._courses.get(slot.number)

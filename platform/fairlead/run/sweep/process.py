@@ -13,6 +13,8 @@ from fairlead.protocol import LOG_DIRECTORY
 from fairlead.run.log_pump import Segments
 from fairlead.run.logs import NEWEST_SEGMENTS, SEGMENT_BYTES
 from fairlead.run.sweep.channel import Channel
+from fairlead.run.virtual.launcher import WHY_COLD, variables
+from fairlead.run.virtual.places import Place
 from fairlead.run.warm.fork import Forked, fork_warm
 from fairlead.run.warm.launcher import Cold
 from fairlead.run.warm.request import TRIAL_PROGRAM
@@ -44,11 +46,16 @@ class Running(Protocol):
 class Executed:
     """A process with an interpreter of its own."""
 
-    def __init__(self, standard: tuple[int, int, int]) -> None:
+    def __init__(self, standard: tuple[int, int, int], environment: Place | None) -> None:
         stdin, stdout, stderr = standard
-        command = [sys.executable, TRIAL_PROGRAM]
+        python, env = sys.executable, None
+        if environment is not None:
+            python = str(environment.python)
+            env = os.environ | variables(str(environment.prefix), os.environ.get("PATH", os.defpath))
         # Its own session, so that whatever ends the seat's does not end it half; it ends when its channel does.
-        self._process = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True)
+        self._process = subprocess.Popen(
+            [python, TRIAL_PROGRAM], env=env, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True
+        )
 
     @property
     def pid(self) -> int:
@@ -71,9 +78,12 @@ class Executed:
 
 
 class TrialProcess:
-    """One process, its channel and its output. ``why_cold`` is empty for one that was forked warm."""
+    """One process, its channel and its output. ``why_cold`` is empty for one that was forked warm.
 
-    def __init__(self) -> None:
+    ``environment``: where it runs, if not in what the node has.
+    """
+
+    def __init__(self, environment: Place | None = None) -> None:
         ours, theirs = socket.socketpair()
         reader, writer = os.pipe()
         self._output = reader
@@ -84,7 +94,7 @@ class TrialProcess:
         self.key = ""
         """Of the task under way."""
         try:
-            self.running, self.why_cold = _started((theirs.fileno(), writer, writer))
+            self.running, self.why_cold = _started((theirs.fileno(), writer, writer), environment)
         finally:
             theirs.close()
             os.close(writer)
@@ -140,9 +150,11 @@ class TrialProcess:
                 self._segments.write(block)
 
 
-def _started(standard: tuple[int, int, int]) -> tuple[Running, str]:
+def _started(standard: tuple[int, int, int], environment: Place | None) -> tuple[Running, str]:
+    if environment is not None:  # what the warm server has imported is the node's
+        return Executed(standard, environment), WHY_COLD
     try:
         forked: Forked = fork_warm(TRIAL_PROGRAM, standard)
     except Cold as error:
-        return Executed(standard), str(error)
+        return Executed(standard, None), str(error)
     return forked, ""

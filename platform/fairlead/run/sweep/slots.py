@@ -5,8 +5,9 @@ half of what it needs, and none starves.
 """
 
 import contextlib
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from fairlead.run.environment import elsewhere
 from fairlead.run.sweep.channel import Message
 from fairlead.run.sweep.seat import ENDED, SEAT
 from fairlead.run.sweep.trial import Task
+from fairlead.run.virtual import Order, Ready, Refused
 from fairlead.spec import ResourcesSpec
 
 NEWS_S = 2.0
@@ -29,6 +31,15 @@ class SlotLost(Exception):
 
     def __init__(self, why: str, node_id: str | None) -> None:
         super().__init__(why)
+        self.node_id = node_id
+
+
+class EnvironmentRefused(Exception):
+    """The environment of the trials cannot be built on the node of a seat."""
+
+    def __init__(self, answer: Refused, node_id: str) -> None:
+        super().__init__(answer.reason)
+        self.answer = answer
         self.node_id = node_id
 
 
@@ -47,6 +58,12 @@ class Slot:
     number: int
     resources: ResourcesSpec
     excluded: Sequence[str]
+    environment: Order | None = None
+    """What its trials run in."""
+    logs: str = ""
+    """The directory for what installers print."""
+    tell_news: Callable[[str, Ready | None], None] = lambda node_id, answer: None
+    """Told of each node that begins to build the environment (None), that has built it, or that had it."""
     key: str = ""
     began_s: float = field(default_factory=time.monotonic)
     """When it was asked for."""
@@ -57,6 +74,8 @@ class Slot:
     _waiting: dict[Any, int] = field(default_factory=dict)
     """Calls that are under way, by the rank that was asked."""
     _hellos: dict[Any, int] = field(default_factory=dict)
+    _preparing: dict[Any, int] = field(default_factory=dict)
+    """Calls to seats that see to the environment on their node."""
 
     def open(self) -> None:
         """Ask Ray for the seats; ``take`` says when they are there."""
@@ -75,28 +94,49 @@ class Slot:
         for rank in range(self.resources.workers):
             if self._group is not None:
                 options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self._group, rank)
-            seat = SEAT.options(**options).remote()
+            seat = SEAT.options(**options).remote(self.environment)
             self._seats.append(seat)
             self._hellos[seat.hello.remote()] = rank
 
     @property
     def calls(self) -> list[Any]:
         """What to wait for."""
-        return [*self._hellos, *self._waiting]
+        return [*self._hellos, *self._preparing, *self._waiting]
+
+    @property
+    def is_preparing(self) -> bool:
+        """Whether it has its seats, and not yet its environment on all of their nodes."""
+        return bool(self._preparing) and not self._hellos
 
     def take(self, call: Any) -> list[Word]:
-        """What an answered call brings. Raises ``SlotLost``."""
-        if call in self._hellos:
-            rank = self._hellos.pop(call)
-            self._nodes[rank], _, _ = self._answer(call, rank)
-            self.is_ready = not self._hellos
-            if self.is_ready:
-                self._waiting = {seat.news.remote(NEWS_S): rank for rank, seat in enumerate(self._seats)}
+        """What an answered call brings. Raises ``SlotLost`` and ``EnvironmentRefused``."""
+        if call in self._hellos or call in self._preparing:
+            self._get_ready(call)
             return []
         rank = self._waiting.pop(call)
         words = [Word(rank=rank, message=message) for message in self._answer(call, rank)]
         self._waiting[self._seats[rank].news.remote(NEWS_S)] = rank
         return [word for word in words if word.message["key"] == self.key and self.key]
+
+    def _get_ready(self, call: Any) -> None:
+        """A seat is up, or has its environment; the slot is ready when all are."""
+        if call in self._hellos:
+            rank = self._hellos.pop(call)
+            self._nodes[rank], has_environment = self._answer(call, rank)
+            if self.environment is not None:
+                prefix = os.path.join(self.logs, f"rank-{rank}")
+                self._preparing[self._seats[rank].prepare.remote(prefix)] = rank
+            if not has_environment:
+                self.tell_news(self._nodes[rank], None)
+        else:
+            rank = self._preparing.pop(call)
+            answer = self._answer(call, rank)
+            if isinstance(answer, Refused):
+                raise EnvironmentRefused(answer, self._nodes[rank])
+            self.tell_news(self._nodes[rank], answer)
+        self.is_ready = not self._hellos and not self._preparing
+        if self.is_ready:
+            self._waiting = {seat.news.remote(NEWS_S): rank for rank, seat in enumerate(self._seats)}
 
     def _answer(self, call: Any, rank: int) -> Any:
         try:
@@ -134,7 +174,7 @@ class Slot:
         if self._group is not None:
             with contextlib.suppress(ray.exceptions.RayError):
                 remove_placement_group(self._group)
-        self._hellos, self._waiting = {}, {}
+        self._hellos, self._preparing, self._waiting = {}, {}, {}
 
 
 def is_end(message: Message) -> bool:

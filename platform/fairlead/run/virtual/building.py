@@ -1,7 +1,7 @@
 """Builds an environment on this node, once however many ask: a virtual environment that also sees what the node has.
 
 Two steps: an empty environment at its final place, for it cannot be moved, and pip with ``--require-hashes``. The
-marker comes last. pip inherits the lock, so nobody begins beside a pip whose parent was killed.
+marker comes last. pip dies with its parent, and inherits the lock: nobody begins beside one that is not yet dead.
 """
 
 import os
@@ -9,6 +9,7 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import time
 import venv
 from collections import deque
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from fairlead.lockfile import read_lock
+from fairlead.run.virtual import tied as tie
 from fairlead.run.virtual.agreement import disagreement
 from fairlead.run.virtual.orders import Order, node_directories
 from fairlead.run.virtual.places import Place, Places
@@ -121,7 +123,8 @@ def _make_empty(place: Place) -> None:
 
 def _install(order: Order, place: Place, claim: int, contact: Contact) -> Refused | Stopped | None:
     """Let pip install the lock; None if it has."""
-    command = [str(place.python), *_PIP, *_PIP_QUIETLY, "-r", str(place.prefix / LOCK_FILE)]
+    tied = (sys.executable, "-IS", tie.__file__, str(os.getpid()))
+    command = [*tied, str(place.python), *_PIP, *_PIP_QUIETLY, "-r", str(place.prefix / LOCK_FILE)]
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_PIP}
     with subprocess.Popen(
         command,
