@@ -16,9 +16,16 @@ SPECS = Path(__file__).parents[2] / "workloads" / "specs"
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where pip finds packages on the stack's node, and nowhere else: no test reaches an index."""
+    return tmp_path_factory.mktemp("wheels")
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Iterator[EmbeddedStack]:
     """A whole stack with two CPUs; its logs are in its directory when a test fails."""
-    with EmbeddedStack(tmp_path_factory.mktemp("home"), cpus=2) as stack:
+    environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
+    with EmbeddedStack(tmp_path_factory.mktemp("home"), cpus=2, environment=environment) as stack:
         yield stack
 
 
