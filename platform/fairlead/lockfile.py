@@ -144,7 +144,7 @@ def _option_flaw(line: int, words: list[str]) -> Flaw | None:
     if name in _EDITABLE:
         return Flaw(line=line, message=f"{name} installs a directory, which no hash can pin", suggestion=_AS_CODE)
     if name not in _INDEX_OPTIONS:
-        hint = "operators set pip's options on the nodes; a lock holds pins, and --index-url where it must"
+        hint = "a lock holds pins; pip's options are set on the nodes (pip-compile --no-emit-options leaves them out)"
         return Flaw(line=line, message=f"the option {name} is not accepted", suggestion=hint)
     address = urlsplit(values[0] if len(values) == 1 else "")
     if "@" in address.netloc:

@@ -14,6 +14,7 @@ from fairlead.agent.files import result_without_a_run
 from fairlead.agent.reconcile import RunnerSeen
 from fairlead.agent.shipping import MAX_BATCHES_A_TURN
 from fairlead.agent.tending import LAUNCH_LIMIT_S, Lease, Surroundings, Tending
+from fairlead.bundle import pack
 from fairlead.errors import Unavailable
 from fairlead.lifecycle import Observation, Outcome
 from fairlead.protocol import (
@@ -60,6 +61,7 @@ class FakeCluster:
     current_session: str = "session"
     is_answering: bool = True
     launched: list[Path | None] = field(default_factory=list)
+    environments: list[Order | None] = field(default_factory=list)
     stops: list[StopMode] = field(default_factory=list)
     amended: list[SweepOrders] = field(default_factory=list)
     num_removals: int = 0
@@ -81,6 +83,7 @@ class FakeCluster:
         if not self.can_launch:
             raise Unavailable("no answer")
         self.launched.append(code)
+        self.environments.append(environment)
         self.runner = RunnerSeen.FOUND
         return "begun"
 
@@ -186,6 +189,32 @@ def scene(plane: FakeControlPlane, tmp_path: Path) -> Iterator[Scene]:
     )
     yield Scene(Tending(lease, around), cluster, clock, attempt, tmp_path / document.storage_path)
     control.close()
+
+
+@pytest.mark.parametrize("files", [{"requirements.lock": b"lock"}, {"requirements.lock": b"lock", "more": b""}])
+def test_the_lock_of_an_attempt_is_fetched_and_must_be_one_file(
+    plane: FakeControlPlane, scene: Scene, tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    (tmp_path / "lock").mkdir()
+    for name, content in files.items():
+        (tmp_path / "lock" / name).write_bytes(content)
+    packed = pack(tmp_path / "lock")
+    plane.bundles[packed.sha256] = packed.content
+    spec = a_spec(code=None, environment={"requirements": f"sha256:{packed.sha256}"})
+    document = scene.attempt.document.amended(spec=spec)
+    scene.tending.lease = replace(scene.tending.lease, document=document)
+    scene.tick()
+    if len(files) == 1:
+        (order,) = scene.cluster.environments
+        assert order is not None
+        assert (order.lock, order.directory) == (b"lock", str(tmp_path / "environments"))
+    else:
+        assert scene.cluster.environments == []
+        result = json.loads((scene.directory / "result.json").read_text())
+        assert (result["outcome"], result["reason"]) == (
+            "user_error",
+            "bad_bundle: the bundle of the lock holds 2 files, and must hold one",
+        )
 
 
 def test_a_leased_attempt_is_launched_once_and_its_start_reported(scene: Scene) -> None:

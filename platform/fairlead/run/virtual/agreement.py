@@ -49,7 +49,7 @@ def _replaced(name: str, installed: Installed, wanted: Mapping[str, Pin]) -> str
         return None
     return (
         f"the lock pins {name}=={pin.version} (line {pin.line}), and the cluster runs {name} {installed.version}, "
-        f"which runner and ranks must share: leave {name} out of the lock (uv pip compile --no-emit-package {name})"
+        f"which runner and ranks must share: leave {name} out of the lock (uv pip compile --excludes FILE)"
     )
 
 
