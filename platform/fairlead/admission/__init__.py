@@ -100,7 +100,7 @@ def admit(
             (RejectionReason.UNKNOWN_WORKLOAD, _workload_problems(spec, manifests)),
             (RejectionReason.UNKNOWN_CODE, _code_problems(spec, has_bundle)),
             (RejectionReason.BAD_PARAMETERS, manifest.problems_with(spec.params) if manifest else ()),
-            (RejectionReason.BAD_DATA, _data_problems(spec)),
+            (RejectionReason.BAD_DATA, _data_problems(spec, manifest)),
             (RejectionReason.BAD_MITIGATION, _mitigation_problems(spec, manifest, find_spec)),
             (RejectionReason.BAD_PRIVACY, _privacy_problems(spec, manifest)),
             (RejectionReason.BAD_PROBES, _probe_problems(spec, manifest)),
@@ -190,13 +190,23 @@ def _code_problems(spec: ExperimentSpec, has_bundle: Callable[[str], bool]) -> t
     return ()
 
 
-def _data_problems(spec: ExperimentSpec) -> tuple[Problem, ...]:
+def _data_problems(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[Problem, ...]:
+    if not spec.data.is_there:
+        return _without_data(spec, manifest)
     if spec.data.uri.startswith(BUILTIN_PREFIX) and (problem := builtin_problem(spec.data.uri)):
         return (problem,)
     if spec.data.split.test == 0 and (spec.gates or spec.register_as):
         message = "there is no test split, so gates and registration have nothing to look at"
         return (Problem(pointer="/data/split/test", message=message, suggestion="give it 0.2 or more"),)
     return ()
+
+
+def _without_data(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[Problem, ...]:
+    """A workload of the user's own may bring its data; of ours the manifest says whether it does."""
+    if manifest is None or manifest.data == "own":
+        return ()
+    hint = f"name some as data.uri, such as {BUILTIN_PREFIX}diabetes or a file"
+    return (Problem(pointer="/data", message=f"{spec.workload} trains on data, and there are none", suggestion=hint),)
 
 
 def _mitigation_problems(

@@ -238,7 +238,8 @@ class Client:
         directory = Path(code) if code is not None else _code_of(document, base)
         if directory is not None:
             document = document.amended(code=f"sha256:{self.upload(directory, project=document.project).sha256}")
-        document = document.amended(data=document.data.amended(uri=_located(document.data.uri, base)))
+        if document.data.is_there:
+            document = document.amended(data=document.data.amended(uri=_located(document.data.uri, base)))
         return document.model_dump(mode="json", by_alias=True)
 
 

@@ -39,6 +39,12 @@ def find_manifest(name: str) -> Manifest:
     return manifests[name]
 
 
+def manifest_beside(page: Path) -> Manifest | None:
+    """The manifest of a workload of the user's own: ``<module>.toml`` beside ``<module>.py``. Raises ``BadInput``."""
+    path = page.with_suffix(".toml")
+    return read_manifest(path) if path.is_file() else None
+
+
 def read_manifest(path: Path) -> Manifest:
     """Read one file. Raises ``BadInput`` naming it."""
     try:

@@ -1,6 +1,7 @@
 """The data layer's one door to torch: which device, how many threads, and what ranks agree on."""
 
 import os
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -67,6 +68,13 @@ def gather_objects(value: Any) -> Sequence[Any]:
     values: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(values, value)
     return values
+
+
+def seed_all(seed: int) -> None:
+    """Of Python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def seed_epoch(seed: int, *, epoch: int, rank: int) -> None:

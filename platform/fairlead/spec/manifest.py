@@ -68,8 +68,9 @@ class Manifest(Document):
     title: str
     task: Task | None = None
     """How many classes it can tell apart: two, or any number; None: the data decide."""
-    data: Literal["table", "images"] = "table"
-    """What the features are: columns of a table, or pictures."""
+    data: Literal["table", "images", "own"] = "table"
+    """What the features are: columns of a table, or pictures. ``own``: it reads or makes its data itself, and a spec
+    may leave ``data`` out."""
     metrics: tuple[str, ...] = ()
     """Metric keys that ``report`` may be given, such as ``validation/accuracy``."""
     module: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")]
