@@ -1,12 +1,14 @@
 """Runs a workload's page on this machine, without Ray or a platform: ``python -m fairlead_workloads.tabular_mlp``.
 
 Ours are found by their manifests, one of your own by the spec that lies beside its file: ``python digits.py``. The same
-``train`` function runs on a cluster; only its context differs.
+``train`` function runs on a cluster; only its context differs. Started by ``torchrun`` it runs on several ranks.
 """
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from fairlead.data.context import KeepingOutlet, LocalContext, check_complete, s
 from fairlead.data.dataset import Kind, check, open_dataset
 from fairlead.data.export import Origin, hash_of_file
 from fairlead.data.manifests import find_manifest, find_specs, manifest_beside
-from fairlead.data.torch import choose_device, seed_all
+from fairlead.data.torch import any_rank, choose_device, gather_objects, launched_ranks, seed_all
 from fairlead.errors import BadInput, BadSpec, FairleadError, Problem
 from fairlead.evaluation.champion import Champion
 from fairlead.evaluation.gates import evaluate_gates
@@ -39,8 +41,10 @@ class PrintingOutlet(KeepingOutlet):
     console: Console = field(default_factory=Console)
 
     def report(self, metrics: Mapping[str, float], *, step: int, checkpoint: Path | None) -> None:
-        """Print ``metrics`` in one line."""
+        """Print ``metrics`` in one line; a report may be of a checkpoint alone."""
         KeepingOutlet.report(self, metrics, step=step, checkpoint=checkpoint)
+        if not metrics:
+            return
         shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self.console.print(f"step {step:>4}  {shown}", highlight=False)
 
@@ -76,10 +80,11 @@ def run_alone(
     of your own, relative to the file of ``train``. ``--spec`` names another. Exits with status 2 and one line of
     explanation for input that cannot be used.
     """
-    console = Console()
+    console = Console(quiet=os.environ.get("RANK", "0") != "0")
     try:
         page = _own_page(train, spec) if spec is not None else _installed_page(workload, example)
-        _run(train, page, *_asked(page, arguments), console)
+        with launched_ranks() as (rank, world_size):
+            _run(train, page, *_asked(page, arguments), console, rank=rank, world_size=world_size)
     except FairleadError as error:
         console.print(f"error: {error}", highlight=False, markup=False)
         raise SystemExit(2) from error
@@ -163,7 +168,16 @@ def _value(text: str) -> Any:
         return text
 
 
-def _run(train: Workload, page: _Page, spec: ExperimentSpec, options: argparse.Namespace, console: Console) -> None:
+def _run(
+    train: Workload,
+    page: _Page,
+    spec: ExperimentSpec,
+    options: argparse.Namespace,
+    console: Console,
+    *,
+    rank: int,
+    world_size: int,
+) -> None:
     if problems := _problems(page, spec):
         lines = "; ".join(f"{problem.pointer}: {problem.message}" for problem in problems)
         raise BadSpec(lines, problems=problems)
@@ -172,7 +186,8 @@ def _run(train: Workload, page: _Page, spec: ExperimentSpec, options: argparse.N
     manifest = page.manifest
     params = manifest.with_defaults(spec.params) if manifest else dict(spec.params)
     seed_all(spec.seed)  # as the platform does before it calls a workload
-    outlet = PrintingOutlet(directory=options.save / "checkpoint" if options.save else None, console=console)
+    saves = options.save is not None and rank == 0
+    outlet = PrintingOutlet(directory=options.save / "checkpoint" if saves else None, console=console)
     context = LocalContext(
         dataset=open_dataset(spec.data) if spec.data.is_there else None,
         origin=Origin(
@@ -182,23 +197,36 @@ def _run(train: Workload, page: _Page, spec: ExperimentSpec, options: argparse.N
             code_hash=hash_of_file(_file_of(train)),
         ),
         outlet=outlet,
+        rank=rank,
+        world_size=world_size,
+        agree=any_rank,
         seed=spec.seed,
         threshold=spec.evaluation.threshold,
         exact_auc=spec.evaluation.exact_auc,
-        device=choose_device(),
+        device=choose_device(int(os.environ.get("LOCAL_RANK", "0"))),
         resume_from=options.resume,
         export_to=options.save / "model" if options.save else None,
         mitigation=spec.mitigation,
         privacy=spec.privacy,
         probes=spec.probes,
     )
-    if options.save:
+    if saves:
         options.save.mkdir(parents=True, exist_ok=True)
     train(params, context)
     if spec.data.is_there:
+        context.states = _of_all_ranks(context.states)
         _conclude(context, spec, console)
     elif context.num_reports == 0:
         raise BadInput("the workload returned without a call of report, so it has shown nothing")
+
+
+def _of_all_ranks(states: Mapping[str, CountState]) -> dict[str, CountState]:
+    """Merged counts by split. Collective."""
+    told = gather_objects({name: state.to_bytes() for name, state in states.items()})
+    found: dict[str, list[CountState]] = {}
+    for name, content in (item for each in told for item in each.items()):
+        found.setdefault(name, []).append(CountState.from_bytes(content))
+    return {name: reduce(CountState.merge, parts) for name, parts in found.items()}
 
 
 def _problems(page: _Page, spec: ExperimentSpec) -> tuple[Problem, ...]:

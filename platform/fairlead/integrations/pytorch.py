@@ -6,17 +6,16 @@ on one rank, and on several where all draw alike.
 """
 
 import pickle
-import random
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from fairlead.data.alone import run_alone
+from fairlead.data.torch import random_state, set_random_state
 from fairlead.errors import BadInput
 from fairlead.workload import Context
 
@@ -52,7 +51,7 @@ def resume(context: Context, **parts: Part) -> int:
             _bare(part).load_state_dict(saved["parts"][name])
         except (RuntimeError, ValueError, KeyError) as error:
             raise BadInput(f"the checkpoint's {name} does not fit what this program has built: {error}") from error
-    _restore_random(saved["random"])
+    set_random_state(saved["random"])
     return int(saved["step"]) + 1
 
 
@@ -66,7 +65,7 @@ def report(context: Context, metrics: Mapping[str, float], *, step: int, **parts
         return
     states = {name: _bare(part).state_dict() for name, part in parts.items()}
     with tempfile.TemporaryDirectory() as directory:
-        torch.save({"step": step, "parts": states, "random": _random_state()}, Path(directory, FILE))
+        torch.save({"step": step, "parts": states, "random": random_state()}, Path(directory, FILE))
         context.report(metrics, step=step, checkpoint=Path(directory))
 
 
@@ -87,23 +86,3 @@ def _read(path: Path) -> Mapping[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise BadInput(f"{path} cannot be read: {error}") from error
     return saved
-
-
-def _random_state() -> dict[str, Any]:
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-    }
-
-
-def _restore_random(state: Mapping[str, Any]) -> None:
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

@@ -13,6 +13,7 @@ import pytest
 from fairlead.testing.pages import Page
 
 MOST_CHANGED = 10
+_MODULES = {"python": (), "torchrun": ("-m", "torch.distributed.run")}
 
 
 def run(*arguments: str, cwd: Path) -> str:
@@ -35,9 +36,16 @@ def changed(before: str, after: str) -> int:
     return sum(max(i2 - i1, j2 - j1) for tag, i1, i2, j1, j2 in matcher.get_opcodes() if tag != "equal")
 
 
-@pytest.mark.parametrize("name", ["digits.py"])
+@pytest.mark.parametrize("name", ["digits.py", "pictures.py", "strokes.py"])
 def test_ten_lines_make_a_workload_of_a_script(page: Page, name: str) -> None:
     assert 0 < changed(page.files[f"plain/{name}"], page.files[f"own/{name}"]) <= MOST_CHANGED
+
+
+@pytest.mark.parametrize(("name", "library"), [("pictures.py", "transformers"), ("strokes.py", "lightning")])
+def test_plain_scripts_of_other_libraries_run_as_they_are(page: Page, name: str, library: str, tmp_path: Path) -> None:
+    pytest.importorskip(library)
+    page.write("plain", tmp_path)
+    run("-c", f"import {name.removesuffix('.py')} as script; script.main(epochs=1)", cwd=tmp_path)
 
 
 def test_the_plain_script_runs_as_it_is(page: Page, tmp_path: Path) -> None:
@@ -48,7 +56,8 @@ def test_the_plain_script_runs_as_it_is(page: Page, tmp_path: Path) -> None:
 
 def test_the_workload_runs_alone_is_saved_and_goes_on(page: Page, tmp_path: Path) -> None:
     page.write("own", tmp_path)
-    first, second = (run(*shlex.split(line)[1:], cwd=tmp_path) for line in page.commands["own"])
+    lines = page.commands["own"]
+    first, second, third = (run(*_MODULES[line.split()[0]], *shlex.split(line)[1:], cwd=tmp_path) for line in lines)
+    assert third.count("epoch 2:") == 2, "both ranks print"
+    assert len(re.findall(r"step +2", third)) == 1, "one reports"
     assert [int(step) for step in re.findall(r"step +(\d+)", first + second)] == [1, 2, 3, 4, 5]
-    whole = run("digits.py", "--epochs=5", cwd=tmp_path)
-    assert whole.splitlines()[-1] == second.splitlines()[-1], "resumed as if it had not been interrupted"
