@@ -84,6 +84,31 @@ def test_a_pause_is_no_end_of_a_script_that_counts_nothing(
 
 
 @pytest.mark.parametrize(
+    ("name", "metrics", "steps", "file"),
+    [
+        ("pictures", ["train/loss", "eval/accuracy"], [22], "trainer_state.json"),  # 64 rows a step
+        ("strokes", ["train/loss", "validation/accuracy"], [1], "checkpoint.ckpt"),
+    ],
+)
+def test_scripts_of_other_trainers_train_on_two_ranks(
+    page: Page,
+    client: Client,
+    stack: EmbeddedStack,
+    tmp_path: Path,
+    name: str,
+    metrics: list[str],
+    steps: list[int],
+    file: str,
+) -> None:
+    experiment = submitted(client, page.write("own", tmp_path), name, params={"epochs": 1})
+    result = experiment.result(timeout=2 * ENDS_S)
+    assert set(metrics) <= set(result.metrics)
+    for metric in metrics:
+        wait_for(lambda key=metric: recorded(stack, experiment, key) == steps, within_s=60, what=metric)
+    assert [path for path in stack.home.rglob(file) if experiment.id in path.parts], "a checkpoint is kept"
+
+
+@pytest.mark.parametrize(
     ("workload", "words"),
     [
         ("digit:train", "No module named 'digit'"),

@@ -110,6 +110,8 @@ def launched_ranks() -> Iterator[tuple[int, int]]:
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield 0, 1
         return
+    if not torch.cuda.is_available():
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # or Hugging Face's accelerate lets each rank train for itself
     torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield torch.distributed.get_rank(), torch.distributed.get_world_size()

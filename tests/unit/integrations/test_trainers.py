@@ -15,8 +15,6 @@ from fairlead.spec import ExperimentSpec, from_mapping
 from fairlead.testing.context import a_context
 from fairlead.testing.pages import Page
 
-pytest.importorskip("transformers")
-pytest.importorskip("lightning")
 pytestmark = pytest.mark.filterwarnings("ignore")  # both libraries warn of much, and each release of other things
 SPEC = from_mapping(ExperimentSpec, {"name": "a", "workload": "mine:train"})
 Train = Callable[..., None]
