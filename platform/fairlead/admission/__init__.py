@@ -78,16 +78,18 @@ def admit(
     *,
     manifests: Mapping[str, Manifest],
     has_bundle: Callable[[str], bool],
+    find_bundled: Callable[[str, str], Manifest | None] | None = None,
     find_spec: Callable[[str], ExperimentSpec | None] | None = None,
     find_trial: Callable[[TrialRef], FoundTrial | None] | None = None,
 ) -> Admitted | Rejected:
     """Decide whether ``spec`` may wait for its turn. ``has_bundle`` answers for a code bundle's sha256.
 
+    ``find_bundled`` answers for the manifest that a bundle has for ``package.module:function``; None: none is read.
     ``find_spec`` answers for experiments of the project that ``compare_with`` and ``inherit`` may name, ``find_trial``
     for trials of its sweeps that ``start_from`` may name; None: that is not looked at.
     """
     found = find_trial(spec.start_from) if find_trial is not None and spec.start_from is not None else None
-    manifest = None if spec.is_user_code or spec.is_evaluation else manifests.get(spec.workload)
+    manifest = _manifest(spec, manifests, has_bundle, find_bundled)
     checks: tuple[tuple[RejectionReason, tuple[Problem, ...]], ...]
     if spec.is_evaluation:
         checks = (
@@ -113,6 +115,23 @@ def admit(
     if problems:
         return Rejected(reason=next(reason for reason, found in checks if found), problems=problems)
     return _admitted(spec, manifest, found)
+
+
+def _manifest(
+    spec: ExperimentSpec,
+    manifests: Mapping[str, Manifest],
+    has_bundle: Callable[[str], bool],
+    find_bundled: Callable[[str, str], Manifest | None] | None,
+) -> Manifest | None:
+    """Of what is installed by its name; of the user's own code the one in its bundle, if it may be looked into."""
+    if spec.is_evaluation:
+        return None
+    if not spec.is_user_code:
+        return manifests.get(spec.workload)
+    if find_bundled is None or spec.code is None or not spec.code.startswith(CODE_PREFIX):
+        return None
+    sha256 = spec.code.removeprefix(CODE_PREFIX)
+    return find_bundled(sha256, spec.workload) if has_bundle(sha256) else None
 
 
 def _admitted(spec: ExperimentSpec, manifest: Manifest | None, start: FoundTrial | None) -> Admitted:

@@ -99,7 +99,7 @@ def _installed_page(workload: str | None, example: str | None) -> _Page:
 def _own_page(train: Workload, spec: str | Path) -> _Page:
     file = _file_of(train)
     name = f"{file.stem}:{train.__name__}"  # type: ignore[attr-defined]  # a workload here is a plain function
-    return _Page(workload=name, manifest=manifest_beside(file), spec=file.parent / spec)
+    return _Page(workload=name, manifest=manifest_beside(file, name), spec=file.parent / spec)
 
 
 def _file_of(train: Workload) -> Path:
