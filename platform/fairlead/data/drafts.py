@@ -99,14 +99,14 @@ def _choices(annotation: ast.expr) -> tuple[str, ...] | None:
     if not (isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value).endswith("Literal")):
         return None
     listed = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
-    values = [one.value for one in listed if isinstance(one, ast.Constant)]
-    return tuple(values) if values and all(isinstance(value, str) for value in values) else None
+    values = [text for one in listed if (text := _constant(one)) is not None]
+    return tuple(values) if values and len(values) == len(listed) else None
 
 
 def _text(node: ast.stmt | None) -> str:
     """The text that stands below a field, on one line."""
-    is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-    return " ".join(node.value.value.split()) if is_text else ""  # type: ignore[union-attr, attr-defined]
+    text = _constant(node.value) if isinstance(node, ast.Expr) else None
+    return " ".join((text or "").split())
 
 
 # ---- what a function reads ------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def _text(node: ast.stmt | None) -> str:
 def _of_function(function: ast.FunctionDef, spec: ExperimentSpec) -> dict[str, Parameter]:
     if not function.args.args:
         raise BadInput(f"{function.name} takes no arguments; a workload is {function.name}(params, context)")
-    found = {}
+    found: dict[str, Parameter] = {}
     for name, default in _reads(function, function.args.args[0].arg):
         value = spec.params.get(name) if default is None else _value(default, name)
         value = _from_spec(name, spec) if value is None else value
