@@ -26,6 +26,7 @@ DOORS = {
     "codecarbon": ("platform/fairlead/run/energy_meter.py",),
     "fastapi": ("api/fairlead_api/",),
     "httpcore": ("platform/fairlead/webhooks/",),
+    "lightning": ("platform/fairlead/integrations/lightning.py",),
     "jinja2": ("platform/fairlead/evaluation/",),
     "mlflow": ("platform/fairlead/tracking/",),
     "PIL": ("platform/fairlead/data/", "workloads/"),
@@ -46,12 +47,14 @@ DOORS = {
         "platform/fairlead/run/",
         "platform/fairlead/attributions.py",
         "platform/fairlead/data/torch.py",
+        "platform/fairlead/integrations/",
         "platform/fairlead/mitigation.py",
         "platform/fairlead/privacy.py",
         "platform/fairlead/probes.py",
         "platform/fairlead/training/",
         "workloads/",
     ),
+    "transformers": ("platform/fairlead/integrations/huggingface.py",),
     "typer": ("platform/fairlead/cli/",),
     "uvicorn": ("api/fairlead_api/__main__.py", "platform/fairlead/tracking/__main__.py"),
     "yaml": ("platform/fairlead/spec/", "platform/fairlead/tracking/", "platform/fairlead/data/alone.py"),
@@ -141,7 +144,8 @@ UNPICKLERS = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
 
 def test_the_control_plane_unpickles_nothing() -> None:
-    own = ("platform/fairlead/run/", "platform/fairlead/agent/", "platform/fairlead/training/", "workloads/")
+    own = ("run/", "agent/", "integrations/", "training/")
+    own = (*(f"platform/fairlead/{folder}" for folder in own), "workloads/")
     strangers = {file for file, module in imports() if module.split(".")[0] in UNPICKLERS and not file.startswith(own)}
     assert not strangers
     loose = re.compile(r"allow_pickle=True|weights_only=False|torch\.load\(")

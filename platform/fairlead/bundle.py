@@ -119,6 +119,16 @@ def unpack(archive: Archive, into: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def read_file(archive: Path, name: str, *, max_bytes: int) -> bytes | None:
+    """One file of a bundle that was checked before; None if it has none of that name, or one of more bytes."""
+    with zipfile.ZipFile(archive) as opened:
+        try:
+            member = opened.getinfo(name)
+        except KeyError:
+            return None
+        return opened.read(member) if member.file_size <= max_bytes else None
+
+
 # ---- packing --------------------------------------------------------------------------------------------------------
 
 _ADVICE = "Name what the training does not need in a .gitignore file."

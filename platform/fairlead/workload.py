@@ -99,7 +99,7 @@ class Context(Protocol):
 
     @property
     def dataset(self) -> DatasetInfo:
-        """The data set the spec names."""
+        """The data set the spec names. Raises ``BadInput`` where it names none, as all does that is about its rows."""
         ...
 
     def all_rows(self, split: str) -> Rows:

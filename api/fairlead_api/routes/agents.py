@@ -9,8 +9,8 @@ from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
-from fairlead.admission import Admitted, admit
-from fairlead.errors import BadInput, Conflict, Problem, StaleAgent, StaleAttempt
+from fairlead.admission import Admitted, Rejected, admit
+from fairlead.errors import BadInput, BadSpec, Conflict, Problem, StaleAgent, StaleAttempt
 from fairlead.failpoints import failpoint
 from fairlead.lifecycle import Desired, Observation
 from fairlead.protocol import (
@@ -55,6 +55,7 @@ from fairlead_api.openapi import problems, takes
 from fairlead_api.parts import Api, ApiParts
 from fairlead_api.rings import listening
 from fairlead_api.routes.attempts import MAX_STEP
+from fairlead_api.routes.workloads import bundled_manifest
 from fairlead_api.views import answer
 
 router = APIRouter(prefix="/internal/v1", tags=["agents"])
@@ -317,12 +318,24 @@ def _excluded(session: Session, cluster: str) -> tuple[str, ...]:
     return tuple(one.node_id for one in exclusions.on(session, cluster) if one.node_id in living)
 
 
+def _admit_again(api: Api, session: Session, spec: ExperimentSpec) -> Admitted | Rejected:
+    return admit(
+        spec,
+        manifests=api.manifests,
+        has_bundle=lambda sha256: bundles.find(session, sha256) is not None,
+        find_bundled=lambda sha256, workload: bundled_manifest(api, sha256, workload),
+    )
+
+
 def _launch_document(api: Api, session: Session, row: ExperimentRow, attempt: AttemptRow, token: str) -> LaunchDocument:
     try:
         spec = experiments.spec_of(row)
     except ValidationError as error:
         raise CannotBeOffered(f"this release cannot read the spec of experiment {row.id}: {error}") from error
-    admitted = admit(spec, manifests=api.manifests, has_bundle=lambda sha256: bundles.find(session, sha256) is not None)
+    try:
+        admitted = _admit_again(api, session, spec)
+    except BadSpec as error:  # a manifest in its bundle, which older releases did not look for
+        raise CannotBeOffered(f"experiment {row.id} could not be admitted now: {error}") from error
     if not isinstance(admitted, Admitted):
         raise CannotBeOffered(f"experiment {row.id} could not be admitted now: {admitted.detail}")
     spent_s = attempts.spent_s(session, row.id, without=attempt.id)

@@ -42,7 +42,7 @@ from fairlead_api.once import unless_raced
 from fairlead_api.openapi import EXAMPLE_EVALUATION, EXAMPLE_SPEC, problems, takes
 from fairlead_api.pages import DEFAULT_LIMIT, MAX_LIMIT, address, cursor_after, read_cursor
 from fairlead_api.parts import Api, ApiParts
-from fairlead_api.routes.workloads import lock_in
+from fairlead_api.routes.workloads import bundled_manifest, lock_in
 from fairlead_api.sweeps import inherit, sweep_before
 from fairlead_api.views import answer, attempt_view, etag, experiment_detail, experiment_view
 
@@ -295,6 +295,7 @@ def _admit(api: Api, session: Session, spec: ExperimentSpec) -> Admitted | Rejec
         manifests=api.manifests,
         has_bundle=lambda sha256: bundles.is_in(session, sha256, spec.project),
         find_lock=lambda sha256: lock_in(api, sha256) if bundles.is_in(session, sha256, spec.project) else None,
+        find_bundled=lambda sha256, workload: bundled_manifest(api, sha256, workload),
         find_spec=find_spec,
         find_trial=find_trial,
     )

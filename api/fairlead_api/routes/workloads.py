@@ -5,6 +5,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import AsyncIterator
+from functools import lru_cache
 from pathlib import Path as FilePath
 from typing import Annotated, BinaryIO
 
@@ -12,6 +13,7 @@ from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import FileResponse, Response
 
 from fairlead import bundle
+from fairlead.data.manifests import own_manifest, place_of_manifest
 from fairlead.errors import BadBundle, BadSpec, NotFound, Problem, Unavailable
 from fairlead.representation import BundleView, Page, WorkloadView
 from fairlead.rights import Role
@@ -29,6 +31,8 @@ router = APIRouter(prefix="/v1", tags=["workloads"])
 UPLOAD_TIMEOUT_S = 300.0
 ZIP_TYPES = frozenset({"application/zip", "application/octet-stream", "application/x-zip-compressed"})
 BUNDLES = "bundles"
+MAX_MANIFEST_BYTES = 256 * 1024
+"""As of a spec. What is larger is something else."""
 Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 Project = Annotated[str, Query(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="Whose code it is.")]
 DEFAULT_PROJECT = "default"
@@ -171,6 +175,26 @@ def lock_in(api: Api, sha256: str) -> bytes | None:
         hint = "a lock is uploaded as the only file of a bundle"
         problem = Problem(pointer="/environment/requirements", message=str(error), suggestion=hint)
         raise BadSpec(f"/environment/requirements: {error}; {hint}", problems=(problem,)) from error
+
+
+def bundled_manifest(api: Api, sha256: str, workload: str) -> Manifest | None:
+    """What a bundle says of one of its workloads. Raises ``BadSpec`` for a manifest that cannot be used,
+    ``Unavailable`` while the storage cannot be read.
+    """
+    try:
+        return _read_manifest(bundle_path(api, sha256), workload)
+    except FileNotFoundError:  # whoever is to run it will say so
+        return None
+    except OSError as error:
+        raise Unavailable(f"the code bundle cannot be read: {error.strerror or error}") from error
+
+
+@lru_cache(maxsize=1000)
+def _read_manifest(path: FilePath, workload: str) -> Manifest | None:
+    """A bundle is named by its content, so it is read once."""
+    name = place_of_manifest(workload)
+    content = bundle.read_file(path, name, max_bytes=MAX_MANIFEST_BYTES)
+    return None if content is None else own_manifest(content, name, workload)
 
 
 def bundle_answer(api: Api, sha256: str) -> Response:

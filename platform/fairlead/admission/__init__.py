@@ -80,18 +80,20 @@ def admit(
     *,
     manifests: Mapping[str, Manifest],
     has_bundle: Callable[[str], bool],
+    find_bundled: Callable[[str, str], Manifest | None] | None = None,
     find_spec: Callable[[str], ExperimentSpec | None] | None = None,
     find_trial: Callable[[TrialRef], FoundTrial | None] | None = None,
     find_lock: Callable[[str], bytes | None] | None = None,
 ) -> Admitted | Rejected:
     """Decide whether ``spec`` may wait for its turn. ``has_bundle`` answers for a code bundle's sha256.
 
+    ``find_bundled`` answers for the manifest that a bundle has for ``package.module:function``; None: none is read.
     ``find_spec`` answers for experiments of the project that ``compare_with`` and ``inherit`` may name, ``find_trial``
     for trials of its sweeps that ``start_from`` may name, and ``find_lock`` gives the lock that was uploaded as the
     only file of the bundle with that sha256; None: that is not looked at.
     """
     found = find_trial(spec.start_from) if find_trial is not None and spec.start_from is not None else None
-    manifest = None if spec.is_user_code or spec.is_evaluation else manifests.get(spec.workload)
+    manifest = _manifest(spec, manifests, has_bundle, find_bundled)
     checks: tuple[tuple[RejectionReason, tuple[Problem, ...]], ...]
     if spec.is_evaluation:
         checks = (
@@ -105,7 +107,7 @@ def admit(
             (RejectionReason.UNKNOWN_CODE, _code_problems(spec, has_bundle)),
             (RejectionReason.BAD_ENVIRONMENT, _environment_problems(spec, find_lock)),
             (RejectionReason.BAD_PARAMETERS, manifest.problems_with(spec.params) if manifest else ()),
-            (RejectionReason.BAD_DATA, _data_problems(spec)),
+            (RejectionReason.BAD_DATA, _data_problems(spec, manifest)),
             (RejectionReason.BAD_MITIGATION, _mitigation_problems(spec, manifest, find_spec)),
             (RejectionReason.BAD_PRIVACY, _privacy_problems(spec, manifest)),
             (RejectionReason.BAD_PROBES, _probe_problems(spec, manifest)),
@@ -118,6 +120,23 @@ def admit(
     if problems:
         return Rejected(reason=next(reason for reason, found in checks if found), problems=problems)
     return _admitted(spec, manifest, found)
+
+
+def _manifest(
+    spec: ExperimentSpec,
+    manifests: Mapping[str, Manifest],
+    has_bundle: Callable[[str], bool],
+    find_bundled: Callable[[str, str], Manifest | None] | None,
+) -> Manifest | None:
+    """Of what is installed by its name; of the user's own code the one in its bundle, if it may be looked into."""
+    if spec.is_evaluation:
+        return None
+    if not spec.is_user_code:
+        return manifests.get(spec.workload)
+    if find_bundled is None or spec.code is None or not spec.code.startswith(CODE_PREFIX):
+        return None
+    sha256 = spec.code.removeprefix(CODE_PREFIX)
+    return find_bundled(sha256, spec.workload) if has_bundle(sha256) else None
 
 
 def _admitted(spec: ExperimentSpec, manifest: Manifest | None, start: FoundTrial | None) -> Admitted:
@@ -214,13 +233,23 @@ def _environment_problems(spec: ExperimentSpec, find_lock: Callable[[str], bytes
     return tuple(Problem(pointer=pointer, message=str(flaw), suggestion=flaw.suggestion) for flaw in flaws)
 
 
-def _data_problems(spec: ExperimentSpec) -> tuple[Problem, ...]:
+def _data_problems(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[Problem, ...]:
+    if not spec.data.is_there:
+        return _without_data(spec, manifest)
     if spec.data.uri.startswith(BUILTIN_PREFIX) and (problem := builtin_problem(spec.data.uri)):
         return (problem,)
     if spec.data.split.test == 0 and (spec.gates or spec.register_as):
         message = "there is no test split, so gates and registration have nothing to look at"
         return (Problem(pointer="/data/split/test", message=message, suggestion="give it 0.2 or more"),)
     return ()
+
+
+def _without_data(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[Problem, ...]:
+    """A workload of the user's own may bring its data; of ours the manifest says whether it does."""
+    if manifest is None or manifest.data == "own":
+        return ()
+    hint = f"name some as data.uri, such as {BUILTIN_PREFIX}diabetes or a file"
+    return (Problem(pointer="/data", message=f"{spec.workload} trains on data, and there are none", suggestion=hint),)
 
 
 def _mitigation_problems(

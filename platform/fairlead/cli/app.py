@@ -255,6 +255,18 @@ def plan(context: typer.Context, spec: SpecFile, code: Code = None, as_json: Jso
     raise typer.Exit(experiments.plan(_where(context, as_json), spec, code=code))
 
 
+@app.command(rich_help_panel="Run")
+def manifest(
+    spec: SpecFile,
+    code: Code = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the one that is there.")] = False,
+) -> None:
+    """Write the manifest of a workload of your own: its parameters, by which specs are then checked."""
+    from fairlead.cli.manifests import write_manifest
+
+    write_manifest(Path(spec), code=code, is_forced=force)
+
+
 @app.command(rich_help_panel="Look", epilog=EPILOG)
 def watch(context: typer.Context, experiment_id: Id, as_json: Json = False) -> None:
     """Follow an experiment to its end. Ctrl-C leaves it running."""

@@ -252,7 +252,8 @@ class Client:
         if document.environment is not None and not document.environment.requirements.startswith("sha256:"):
             sent = self.upload_lock(base / document.environment.requirements, project=document.project)
             document = document.amended(environment={"requirements": f"sha256:{sent.sha256}"})
-        document = document.amended(data=document.data.amended(uri=_located(document.data.uri, base)))
+        if document.data.is_there:
+            document = document.amended(data=document.data.amended(uri=_located(document.data.uri, base)))
         return document.model_dump(mode="json", by_alias=True)
 
 

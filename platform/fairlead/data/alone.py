@@ -1,9 +1,11 @@
 """Runs a workload's page on this machine, without Ray or a platform: ``python -m fairlead_workloads.tabular_mlp``.
 
-The same ``train`` function runs on a cluster; only its context differs.
+Ours are found by their manifests, one of your own by the spec that lies beside its file: ``python digits.py``. The same
+``train`` function runs on a cluster; only its context differs. Started by ``torchrun`` it runs on several ranks.
 """
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,17 +18,24 @@ from rich.table import Table
 from fairlead.data.context import KeepingOutlet, LocalContext, check_complete, state_name
 from fairlead.data.dataset import check, open_dataset
 from fairlead.data.export import Origin, hash_of_file
-from fairlead.data.manifests import find_manifest, find_specs
-from fairlead.data.torch import choose_device
-from fairlead.errors import BadInput, BadSpec, FairleadError
+from fairlead.data.manifests import find_manifest, find_specs, manifest_beside
+from fairlead.data.torch import any_rank, choose_device, gather_objects, launched_ranks, seed_all
+from fairlead.errors import BadInput, BadSpec, FairleadError, Problem
 from fairlead.evaluation.champion import Champion
 from fairlead.evaluation.gates import GateOutcome, evaluate_gates, evaluate_number_gates
 from fairlead.evaluation.groups import grouping
 from fairlead.evaluation.measured import Measurements
 from fairlead.evaluation.metrics import group_estimates
-from fairlead.evaluation.quantities import AnyState, number_estimates, number_grouping, number_metrics
+from fairlead.evaluation.quantities import (
+    AnyState,
+    merged,
+    number_estimates,
+    number_grouping,
+    number_metrics,
+    read_state,
+)
 from fairlead.evaluation.state import CountState
-from fairlead.spec import ExperimentSpec, Manifest, from_yaml
+from fairlead.spec import DataKind, ExperimentSpec, Manifest, from_yaml
 from fairlead.workload import Workload
 
 _ALONE = "a page that is run alone does not measure it"
@@ -39,29 +48,89 @@ class PrintingOutlet(KeepingOutlet):
     console: Console = field(default_factory=Console)
 
     def report(self, metrics: Mapping[str, float], *, step: int, checkpoint: Path | None) -> None:
-        """Print ``metrics`` in one line."""
+        """Print ``metrics`` in one line; a report may be of a checkpoint alone."""
         KeepingOutlet.report(self, metrics, step=step, checkpoint=checkpoint)
+        if not metrics:
+            return
         shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self.console.print(f"step {step:>4}  {shown}", highlight=False)
 
 
-def run_alone(train: Workload, *, workload: str, example: str, arguments: Sequence[str] | None = None) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Page:
+    """What is known of a workload before its spec is read."""
+
+    workload: str
+    """The name that specs have for it."""
+    manifest: Manifest | None
+    """None: one of the user's own without a manifest, whose parameters nobody checks."""
+    spec: Path
+    """The one that is used unless ``--spec`` names another."""
+
+    @property
+    def kind(self) -> DataKind | None:
+        """What its data must be; None: whatever it makes of them."""
+        return None if self.manifest is None or self.manifest.data == "own" else self.manifest.data
+
+
+def run_alone(
+    train: Workload,
+    *,
+    workload: str | None = None,
+    example: str | None = None,
+    spec: str | Path | None = None,
+    arguments: Sequence[str] | None = None,
+) -> None:
     """Train with what the command line says, print what the test split shows, and save the model if asked.
 
-    ``example``: the ready spec that gives data and seed unless ``--spec`` names another. Exits with status 2 and one
-    line of explanation for input that cannot be used.
+    ``workload`` and ``example``: one that is installed, and the ready spec that gives data and seed. ``spec``: of one
+    of your own, relative to the file of ``train``. ``--spec`` names another. Exits with status 2 and one line of
+    explanation for input that cannot be used.
     """
-    console = Console()
+    console = Console(quiet=os.environ.get("RANK", "0") != "0")
     try:
-        options = _options(find_manifest(workload), arguments)
-        _run(train, workload, _spec(options, workload, example), options, console)
+        page = _own_page(train, spec) if spec is not None else _installed_page(workload, example)
+        with launched_ranks() as (rank, world_size):
+            _run(train, page, *_asked(page, arguments), console, rank=rank, world_size=world_size)
     except FairleadError as error:
         console.print(f"error: {error}", highlight=False, markup=False)
         raise SystemExit(2) from error
 
 
-def _options(manifest: Manifest, arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=f"python -m {manifest.module.partition(':')[0]}", description=manifest.title)
+def _installed_page(workload: str | None, example: str | None) -> _Page:
+    assert workload is not None, "give workload and example, or spec"
+    specs, name = find_specs(), example or workload
+    return _Page(workload=workload, manifest=find_manifest(workload), spec=specs.get(name, Path(name)))
+
+
+def _own_page(train: Workload, spec: str | Path) -> _Page:
+    file = _file_of(train)
+    name = f"{file.stem}:{train.__name__}"  # type: ignore[attr-defined]  # a workload here is a plain function
+    return _Page(workload=name, manifest=manifest_beside(file, name), spec=file.parent / spec)
+
+
+def _file_of(train: Workload) -> Path:
+    return Path(train.__code__.co_filename)  # type: ignore[attr-defined]
+
+
+def _asked(page: _Page, arguments: Sequence[str] | None) -> tuple[ExperimentSpec, argparse.Namespace]:
+    """The spec, changed by the command line, and the rest of what that says."""
+    chooser = argparse.ArgumentParser(add_help=False)
+    chooser.add_argument("--spec", type=Path)
+    path = chooser.parse_known_args(arguments)[0].spec or page.spec
+    if not path.is_file():
+        raise BadInput(f"there is no spec {path}")
+    spec = from_yaml(ExperimentSpec, path.read_text(encoding="utf-8"))
+    options = _options(page, spec, arguments)
+    if spec.workload.rpartition(".")[2] != page.workload:
+        raise BadInput(f"{path} is a spec for {spec.workload}, not for {page.workload}")
+    return _changed(spec, options), options
+
+
+def _options(page: _Page, spec: ExperimentSpec, arguments: Sequence[str] | None) -> argparse.Namespace:
+    manifest = page.manifest
+    program = f"python -m {(manifest.module if manifest else page.workload).partition(':')[0]}"
+    parser = argparse.ArgumentParser(prog=program, description=manifest.title if manifest else None)
     parser.add_argument("--spec", type=Path, help="a spec whose data, params, seed and gates are used")
     parser.add_argument("--data", help="address of other data, such as table.csv or builtin://breast_cancer")
     parser.add_argument("--target", help="the column to predict in other data")
@@ -69,19 +138,20 @@ def _options(manifest: Manifest, arguments: Sequence[str] | None) -> argparse.Na
     parser.add_argument("--save", type=Path, metavar="DIR", help="write model, last checkpoint and samples there")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="go on from this checkpoint")
     group = parser.add_argument_group("parameters")
-    for name, parameter in manifest.parameters.items():
-        text = f"{parameter.help} default: {parameter.default}".replace("%", "%%")
+    for name, text in _parameters(manifest, spec).items():
+        text = text.replace("%", "%%")
         group.add_argument(f"--{name}", f"--{name.replace('_', '-')}", dest=f"param_{name}", metavar="VALUE", help=text)
     return parser.parse_args(arguments)
 
 
-def _spec(options: argparse.Namespace, workload: str, example: str) -> ExperimentSpec:
-    path = options.spec or find_specs().get(example)
-    if path is None or not path.is_file():
-        raise BadInput(f"there is no spec {path or example}")
-    spec = from_yaml(ExperimentSpec, path.read_text(encoding="utf-8"))
-    if spec.workload != workload:
-        raise BadInput(f"{path} is a spec for {spec.workload}, not for {workload}")
+def _parameters(manifest: Manifest | None, spec: ExperimentSpec) -> Mapping[str, str]:
+    """What each one is. Without a manifest those of the spec are all that is known."""
+    if manifest is None:
+        return {name: f"in the spec: {value}" for name, value in spec.params.items()}
+    return {name: f"{one.help} default: {one.default}" for name, one in manifest.parameters.items()}
+
+
+def _changed(spec: ExperimentSpec, options: argparse.Namespace) -> ExperimentSpec:
     changes: dict[str, Any] = {"params": {**spec.params, **_given(options)}}
     if options.seed is not None:
         changes["seed"] = options.seed
@@ -105,27 +175,42 @@ def _value(text: str) -> Any:
         return text
 
 
-def _run(train: Workload, workload: str, spec: ExperimentSpec, options: argparse.Namespace, console: Console) -> None:
-    manifest = find_manifest(workload)
-    problems = manifest.problems_with(spec.params) or check(spec.data, task=manifest.task, kind=manifest.data)
-    if problems:
+def _run(
+    train: Workload,
+    page: _Page,
+    spec: ExperimentSpec,
+    options: argparse.Namespace,
+    console: Console,
+    *,
+    rank: int,
+    world_size: int,
+) -> None:
+    if problems := _problems(page, spec):
         lines = "; ".join(f"{problem.pointer}: {problem.message}" for problem in problems)
         raise BadSpec(lines, problems=problems)
     if options.resume is not None and not options.resume.is_dir():
         raise BadInput(f"there is no checkpoint directory {options.resume}")
-    page = Path(train.__code__.co_filename)  # type: ignore[attr-defined]  # a workload here is a plain function
-    params = manifest.with_defaults(spec.params)
-    outlet = PrintingOutlet(directory=options.save / "checkpoint" if options.save else None, console=console)
+    manifest = page.manifest
+    params = manifest.with_defaults(spec.params) if manifest else dict(spec.params)
+    seed_all(spec.seed)  # as the platform does before it calls a workload
+    saves = options.save is not None and rank == 0
+    outlet = PrintingOutlet(directory=options.save / "checkpoint" if saves else None, console=console)
     context = LocalContext(
-        dataset=open_dataset(spec.data),
+        dataset=open_dataset(spec.data) if spec.data.is_there else None,
         origin=Origin(
-            workload=workload, module=manifest.module.partition(":")[0], params=params, code_hash=hash_of_file(page)
+            workload=page.workload,
+            module=(manifest.module if manifest else page.workload).partition(":")[0],
+            params=params,
+            code_hash=hash_of_file(_file_of(train)),
         ),
         outlet=outlet,
+        rank=rank,
+        world_size=world_size,
+        agree=any_rank,
         seed=spec.seed,
         threshold=spec.evaluation.threshold,
         exact_auc=spec.evaluation.exact_auc,
-        device=choose_device(),
+        device=choose_device(int(os.environ.get("LOCAL_RANK", "0"))),
         resume_from=options.resume,
         export_to=options.save / "model" if options.save else None,
         samples_to=options.save / "samples" if options.save else None,
@@ -133,10 +218,30 @@ def _run(train: Workload, workload: str, spec: ExperimentSpec, options: argparse
         privacy=spec.privacy,
         probes=spec.probes,
     )
-    if options.save:
+    if saves:
         options.save.mkdir(parents=True, exist_ok=True)
     train(params, context)
-    _conclude(context, spec, console)
+    if spec.data.is_there:
+        context.states = _of_all_ranks(context.states)
+        _conclude(context, spec, console)
+    elif context.num_reports == 0:
+        raise BadInput("the workload returned without a call of report, so it has shown nothing")
+
+
+def _of_all_ranks(states: Mapping[str, AnyState]) -> dict[str, AnyState]:
+    """Merged counts by split. Collective."""
+    told = gather_objects({name: state.to_bytes() for name, state in states.items()})
+    found: dict[str, list[AnyState]] = {}
+    for name, content in (item for each in told for item in each.items()):
+        found.setdefault(name, []).append(read_state(content))
+    return {name: merged(parts) for name, parts in found.items()}
+
+
+def _problems(page: _Page, spec: ExperimentSpec) -> tuple[Problem, ...]:
+    found = page.manifest.problems_with(spec.params) if page.manifest else ()
+    if found or not spec.data.is_there:
+        return found
+    return check(spec.data, task=page.manifest.task if page.manifest else None, kind=page.kind)
 
 
 def _conclude(context: LocalContext, spec: ExperimentSpec, console: Console) -> None:

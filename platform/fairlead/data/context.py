@@ -37,6 +37,10 @@ MAX_STEP = 2**62
 """MLflow keeps steps as 64-bit numbers."""
 _SLACK = 100
 """Predicted numbers are counted where they lie within so many widths of the targets' range around it."""
+_NO_DATA = (
+    "the spec names no data, so the platform has no rows to hand out, to count or to describe a model by: name them "
+    "under data.uri, or let the workload read its own, report its metrics and keep its weights in checkpoints"
+)
 
 
 class Outlet(Protocol):
@@ -93,14 +97,15 @@ class LocalContext:
 
     ``agree`` turns this rank's wish to stop into that of all (``fairlead.data.torch.any_rank`` on several ranks).
     ``export_to``: where rank 0 writes the model; None: nowhere. ``samples_to``: where it writes what is shown; None:
-    nowhere. ``resume_from``: a checkpoint directory. Raises ``BadData`` for a ``mitigation`` that cannot work on these
+    nowhere. ``resume_from``: a checkpoint directory. ``dataset``: None where the workload reads data of its own;
+    whatever is about rows then raises ``BadInput``. Raises ``BadData`` for a ``mitigation`` that cannot work on these
     data, and ``probes`` that cannot look at them.
     """
 
     def __init__(
         self,
         *,
-        dataset: Dataset,
+        dataset: Dataset | None,
         origin: Origin,
         outlet: Outlet,
         seed: int = 0,
@@ -118,8 +123,9 @@ class LocalContext:
         keep_answers: bool = False,
         agree: Callable[[bool], bool] = alone,
     ) -> None:
-        refuse_unusable(mitigation, dataset)
-        refuse_unfit(probes, dataset)
+        if dataset is not None:
+            refuse_unusable(mitigation, dataset)
+            refuse_unfit(probes, dataset)
         self.rank = rank
         self.world_size = world_size
         self.device = device
@@ -130,10 +136,13 @@ class LocalContext:
         """Counts of this rank by split, or ``split@condition``; what was never evaluated here is absent."""
         self.measurements: dict[str, Any] = {}
         """What platform code measured beside the counts, by section of the report; see ``keep_measurement``."""
-        self.answers = AnswerKeeper() if keep_answers and dataset.info.classes else None
+        self.answers = AnswerKeeper() if keep_answers and dataset is not None and dataset.info.classes else None
         """This rank's answers to the rows of the test split, as they are; None where nobody wants them."""
         self.has_exported = False
-        self._dataset = dataset
+        self.num_reports = 0
+        self.was_told_to_stop = False
+        """Whether ``should_stop`` has ever said so: who returns then has not finished."""
+        self._own_dataset = dataset
         self._origin = origin
         self._outlet = outlet
         self._resume_from = resume_from
@@ -148,8 +157,14 @@ class LocalContext:
 
     @property
     def dataset(self) -> DatasetInfo:
-        """The data set the spec names."""
+        """The data set the spec names. Raises ``BadInput`` where it names none."""
         return self._dataset.info
+
+    @property
+    def _dataset(self) -> Dataset:
+        if self._own_dataset is None:
+            raise BadInput(_NO_DATA)
+        return self._own_dataset
 
     @property
     def resume_from(self) -> Path | None:
@@ -211,11 +226,13 @@ class LocalContext:
             raise BadInput(f"step {step} is larger than {MAX_STEP}")
         if checkpoint is not None and not checkpoint.is_dir():
             raise BadInput(f"checkpoint must be a directory, and {checkpoint} is none")
+        self.num_reports += 1
         self._outlet.report(plain, step=int(step), checkpoint=checkpoint)
 
     def should_stop(self) -> bool:
         """Whether any rank was asked to stop. Collective."""
-        return self._agree(self._outlet.should_stop())
+        self.was_told_to_stop |= (is_asked := self._agree(self._outlet.should_stop()))
+        return is_asked
 
     def evaluate(
         self,
@@ -335,9 +352,11 @@ class LocalContext:
     def export(self, tensors: Mapping[str, Any], *, config: Mapping[str, Any]) -> None:
         """Write the model where the platform wants it; ranks other than 0 do nothing.
 
-        Raises ``BadInput`` where thresholds of groups or a temperature were asked for and ``config`` lacks them, or
-        privacy and no private step was made.
+        Raises ``BadInput`` where the spec names no data, from which a model has its inputs and classes; where
+        thresholds of groups or a temperature were asked for and ``config`` lacks them; or privacy and no private step
+        was made.
         """
+        info = self.dataset
         has_thresholds = self._mitigation is not None and not self._mitigation.is_in_training
         if has_thresholds and "group_thresholds" not in config:
             raise BadInput("export: the thresholds of groups are missing; give config | mitigation.config()")
@@ -353,7 +372,7 @@ class LocalContext:
                 tensors,
                 config=config,
                 origin=self._origin,
-                dataset=self._dataset.info,
+                dataset=info,
                 seed=self.seed,
                 threshold=self.threshold,
             )

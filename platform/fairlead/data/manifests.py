@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
-from fairlead.errors import BadInput, BadSpec, NotFound
+from fairlead.errors import BadInput, BadSpec, NotFound, Problem
 from fairlead.spec import EVALUATION, Manifest, from_mapping
 
 GROUP = "fairlead.workloads"
@@ -37,6 +37,36 @@ def find_manifest(name: str) -> Manifest:
     if name not in manifests:
         raise NotFound(f"no workload is called {name!r}; installed: {', '.join(manifests) or 'none'}")
     return manifests[name]
+
+
+def manifest_beside(page: Path, workload: str) -> Manifest | None:
+    """The manifest of a workload of the user's own: ``<module>.toml`` beside ``<module>.py``; see ``own_manifest``."""
+    path = page.with_suffix(".toml")
+    return own_manifest(path.read_bytes(), path.name, workload) if path.is_file() else None
+
+
+def own_manifest(content: bytes, name: str, workload: str) -> Manifest | None:
+    """The manifest of ``package.module:function`` in a file that lies beside the module and is called like it.
+
+    None where the file is something else: a manifest says in ``module`` whose it is. Raises ``BadSpec`` naming the
+    file for a manifest that cannot be used.
+    """
+    try:
+        found = tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        return None
+    if found.get("module") != workload:
+        return None
+    try:
+        return from_mapping(Manifest, found)
+    except BadSpec as error:
+        message = f"the manifest {name} in it cannot be used: {error}"
+        raise BadSpec(message, problems=(Problem(pointer="/code", message=message),)) from error
+
+
+def place_of_manifest(workload: str) -> str:
+    """Where in a bundle the manifest of ``package.module:function`` lies."""
+    return f"{workload.partition(':')[0].replace('.', '/')}.toml"
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -122,6 +122,9 @@ class Finished:
     """What it measured beside the counts, as JSON by section of the report; rank 0's counts."""
     answers: FileEntry | None = None
     """Its answers to the rows of the test split, where they are kept."""
+    num_reports: int = 0
+    was_told_to_stop: bool = False
+    """Whether ``should_stop`` has said so before it returned."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

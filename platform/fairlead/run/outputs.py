@@ -53,6 +53,8 @@ def collect(document: LaunchDocument, attempt: Path, finished: Sequence[Finished
     spec = document.spec
     if spec.is_evaluation and not first.states:
         return Outputs(incomplete=_user_error("no_result", "the predictions were not counted to their end"))
+    if not spec.data.is_there:
+        return _without_rows(first)
     split = PREDICTIONS_SPLIT if spec.is_evaluation else EVALUATED_SPLIT
     names = {split: split} | {condition: state_name(split, condition) for condition in spec.conditions}
     try:
@@ -68,6 +70,8 @@ def collect(document: LaunchDocument, attempt: Path, finished: Sequence[Finished
     except ValueError as error:
         return Outputs(incomplete=_user_error("measurements", str(error)))
     incomplete = _why_incomplete(first.dataset, state, split, has_gates=bool(spec.gates) or spec.probes is not None)
+    if state is None and incomplete is None:
+        incomplete = _why_unfinished(first)
     incomplete = incomplete or _why_probes_incomplete(first.dataset, states, split)
     incomplete = incomplete or _why_unmeasured(spec, first.measurements)
     there = {condition: found for condition, found in states.items() if found is not None}
@@ -82,6 +86,21 @@ def collect(document: LaunchDocument, attempt: Path, finished: Sequence[Finished
         dataset=describe_dataset(first.dataset),
         environment=dict(first.environment),
     )
+
+
+def _without_rows(first: Finished) -> Outputs:
+    """Of a workload that read data of its own: it must have reported something, and not have been asked to stop."""
+    incomplete = _why_unfinished(first)
+    if incomplete is None and first.num_reports == 0:
+        incomplete = _user_error("no_result", "the workload returned without a call of report, so it has shown nothing")
+    return Outputs(incomplete=incomplete, environment=dict(first.environment))
+
+
+def _why_unfinished(first: Finished) -> Verdict | None:
+    """Where nothing is counted only this tells a workload that has stopped from one that has come to its end."""
+    if not first.was_told_to_stop:
+        return None
+    return _user_error("no_result", "the workload returned because should_stop() had said so")
 
 
 def _user_error(reason: str, detail: str) -> Verdict:

@@ -6,7 +6,6 @@ Knows torch, and not Ray.
 import importlib
 import importlib.metadata
 import platform
-import random
 import re
 import sys
 import traceback
@@ -34,13 +33,6 @@ def find_code(code: str | None) -> None:
     if not Path(code).is_dir():
         raise BadInput(f"the unpacked code {code} is not on this node; put FAIRLEAD_CACHE on a shared disk")
     sys.path.insert(0, code)
-
-
-def seed_all(seed: int) -> None:
-    """Of Python, numpy and torch."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 def load_workload(name: str) -> Workload:

@@ -34,7 +34,7 @@ class _BoundBackend(_TorchBackend):
         size = len(worker_group)
         address, port = worker_group.execute_single(0, _open_store, world_size=size, timeout_s=backend_config.timeout_s)
         worker_group.execute(_name_store, address, port)
-        worker_group.execute(_set_torch_distributed_env_vars)
+        worker_group.execute(_set_variables)
         joining = [
             worker_group.execute_single_async(
                 rank,
@@ -54,6 +54,13 @@ def _open_store(*, world_size: int, timeout_s: float) -> tuple[str, int]:
     """Where it listens. On rank 0."""
     address: str = ray.util.get_node_ip_address()
     return address, open_store(address, world_size=world_size, timeout_s=timeout_s).port
+
+
+def _set_variables() -> None:
+    """Those of ``torchrun``, and what Hugging Face's accelerate must hear to count ranks that have no accelerator."""
+    _set_torch_distributed_env_vars()
+    if os.environ["ACCELERATE_TORCH_DEVICE"] == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"
 
 
 def _name_store(address: str, port: int) -> None:

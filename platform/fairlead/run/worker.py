@@ -21,7 +21,7 @@ import ray.train.torch
 from fairlead.data.context import LocalContext
 from fairlead.data.dataset import Dataset, open_dataset
 from fairlead.data.export import Origin
-from fairlead.data.torch import any_rank, share_cores
+from fairlead.data.torch import any_rank, seed_all, share_cores
 from fairlead.errors import StorageAway
 from fairlead.evaluation.answers import MAX_ANSWERS
 from fairlead.evaluation.energy import NodeEnergy
@@ -41,7 +41,7 @@ from fairlead.run.kills import count_kills
 from fairlead.run.logs import drain_output, redirect_output
 from fairlead.run.messages import Finished, Hello, Orders, Report, Welcome, WrittenCheckpoint
 from fairlead.run.preparing import prepare
-from fairlead.run.rank import describe_environment, describe_failure, find_code, load_workload, seed_all
+from fairlead.run.rank import describe_environment, describe_failure, find_code, load_workload
 from fairlead.run.reports import ReportQueue
 from fairlead.run.sampling import Sampler, processor_seconds
 from fairlead.run.spool import now_ms
@@ -102,7 +102,7 @@ def _run(document: LaunchDocument, assignment: Assignment, line: "RunnerLine") -
         with line.excused():
             meter.start()
             _prepare_process(document, assignment)
-            dataset = open_dataset(document.spec.data)
+            dataset = open_dataset(document.spec.data) if document.spec.data.is_there else None
             workload = load_workload(document.workload_module)
             context = _context(document, Path(assignment.attempt), dataset, line)
             meter.wait()
@@ -114,11 +114,13 @@ def _run(document: LaunchDocument, assignment: Assignment, line: "RunnerLine") -
         states = {split: state.to_bytes() for split, state in context.states.items()}
         line.finish(
             states,
-            asdict(dataset.info),
+            asdict(dataset.info) if dataset else {},
             has_exported=context.has_exported,
             device=context.device,
             measurements=context.measurements,
             answers=_write_answers(context, Path(assignment.attempt), line),
+            num_reports=context.num_reports,
+            was_told_to_stop=context.was_told_to_stop,
         )
 
 
@@ -189,7 +191,7 @@ def _prepare_process(document: LaunchDocument, assignment: Assignment) -> None:
     seed_all(document.spec.seed)
 
 
-def _context(document: LaunchDocument, attempt: Path, dataset: Dataset, line: "RunnerLine") -> "RankContext":
+def _context(document: LaunchDocument, attempt: Path, dataset: Dataset | None, line: "RunnerLine") -> "RankContext":
     context = ray.train.get_context()
     spec = document.spec
     code_hash = f"sha256:{document.code_sha256}" if document.code_sha256 else None
@@ -220,7 +222,9 @@ def _context(document: LaunchDocument, attempt: Path, dataset: Dataset, line: "R
     )
 
 
-def _keeps_answers(document: LaunchDocument, dataset: Dataset) -> bool:
+def _keeps_answers(document: LaunchDocument, dataset: Dataset | None) -> bool:
+    if dataset is None:
+        return False
     return document.keeps_answers and dataset.info.num_by_split[EVALUATED_SPLIT] <= MAX_ANSWERS
 
 
@@ -411,6 +415,8 @@ class RunnerLine:
         device: str,
         measurements: Mapping[str, Any] | None = None,
         answers: FileEntry | None = None,
+        num_reports: int = 0,
+        was_told_to_stop: bool = False,
     ) -> None:
         """Hand over this rank's counts by split."""
         self._reports.flush()
@@ -423,6 +429,8 @@ class RunnerLine:
             environment=describe_environment(device) if self._hello.rank == 0 else {},
             measurements=(measurements or {}) if self._hello.rank == 0 else {},
             answers=answers,
+            num_reports=num_reports,
+            was_told_to_stop=was_told_to_stop,
         )
         ray.get(self._runner.finished.remote(finished), timeout=_LONG_CALL_TIMEOUT_S)
 

@@ -3,7 +3,7 @@
 Request body, stored JSON and the runner's input are these very models: there are no twins.
 """
 
-from fairlead.spec.data import BinSpec, DataSpec, LabelNoiseSpec, SplitSpec
+from fairlead.spec.data import NO_DATA, BinSpec, DataSpec, LabelNoiseSpec, SplitSpec
 from fairlead.spec.document import Document, Name, explain, from_json, from_mapping, from_yaml
 from fairlead.spec.energy import EnergySpec
 from fairlead.spec.environment import EnvironmentSpec
@@ -42,6 +42,7 @@ from fairlead.spec.search import SearchSpec
 
 __all__ = [
     "EVALUATION",
+    "NO_DATA",
     "AlternativeSpec",
     "AttributionsSpec",
     "BinSpec",

@@ -81,3 +81,12 @@ class DataSpec(Document):
         if len(set(self.sensitive)) != len(self.sensitive):
             raise ValueError("a sensitive column is listed twice")
         return self
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a data set at all; see ``NO_DATA``."""
+        return self.uri != ""
+
+
+NO_DATA = DataSpec.model_construct(uri="")
+"""Of a workload that reads data of its own: the platform knows no row of them. A document says it by silence."""

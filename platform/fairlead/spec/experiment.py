@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, StrictInt, StringConstraints, field_validator, model_validator
 
-from fairlead.spec.data import DataSpec
+from fairlead.spec.data import NO_DATA, DataSpec
 from fairlead.spec.document import Document, Name, ParameterName, unfit
 from fairlead.spec.energy import EnergySpec
 from fairlead.spec.environment import EnvironmentSpec
@@ -239,7 +239,9 @@ class ExperimentSpec(Document):
     """A directory beside the spec that is uploaded by content hash; stored as ``sha256:<hex>``."""
     environment: EnvironmentSpec | None = Field(default=None, exclude_if=lambda value: value is None)  # as mitigation
     params: dict[ParameterName, Any] = Field(default_factory=dict)
-    data: DataSpec
+    # As mitigation: left out where there are none.
+    data: DataSpec = Field(default_factory=lambda: NO_DATA, exclude_if=lambda data: not data.is_there)
+    """Absent: the workload, one of your own, reads its data itself, and the platform evaluates nothing."""
     resources: ResourcesSpec = ResourcesSpec()
     # Left out where there is none: specs without it keep their hashes, and agents of older releases can read them.
     predictions: ColumnsSpec | None = Field(default=None, exclude_if=lambda value: value is None)
@@ -269,6 +271,29 @@ class ExperimentSpec(Document):
         if (flaw := unfit(params)) is not None:
             raise ValueError(f"{flaw.pointer.lstrip('/')}: {flaw.message}")
         return params
+
+    @model_validator(mode="after")
+    def _asks_nothing_of_data_that_are_not_there(self) -> Self:
+        if self.data.is_there:
+            return self
+        if self.predictions is not None:
+            raise ValueError("predictions lie in a file or a directory: name it as data.uri")
+        asked: dict[str, Any] = {
+            "gates": self.gates,
+            "evaluation": self.evaluation != EvaluationSpec(),
+            "mitigation": self.mitigation,
+            "privacy": self.privacy,
+            "probes": self.probes,
+            "energy": self.energy,
+            "search": self.search,
+            "register": self.register_as,
+        }
+        if found := [name for name, value in asked.items() if value]:
+            raise ValueError(
+                f"there is no data, and {', '.join(found)} cannot be without: rows that the platform knows are what it "
+                f"counts, compares and reports; name them under data.uri, or leave {', '.join(found)} out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:

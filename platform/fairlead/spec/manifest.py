@@ -100,8 +100,8 @@ class Manifest(Document):
     title: str
     task: Task | None = None
     """What it learns to say of a row; None: the data decide between two classes, several and a number."""
-    data: DataKind = "table"
-    """What a row must be."""
+    data: DataKind | Literal["own"] = "table"
+    """What a row must be. ``own``: it reads or makes its data itself, and a spec may leave ``data`` out."""
     measure: MeasureSpec | None = None
     """Of the task ``quality``: how answers are graded."""
     metrics: tuple[str, ...] = ()

@@ -119,5 +119,5 @@ def _of_experiment(spec: ExperimentSpec) -> PredictionsSpec:
     named = {"target": data.target, "positive": data.positive, "record_id": data.record_id}
     columns = {name: value for name, value in named.items() if value is not None}
     kept = spec.model_dump(include={"name", "evaluation", "gates", "data"}, exclude_unset=True)
-    bins = kept.pop("data").get("bins", {})
+    bins = kept.pop("data", {}).get("bins", {})
     return from_mapping(PredictionsSpec, {**kept, "columns": {**columns, "sensitive": data.sensitive, "bins": bins}})

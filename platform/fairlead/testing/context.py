@@ -50,7 +50,7 @@ def a_context(
 ) -> LocalContext:
     """A context for ``spec`` on this machine's processor; reports are kept in memory."""
     return LocalContext(
-        dataset=open_dataset(spec.data),
+        dataset=open_dataset(spec.data) if spec.data.is_there else None,
         origin=Origin(workload=spec.workload, module=f"fairlead_workloads.{spec.workload}", params=spec.params),
         outlet=outlet or KeepingOutlet(),
         seed=spec.seed,

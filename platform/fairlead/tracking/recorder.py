@@ -272,10 +272,12 @@ def _params_of(document: RunDocument) -> dict[str, str]:
     ours: dict[str, Any] = {
         "spec.workload": spec.workload,
         "spec.resources": spec.resources.model_dump(mode="json"),
-        "spec.data.uri": spec.data.uri,
     }
+    if spec.data.is_there:
+        ours["spec.data.uri"] = spec.data.uri
     if spec.predictions is None:
-        ours |= {"spec.seed": spec.seed, "spec.data.split": spec.data.split.model_dump(mode="json")}
+        ours["spec.seed"] = spec.seed
+        ours |= {"spec.data.split": spec.data.split.model_dump(mode="json")} if spec.data.is_there else {}
     else:
         ours["spec.predictions"] = spec.predictions.model_dump(mode="json")
     for name, asked in {"mitigation": spec.mitigation, **spec.measured}.items():

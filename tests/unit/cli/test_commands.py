@@ -93,7 +93,7 @@ def test_with_json_an_error_is_json_on_standard_error(run: Run) -> None:
     result = run("submit", "-", "--json", text="name: x\nworkloda: y\n")
     errors = json.loads(result.stderr)["errors"]
     assert (result.exit_code, result.stdout) == (2, "")
-    assert {"/workloda", "/workload", "/data"} == {error["pointer"] for error in errors}
+    assert {"/workloda", "/workload"} == {error["pointer"] for error in errors}
 
 
 def test_a_missing_spec_file_exits_2(run: Run) -> None:

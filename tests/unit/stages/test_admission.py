@@ -7,6 +7,7 @@ import pytest
 
 from fairlead.admission import Admitted, Rejected, RejectionReason, admit
 from fairlead.data import find_manifests
+from fairlead.spec import NO_DATA
 from fairlead.testing import a_spec
 
 MANIFESTS = find_manifests()
@@ -25,6 +26,14 @@ def test_a_built_in_workload_is_admitted_with_its_defaults_and_number_of_steps()
     assert admitted.workload_module == MANIFESTS["tabular_mlp"].module
 
 
+def test_code_of_the_users_own_may_bring_its_data_and_so_may_ours_that_say_so() -> None:
+    own = {"data": NO_DATA, "evaluation": {}, "gates": []}
+    assert isinstance(_admit(workload="mine:train", code=f"sha256:{SHA}", **own), Admitted)
+    manifest = MANIFESTS["tabular_mlp"].amended(data="own")
+    found = admit(a_spec(**own), manifests={"tabular_mlp": manifest}, has_bundle=lambda _: True)
+    assert isinstance(found, Admitted)
+
+
 @pytest.mark.parametrize(
     ("changes", "reason", "pointer"),
     [
@@ -33,6 +42,7 @@ def test_a_built_in_workload_is_admitted_with_its_defaults_and_number_of_steps()
         ({"params": {"epochs": "three"}}, RejectionReason.BAD_PARAMETERS, "/params/epochs"),
         ({"params": {"epochs": -1}}, RejectionReason.BAD_PARAMETERS, "/params/epochs"),
         ({"data": {"uri": "builtin://iris"}}, RejectionReason.BAD_DATA, "/data/uri"),
+        ({"data": NO_DATA, "evaluation": {}, "gates": []}, RejectionReason.BAD_DATA, "/data"),
         ({"data": {"uri": "builtin://lending?seed=x"}}, RejectionReason.BAD_DATA, "/data/uri"),
         ({"workload": "m:train", "code": "."}, RejectionReason.UNKNOWN_CODE, "/code"),
         ({"code": f"sha256:{SHA}"}, RejectionReason.UNKNOWN_CODE, "/code"),

@@ -24,12 +24,12 @@ import torch.distributed
 from fairlead.data.context import LocalContext
 from fairlead.data.dataset import Dataset, open_dataset
 from fairlead.data.export import Origin
-from fairlead.data.torch import any_rank, choose_device, gather_objects, share_cores
+from fairlead.data.torch import any_rank, choose_device, gather_objects, seed_all, share_cores
 from fairlead.evaluation.quantities import read_state
 from fairlead.protocol import EVALUATED_SPLIT
 from fairlead.run.meeting import join_store, open_store
 from fairlead.run.outputs import describe_dataset
-from fairlead.run.rank import describe_environment, describe_failure, find_code, load_workload, seed_all
+from fairlead.run.rank import describe_environment, describe_failure, find_code, load_workload
 from fairlead.run.spool import now_ms
 from fairlead.run.sweep.channel import Channel, Message
 from fairlead.run.sweep.judging import counted_values, without_test_rows
