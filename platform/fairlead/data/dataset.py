@@ -18,6 +18,7 @@ from fairlead.data import inputs, series
 from fairlead.data.columns import Column, Source, as_texts, first_missing
 from fairlead.data.groups import Codes, encode_bands, encode_levels
 from fairlead.data.records import Book, book_of, hash_ids
+from fairlead.data.sounds import with_one_length
 from fairlead.data.sources import read
 from fairlead.data.splits import SPLITS, nearest, shard_range, split_rows
 from fairlead.data.storage import bad
@@ -98,7 +99,7 @@ class Dataset:
 
 def open_dataset(spec: DataSpec) -> Dataset:
     """Read what ``spec`` names, choose its columns and split it. Raises ``BadData``, one problem per finding."""
-    source = read(spec.uri)
+    source = with_one_length(read(spec.uri), spec.seconds)
     target = _target_name(spec, source)
     _refuse_unknown_columns(spec, source, target)
     if spec.windows is not None:

@@ -96,6 +96,8 @@ class DataSpec(Document):
     steps: int | None = Field(default=None, ge=2, le=10_000, exclude_if=lambda value: value is None)
     """Of a table with one series a row: its feature columns, in their order, are so many steps of one or more channels,
     all channels of the first step first."""
+    seconds: float | None = Field(default=None, gt=0, le=600, exclude_if=lambda value: value is None)
+    """Of sounds: how long each is made, by cutting its end or adding silence. Absent: as long as the longest."""
     split: SplitSpec = SplitSpec()
     label_noise: LabelNoiseSpec | None = None
 

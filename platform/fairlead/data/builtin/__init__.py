@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from urllib.parse import parse_qsl
 
 from fairlead.data.builtin.series import cycles, cylinder_bell_funnel
+from fairlead.data.builtin.speech import spoken_words
 from fairlead.data.builtin.tables import breast_cancer, diabetes, digits, lending
 from fairlead.data.columns import Source
 from fairlead.errors import Problem
@@ -23,6 +24,7 @@ BUILTIN: Mapping[str, Callable[..., Source]] = {
     "lending": lending,
     "cycles": cycles,
     "cylinder_bell_funnel": cylinder_bell_funnel,
+    "spoken_words": spoken_words,
 }
 _RANGES: Mapping[str, tuple[int, int]] = {
     "seed": (0, 2**32 - 1),
