@@ -204,7 +204,7 @@ def validate(model: nn.Module, context: Context) -> Mapping[str, float]:
 
 def draw(rows: Rows, answers: np.ndarray, classes: Sequence[str], *, most: int = 6) -> str:
     """Some rows over the whole split as an SVG picture: what was seen, what came after it, and what was answered."""
-    chosen = np.unique(np.linspace(0, len(rows) - 1, most).astype(int)) if len(rows) else []
+    chosen = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))
     width, height = 720, 130
     panels = []
     for place, row in enumerate(chosen):

@@ -119,7 +119,7 @@ def _recorded(voice: str, text: str) -> NDArray[np.float64]:
         raise _refusal(
             f"espeak-ng speaks {rate} samples a second as {voice}, not {_SPOKEN_RATE}", "use another release"
         )
-    return samples  # type: ignore[no-any-return]
+    return samples
 
 
 def _halved(samples: NDArray[np.float64]) -> NDArray[np.float64]:
