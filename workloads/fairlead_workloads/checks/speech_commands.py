@@ -27,6 +27,6 @@ def measure(seed: int, *, is_short: bool, scratch: Path) -> Mapping[str, float]:
 CHECK = Check(
     measure=measure,
     bars=(Bar(value="accuracy", require=">= 0.95"),),
-    short_bars=(Bar(value="accuracy", require=">= 0.60"),),
+    short_bars=(Bar(value="accuracy", require=">= 0.80"),),
     quick={"params": {"epochs": 2, "width": 4, "hidden": 8, "bands": 16, "batch_size": 128}},
 )
