@@ -40,6 +40,7 @@ DOORS = {
     "scipy": ("platform/fairlead/evaluation/",),
     "sklearn": ("platform/fairlead/data/", "workloads/"),
     "snntorch": ("workloads/",),
+    "soundfile": ("platform/fairlead/data/", "workloads/"),
     "sqlalchemy": ("platform/fairlead/store/",),
     "standardwebhooks": ("platform/fairlead/webhooks/",),
     "starlette": ("api/fairlead_api/",),

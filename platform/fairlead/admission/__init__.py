@@ -350,6 +350,8 @@ def _possible_tasks(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[Me
         return ("binary", "multiclass", "regression", "ranking", "quality")
     if manifest.task is not None:
         return (manifest.task,)
+    if manifest.measure is not None and spec.data.windows is not None:
+        return ("quality",)  # windows have no labels, so their answers are graded
     return ("regression",) if spec.data.predict == "number" else ("binary", "multiclass")
 
 

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairlead.data import inputs
+from fairlead.data import inputs, series
 from fairlead.data.columns import Column, Source, as_texts, first_missing
 from fairlead.data.groups import Codes, encode_bands, encode_levels
 from fairlead.data.records import Book, book_of, hash_ids
-from fairlead.data.sources import bad, read
+from fairlead.data.sounds import with_one_length
+from fairlead.data.sources import read
 from fairlead.data.splits import SPLITS, nearest, shard_range, split_rows
+from fairlead.data.storage import bad
 from fairlead.errors import BadData, Problem
 from fairlead.spec import DataKind, DataSpec, LabelNoiseSpec
 from fairlead.spec.manifest import Task
@@ -97,14 +99,18 @@ class Dataset:
 
 def open_dataset(spec: DataSpec) -> Dataset:
     """Read what ``spec`` names, choose its columns and split it. Raises ``BadData``, one problem per finding."""
-    source = read(spec.uri)
+    source = with_one_length(read(spec.uri), spec.seconds)
     target = _target_name(spec, source)
     _refuse_unknown_columns(spec, source, target)
+    if spec.windows is not None:
+        source, by_split = series.cut(source, spec, target or "")
+        target = None  # what is to be foretold is no label of a row
+    else:
+        by_split = split_rows(source.num_rows, spec.split)
     labels, classes = _labels(spec, source, target) if target else (np.zeros(source.num_rows, np.int64), ())
     attributes, codes = _groups(spec, source)
     features, columns = _features(spec, source, target)
     hashes = hash_ids(_ids(spec, source))
-    by_split = split_rows(source.num_rows, spec.split)
     books = {split: book_of(hashes[rows]) for split, rows in by_split.items()}
     info = DatasetInfo(
         uri=spec.uri,
@@ -118,7 +124,7 @@ def open_dataset(spec: DataSpec) -> Dataset:
         classes=classes,
         attributes=attributes,
         target=target or source.learns or "",
-        kind=source.kind,
+        kind=source.kind if spec.steps is None else "sequences",
         details=source.details,
     )
     noisy = labels
@@ -217,6 +223,8 @@ def _target_name(spec: DataSpec, source: Source) -> str | None:
 
 def _refuse_unknown_columns(spec: DataSpec, source: Source, target: str | None) -> None:
     asked = [("/data/target", target), ("/data/record_id", spec.record_id)]
+    if spec.windows is not None:
+        asked += [("/data/windows/time", spec.windows.time), ("/data/windows/series", spec.windows.series)]
     asked += [(f"/data/features/{place}", name) for place, name in enumerate(spec.features or ())]
     asked += [(f"/data/sensitive/{place}", name) for place, name in enumerate(spec.sensitive) if name not in spec.bins]
     asked += [(f"/data/bins/{name}/column", bins.column) for name, bins in spec.bins.items()]
@@ -311,7 +319,9 @@ def _groups(spec: DataSpec, source: Source) -> tuple[tuple[Attribute, ...], Code
 
 def _features(spec: DataSpec, source: Source, target: str | None) -> tuple[NDArray[Any], tuple[FeatureColumn, ...]]:
     if source.array is not None:
-        if spec.features is not None:
+        if spec.steps is not None:
+            raise bad("/data/steps", f"{source.uri} holds {KINDS[source.kind]}, no table whose columns are steps")
+        if spec.features is not None and spec.windows is None:
             message = f"{source.uri} holds {KINDS[source.kind]}; features cannot be chosen among its columns"
             raise bad("/data/features", message)
         dtype = "str" if source.array.dtype == object else source.array.dtype.name
@@ -319,15 +329,19 @@ def _features(spec: DataSpec, source: Source, target: str | None) -> tuple[NDArr
     names = _feature_names(spec, source, target)
     try:
         columns = tuple(inputs.describe(name, source.columns[name]) for name in names)
-        return inputs.to_matrix(source.columns.__getitem__, columns, num_rows=source.num_rows), columns
+        matrix = inputs.to_matrix(source.columns.__getitem__, columns, num_rows=source.num_rows)
     except ValueError as error:
         raise bad("/data/features", f"{source.uri}: {error}") from error
+    if spec.steps is None:
+        return matrix, columns
+    return series.fold(matrix, columns, spec=spec, uri=source.uri), (FeatureColumn(name="series", dtype="float32"),)
 
 
 _FEATURES: Mapping[DataKind, str] = {
     "images": "image",
     "scenes": "image",
     "views": "image",
+    "sequences": "series",
     "audio": "sound",
     "text": "text",
 }

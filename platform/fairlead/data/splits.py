@@ -44,6 +44,29 @@ def split_rows(num_rows: int, shares: SplitSpec) -> Mapping[str, NDArray[np.int6
     return {name: np.sort(part) for name, part in zip(SPLITS, np.split(order, edges), strict=True)}
 
 
+def split_in_time(
+    starts: NDArray[np.float64], ends: NDArray[np.float64], shares: SplitSpec
+) -> Mapping[str, NDArray[np.int64]]:
+    """Row positions of each split, ascending, where what a row is to foretell lies from ``starts`` to ``ends``.
+
+    Later splits lie later: the train split ends before the validation split starts, and that before the test split. The
+    shares are of rows by their start. Rows that would reach from one split into the next are in none. ``shares.seed``
+    draws nothing. Both arrays: shape (rows,), times in any unit.
+    """
+    ordered = np.sort(starts)
+    counts = split_counts(len(starts), shares)
+    edges = (counts["train"], counts["train"] + counts["validation"])
+    later, latest = (ordered[edge] if edge < len(ordered) else np.inf for edge in edges)
+    is_test = starts >= latest
+    is_tuning = (starts >= later) & ~is_test
+    is_train = starts < later
+    return {
+        "train": np.flatnonzero(is_train & (ends < later)),
+        "validation": np.flatnonzero(is_tuning & (ends < latest)),
+        "test": np.flatnonzero(is_test),
+    }
+
+
 def shard_range(num_rows: int, *, rank: int, world_size: int) -> tuple[int, int]:
     """First and one-past-last position of a rank's part of ``num_rows``. Raises ``ValueError`` for a bad rank."""
     if not 0 <= rank < world_size:

@@ -3,7 +3,7 @@
 Request body, stored JSON and the runner's input are these very models: there are no twins.
 """
 
-from fairlead.spec.data import NO_DATA, BinSpec, DataSpec, LabelNoiseSpec, SplitSpec
+from fairlead.spec.data import NO_DATA, BinSpec, DataSpec, LabelNoiseSpec, SplitSpec, WindowsSpec
 from fairlead.spec.document import Document, Name, explain, from_json, from_mapping, from_yaml
 from fairlead.spec.energy import EnergySpec
 from fairlead.spec.environment import EnvironmentSpec
@@ -82,6 +82,7 @@ __all__ = [
     "SplitSpec",
     "TemperatureSpec",
     "TrialRef",
+    "WindowsSpec",
     "Wish",
     "evaluation_request",
     "explain",

@@ -51,6 +51,25 @@ class LabelNoiseSpec(Document):
     seed: int = Field(default=0, ge=0, lt=2**32)
 
 
+class WindowsSpec(Document):
+    """Cuts the rows of a table, each a moment of a series, into windows: some steps seen, the next ones to foretell.
+
+    ``data.target`` is then the column to foretell. Windows belong to splits by their time, not by chance: see
+    ``fairlead.data.series``.
+    """
+
+    time: Column
+    """The column that orders rows: numbers or dates, evenly spaced within a series."""
+    series: Column | None = None
+    """The column that tells series apart; absent: all rows are one."""
+    steps: int = Field(ge=2, le=10_000)
+    """Rows that the model sees."""
+    horizon: int = Field(ge=1, le=10_000)
+    """Rows after them that it foretells."""
+    season: int = Field(default=1, ge=1, le=10_000)
+    """Rows after which a series is expected to repeat itself; errors are told as multiples of those of repeating it."""
+
+
 class DataSpec(Document):
     """One data set: where it lies, what is predicted, and whose outcomes are compared."""
 
@@ -71,6 +90,14 @@ class DataSpec(Document):
     bins: dict[Column, BinSpec] = Field(default_factory=dict)
     record_id: Column | None = None
     """A column that names each row for ever; absent: the row's position in the data."""
+    # Left out where they are absent, as ``predict`` is.
+    windows: WindowsSpec | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of a table of moments: how it is cut into series to be foretold."""
+    steps: int | None = Field(default=None, ge=2, le=10_000, exclude_if=lambda value: value is None)
+    """Of a table with one series a row: its feature columns, in their order, are so many steps of one or more channels,
+    all channels of the first step first."""
+    seconds: float | None = Field(default=None, gt=0, le=600, exclude_if=lambda value: value is None)
+    """Of sounds: how long each is made, by cutting its end or adding silence. Absent: as long as the longest."""
     split: SplitSpec = SplitSpec()
     label_noise: LabelNoiseSpec | None = None
 
@@ -80,6 +107,18 @@ class DataSpec(Document):
             raise ValueError(f"the target {self.target!r} is also listed as a feature")
         if len(set(self.sensitive)) != len(self.sensitive):
             raise ValueError("a sensitive column is listed twice")
+        return self
+
+    @model_validator(mode="after")
+    def _windows_have_no_labels(self) -> Self:
+        if self.windows is None:
+            return self
+        if self.steps is not None:
+            raise ValueError("windows has steps of its own; data.steps is for tables with one series a row")
+        if self.predict != "classes" or self.positive is not None or self.label_noise is not None:
+            raise ValueError("with windows there are no labels: leave out predict, positive and label_noise")
+        if self.record_id is not None:
+            raise ValueError("with windows a record is a window and named by its series and time: leave out record_id")
         return self
 
     @property

@@ -103,7 +103,7 @@ class Manifest(Document):
     data: DataKind | Literal["own"] = "table"
     """What a row must be. ``own``: it reads or makes its data itself, and a spec may leave ``data`` out."""
     measure: MeasureSpec | None = None
-    """Of the task ``quality``: how answers are graded."""
+    """Of the task ``quality``: how answers are graded. Of no task: how they are where rows have no label."""
     metrics: tuple[str, ...] = ()
     """Metric keys that ``report`` may be given, such as ``validation/accuracy``."""
     module: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")]
@@ -133,8 +133,10 @@ class Manifest(Document):
 
     @model_validator(mode="after")
     def _measure_is_of_quality(self) -> Self:
-        if (self.measure is not None) != (self.task == "quality"):
-            raise ValueError("the task quality needs a measure, and no other task has one")
+        if self.task == "quality" and self.measure is None:
+            raise ValueError("the task quality needs a measure")
+        if self.task not in ("quality", None) and self.measure is not None:
+            raise ValueError(f"answers of the task {self.task} are counted, not graded: it has no measure")
         return self
 
     @model_validator(mode="after")

@@ -98,7 +98,7 @@ def _nameless(root: Path) -> None:
         (_stray, "1.png is not in a class directory"),
         (_one_class, "one class only, 'cat'"),
         (_no_images, "it holds no images"),
-        (_stranger, "'cat/77.png' names no image"),
+        (_stranger, "'cat/77.png' names no file here"),
         (_twice, "'cat/0.png' is listed twice"),
         (_nameless, "no column 'file_name'"),
     ],

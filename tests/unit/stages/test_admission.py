@@ -309,3 +309,24 @@ def test_a_gate_for_which_there_can_be_no_champion_is_refused_with_what_to_do(
 )
 def test_a_gate_may_be_held_against_a_champion(changes: dict[str, Any]) -> None:
     assert isinstance(_admit(**changes), Admitted)
+
+
+WINDOWS = {"time": "month", "series": "station", "steps": 48, "horizon": 12}
+FORMS, CYCLES = {"uri": "builtin://cylinder_bell_funnel"}, {"uri": "builtin://cycles", "windows": WINDOWS}
+
+
+@pytest.mark.parametrize(
+    ("data", "metric", "enters"),
+    [
+        (CYCLES, "mean_quality", True),
+        (CYCLES, "accuracy_score", False),
+        (FORMS, "accuracy_score", True),
+        (FORMS, "mean_quality", False),
+    ],
+)
+def test_data_decide_whether_answers_to_series_are_graded_or_counted(
+    data: dict[str, Any], metric: str, enters: bool
+) -> None:
+    found = _admit(workload="sequence_rnn", data=data, gates=[{"metric": metric, "require": ">= 0.5"}])
+    assert isinstance(found, Admitted) is enters
+    assert isinstance(found, Admitted) or found.reason is RejectionReason.BAD_GATE

@@ -8,6 +8,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from urllib.parse import parse_qsl
 
+from fairlead.data.builtin.series import cycles, cylinder_bell_funnel
+from fairlead.data.builtin.speech import spoken_words
 from fairlead.data.builtin.tables import breast_cancer, diabetes, digit_anomalies, digits, fraud, lending
 from fairlead.data.columns import Source
 from fairlead.errors import Problem
@@ -22,6 +24,9 @@ BUILTIN: Mapping[str, Callable[..., Source]] = {
     "digit_anomalies": digit_anomalies,
     "lending": lending,
     "fraud": fraud,
+    "cycles": cycles,
+    "cylinder_bell_funnel": cylinder_bell_funnel,
+    "spoken_words": spoken_words,
 }
 _RANGES: Mapping[str, tuple[int, int]] = {
     "seed": (0, 2**32 - 1),
@@ -29,6 +34,8 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     "first": (0, 9),
     "last": (0, 9),
     "digit": (0, 9),
+    "stations": (1, 1000),
+    "months": (240, 12_000),
 }
 """Least and most of each setting that is a whole number, whichever set has it."""
 _CHOICES: Mapping[str, tuple[str, ...]] = {}
