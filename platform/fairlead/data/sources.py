@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fairlead.data.builtin import BUILTIN_PREFIX, builtin_problem, read_builtin
 from fairlead.data.columns import Column, Source
+from fairlead.data.views import find_transforms, read_views
 from fairlead.errors import BadData, FairleadError, Problem, StorageAway
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -54,6 +55,8 @@ def read(uri: str) -> Source:
     if uri.startswith(BUILTIN_PREFIX):
         return _builtin(uri)
     files, root = locate(uri)
+    if (transforms := find_transforms(files, root)) is not None:
+        return read_views(uri, files, transforms)
     if files.isdir(root):
         return _image_folder(uri, files, root)
     ending = os.path.splitext(root.removesuffix(".gz"))[1].lower()

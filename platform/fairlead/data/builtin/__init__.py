@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from urllib.parse import parse_qsl
 
 from fairlead.data.builtin.tables import breast_cancer, diabetes, digits, lending
+from fairlead.data.builtin.views import ray_traced_scene
 from fairlead.data.columns import Source
 from fairlead.errors import Problem
 
@@ -20,8 +21,14 @@ BUILTIN: Mapping[str, Callable[..., Source]] = {
     "breast_cancer": breast_cancer,
     "digits": digits,
     "lending": lending,
+    "ray_traced_scene": ray_traced_scene,
 }
-_RANGES: Mapping[str, tuple[int, int]] = {"seed": (0, 2**32 - 1), "rows": (100, MOST_ROWS)}
+_RANGES: Mapping[str, tuple[int, int]] = {
+    "seed": (0, 2**32 - 1),
+    "rows": (100, MOST_ROWS),
+    "views": (10, 1000),
+    "size": (8, 256),
+}
 """Least and most of each setting that is a whole number, whichever set has it."""
 _CHOICES: Mapping[str, tuple[str, ...]] = {}
 """Values of each setting that is a text."""
