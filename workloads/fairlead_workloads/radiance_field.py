@@ -74,7 +74,7 @@ class Field(nn.Module):
 
 
 def encode(values: Tensor, frequencies: int) -> Tensor:
-    """Values beside their sines and cosines at ``2**k pi``: small moves are seen. Shape (..., d (1 + 2 frequencies))."""
+    """Values beside sines and cosines of them at ``2**k pi``: small moves are seen. (..., d (1 + 2 frequencies))."""
     angles = values[..., None, :] * (2.0 ** torch.arange(frequencies, device=values.device) * math.pi)[:, None]
     return torch.cat([values, angles.sin().flatten(-2), angles.cos().flatten(-2)], dim=-1)
 
@@ -313,7 +313,7 @@ def pose_towards(centre: NDArray[Any], x: float, y: float, z: float) -> NDArray[
 
 
 def encoded(pictures: Sequence[Tensor], format_name: str) -> bytes:
-    """Pictures, each of shape (height, width, 3), 0 to 1, four times as wide, as a file; several become a moving one."""
+    """Pictures, each (height, width, 3), 0 to 1, four times as wide, as a file; several become a moving one."""
     frames = [Image.fromarray((255 * picture).round().byte().cpu().numpy()) for picture in pictures]
     first, *others = (frame.resize((4 * frame.width, 4 * frame.height), Image.Resampling.NEAREST) for frame in frames)
     file = io.BytesIO()
