@@ -15,6 +15,7 @@ from fairlead.data.columns import Column, Source
 from fairlead.data.pictures import PICTURE_ENDINGS, read_pictures
 from fairlead.data.sounds import find_sounds, read_sounds
 from fairlead.data.storage import bad, content_of, locate
+from fairlead.data.views import find_transforms, read_views
 
 METADATA = "metadata.csv"
 MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null")
@@ -27,6 +28,8 @@ def read(uri: str) -> Source:
     if uri.startswith(BUILTIN_PREFIX):
         return _builtin(uri)
     files, root = locate(uri)
+    if (transforms := find_transforms(files, root)) is not None:
+        return read_views(uri, files, transforms)
     if files.isdir(root):
         if names := find_sounds(files, root):
             return _sound_folder(uri, files, root, names)

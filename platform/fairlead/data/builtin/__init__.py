@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 from fairlead.data.builtin.series import cycles, cylinder_bell_funnel
 from fairlead.data.builtin.speech import spoken_words
 from fairlead.data.builtin.tables import breast_cancer, diabetes, digit_anomalies, digits, fraud, lending
+from fairlead.data.builtin.views import ray_traced_scene
 from fairlead.data.columns import Source
 from fairlead.errors import Problem
 
@@ -27,6 +28,7 @@ BUILTIN: Mapping[str, Callable[..., Source]] = {
     "cycles": cycles,
     "cylinder_bell_funnel": cylinder_bell_funnel,
     "spoken_words": spoken_words,
+    "ray_traced_scene": ray_traced_scene,
 }
 _RANGES: Mapping[str, tuple[int, int]] = {
     "seed": (0, 2**32 - 1),
@@ -36,6 +38,8 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     "digit": (0, 9),
     "stations": (1, 1000),
     "months": (240, 12_000),
+    "views": (10, 1000),
+    "size": (8, 256),
 }
 """Least and most of each setting that is a whole number, whichever set has it."""
 _CHOICES: Mapping[str, tuple[str, ...]] = {}
