@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairlead.data.columns import Column, Source
+from fairlead.data.columns import Column, Source, column_of
 from fairlead.errors import BadData, Problem
 
 TRANSFORMS = "transforms.json"
@@ -168,8 +168,6 @@ def _picture(files: Any, folder: str, name: str) -> NDArray[np.float32]:
 def _columns(frames: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
     """Fields with one value a frame, such as a name of the light or an angle."""
     import pandas
-
-    from fairlead.data.sources import column_of
 
     names = dict.fromkeys(name for frame in frames for name in frame if name not in _OWN_FIELDS)
     values = {name: [frame.get(name) for frame in frames] for name in names}
