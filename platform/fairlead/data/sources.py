@@ -13,6 +13,7 @@ import numpy as np
 from fairlead.data.builtin import BUILTIN_PREFIX, builtin_problem, read_builtin
 from fairlead.data.columns import Column, Source
 from fairlead.data.pictures import PICTURE_ENDINGS, read_pictures
+from fairlead.data.scenes import find_annotations, read_coco
 from fairlead.data.storage import bad, content_of, locate
 
 METADATA = "metadata.csv"
@@ -27,6 +28,8 @@ def read(uri: str) -> Source:
         return _builtin(uri)
     files, root = locate(uri)
     if files.isdir(root):
+        if name := find_annotations(uri, files, root):
+            return read_coco(uri, files, root, name)
         return _image_folder(uri, files, root)
     ending = os.path.splitext(root.removesuffix(".gz"))[1].lower()
     if ending not in (".csv", ".parquet", ".pq"):

@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from urllib.parse import parse_qsl
 
+from fairlead.data.builtin.scenes import digit_scenes
 from fairlead.data.builtin.tables import breast_cancer, diabetes, digits, lending
 from fairlead.data.columns import Source
 from fairlead.errors import Problem
@@ -20,8 +21,9 @@ BUILTIN: Mapping[str, Callable[..., Source]] = {
     "breast_cancer": breast_cancer,
     "digits": digits,
     "lending": lending,
+    "digit_scenes": digit_scenes,
 }
-_RANGES: Mapping[str, tuple[int, int]] = {"seed": (0, 2**32 - 1), "rows": (100, MOST_ROWS)}
+_RANGES: Mapping[str, tuple[int, int]] = {"seed": (0, 2**32 - 1), "rows": (100, MOST_ROWS), "noise": (0, 16)}
 """Least and most of each setting that is a whole number, whichever set has it."""
 _CHOICES: Mapping[str, tuple[str, ...]] = {}
 """Values of each setting that is a text."""
