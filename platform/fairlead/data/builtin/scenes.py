@@ -8,7 +8,7 @@ from fairlead.data.scenes import box_of, boxes_of
 from fairlead.errors import BadData, Problem
 
 SIDE = 32
-SIZES = (9, 14)
+SIZES = (10, 13)
 MASKED_FROM = 4.0
 MOST_SCENES = 100_000
 
@@ -19,7 +19,7 @@ def digit_scenes(*, seed: int = 0, rows: int = 898, noise: int = 1) -> Source:
     - As many scenes (to one) have one digit as have two or three. The digits come in an order that the seed shuffles,
       and none comes again before all 1,797 have been used: 898 scenes use every digit once, so that no digit is in two
       splits. In more scenes digits occur again.
-    - Each is enlarged from 8 x 8 to k x k pixels by bilinear interpolation, k uniform from 9 to 14. Places are uniform
+    - Each is enlarged from 8 x 8 to k x k pixels by bilinear interpolation, k uniform from 10 to 13. Places are uniform
       among those where no two of these squares overlap.
     - The *mask* of a digit are its pixels with an ink of at least 4; its *box* is the smallest around them.
     - Normal noise with a standard deviation of ``noise`` is added to every pixel, after the masks are known.
