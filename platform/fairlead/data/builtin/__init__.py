@@ -23,7 +23,7 @@ BUILTIN: Mapping[str, Callable[..., Source]] = {
     "lending": lending,
     "digit_scenes": digit_scenes,
 }
-_RANGES: Mapping[str, tuple[int, int]] = {"seed": (0, 2**32 - 1), "rows": (100, MOST_ROWS), "noise": (0, 16)}
+_RANGES: Mapping[str, tuple[int, int]] = {"seed": (0, 2**32 - 1), "rows": (100, MOST_ROWS), "noise": (0, 100)}
 """Least and most of each setting that is a whole number, whichever set has it."""
 _CHOICES: Mapping[str, tuple[str, ...]] = {}
 """Values of each setting that is a text."""

@@ -9,11 +9,12 @@ from fairlead.errors import BadData, Problem
 
 SIDE = 32
 SIZES = (10, 13)
+FULL_INK = 16
 MASKED_FROM = 4.0
 MOST_SCENES = 100_000
 
 
-def digit_scenes(*, seed: int = 0, rows: int = 898, noise: int = 1) -> Source:
+def digit_scenes(*, seed: int = 0, rows: int = 898, noise: int = 3) -> Source:
     """Scenes of 32 x 32 pixels with one, two or three digits each, ink from 0 (none) to 16, noise added.
 
     - As many scenes (to one) have one digit as have two or three. The digits come in an order that the seed shuffles,
@@ -22,7 +23,8 @@ def digit_scenes(*, seed: int = 0, rows: int = 898, noise: int = 1) -> Source:
     - Each is enlarged from 8 x 8 to k x k pixels by bilinear interpolation, k uniform from 10 to 13. Places are uniform
       among those where no two of these squares overlap.
     - The *mask* of a digit are its pixels with an ink of at least 4; its *box* is the smallest around them.
-    - Normal noise with a standard deviation of ``noise`` is added to every pixel, after the masks are known.
+    - Normal noise is added to every pixel after the masks are known; its standard deviation is ``noise`` per cent of
+      full ink.
 
     Attributes are of the picture: ``digits``, how many there are; ``ink``, ``light`` up to the median over all scenes
     of the mean ink in masks, else ``heavy``.
@@ -54,7 +56,7 @@ def digit_scenes(*, seed: int = 0, rows: int = 898, noise: int = 1) -> Source:
         boxes.append(np.array(found, np.float32))
     ink = (pictures * (masks > 0)).sum(axis=(1, 2)) / (masks > 0).sum(axis=(1, 2))
     if noise:
-        pictures += random.normal(scale=noise, size=pictures.shape).astype(np.float32)
+        pictures += random.normal(scale=noise / 100 * FULL_INK, size=pictures.shape).astype(np.float32)
     return Source(
         uri="builtin://digit_scenes",
         num_rows=rows,
@@ -80,9 +82,10 @@ def _places(
     while len(left_over):
         side = sizes[left_over, :, None]
         drawn = corners[left_over] = random.randint(0, SIDE - side + 1, size=(*side.shape[:2], 2))
-        apart = (drawn[:, :, None] >= (drawn + side)[:, None]).any(axis=3)  # the first begins where the second ends
+        # Whether the first begins beyond the end of the second, across or down.
+        apart = np.asarray((drawn[:, :, None] >= (drawn + side)[:, None]).any(axis=3))
         both = is_there[left_over, :, None] & is_there[left_over, None] & ~np.eye(3, dtype=bool)
-        left_over = left_over[(both & ~apart & ~apart.transpose(0, 2, 1)).any(axis=(1, 2))]
+        left_over = left_over[(both & ~apart & ~apart.swapaxes(1, 2)).any(axis=(1, 2))]
     return corners
 
 
