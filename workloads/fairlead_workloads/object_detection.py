@@ -154,7 +154,7 @@ def train(params: Params, context: Context) -> None:
         print(f"{context.world_size} ranks on {context.device}, {threads} threads each, from epoch {first_epoch}")
 
     pictures = torch.from_numpy(rows.features).to(context.device)
-    boxes = filled_up(rows.targets["boxes"]).to(context.device)
+    boxes = filled_up(list(rows.targets["boxes"])).to(context.device)
     for epoch in range(first_epoch, settings.epochs + 1):
         network.train()
         views = draw_views(len(rows), settings, shape=pictures.shape[2:], seed=context.seed, epoch=epoch)
@@ -168,12 +168,12 @@ def train(params: Params, context: Context) -> None:
             epoch=epoch,
         ):
             chosen = torch.from_numpy(batch.positions).to(context.device)
-            seen, truth = view(pictures[chosen], boxes[chosen], views[batch.positions].to(context.device))
+            seen, aims = view(pictures[chosen], boxes[chosen], views[batch.positions].to(context.device))
             with autocast(context):
                 middles, extents = network(seen)
             # Sum, then scale: the averaged gradient is that of the mean over the global batch, even if this rank
             # holds fewer rows than another or none.
-            loss = losses_of(middles.float(), extents.float(), truth).sum()
+            loss = losses_of(middles.float(), extents.float(), aims).sum()
             optimizer.zero_grad()
             (loss * batch.loss_scale).backward()
             optimizer.step()
@@ -189,13 +189,14 @@ def train(params: Params, context: Context) -> None:
     best.put_back()
     test = context.shard("test")
     found = find_objects(model, test.features)
-    grades = grades_of(test.targets["boxes"], found, confidence=settings.confidence)
+    truth = list(test.targets["boxes"])
+    grades = grades_of(truth, found, confidence=settings.confidence)
     context.grade("test", records=test.records, values=grades, measure=MEASURE)
-    everywhere = gather_objects((list(test.targets["boxes"]), found))
+    everywhere = gather_objects((truth, found))
     every_truth, every_found = ([one for pair in everywhere for one in pair[side]] for side in (0, 1))
     context.report({"test/ap50": average_precision(every_truth, every_found)}, step=settings.epochs)
     sure = [boxes[boxes[:, 5] >= settings.confidence] for boxes in found]
-    context.show("boxes.png", draw(test.features[:8], test.targets["boxes"][:8], sure[:8], classes))
+    context.show("boxes.png", draw(test.features[:8], truth[:8], sure[:8], classes))
     context.export(model.state_dict(), config=config | {"classes": classes})
 
 
@@ -219,7 +220,7 @@ def scale_of(pictures: np.ndarray) -> tuple[list[float], list[float]]:
 
 def filled_up(boxes: Sequence[np.ndarray]) -> Tensor:
     """The boxes of all pictures in one tensor, shape (rows, most boxes of a picture, 5)."""
-    filled = torch.full((len(boxes), max(1, *map(len, boxes), 1), 5), NOTHING)
+    filled = torch.full((len(boxes), max([1, *map(len, boxes)]), 5), NOTHING)
     for row, each in enumerate(boxes):
         filled[row, : len(each)] = torch.from_numpy(each)
     return filled
@@ -297,11 +298,12 @@ def validate(model: nn.Module, context: Context, settings: Settings) -> Mapping[
     if num_rows == 0:
         return {}
     rows = context.shard("validation")
-    truth, loss, found = filled_up(rows.targets["boxes"]).to(context.device), 0.0, []
+    boxes, loss, found = list(rows.targets["boxes"]), 0.0, []
+    truth = filled_up(boxes).to(context.device)
     for at, (middles, extents) in answers_of(model, rows.features):
         loss += losses_of(middles, extents, truth[at : at + len(middles)]).sum().item()
         found += decoded(middles, extents, shape=rows.features.shape[2:])
-    grades = grades_of(rows.targets["boxes"], found, confidence=settings.confidence)
+    grades = grades_of(boxes, found, confidence=settings.confidence)
     total_loss, total_grade = sum_over_ranks(loss, float(grades.sum()))
     return {"validation/loss": total_loss / num_rows, "validation/f1": total_grade / num_rows}
 

@@ -108,7 +108,7 @@ def test_a_loaded_model_finds_what_the_trained_one_found(tmp_path: Path) -> None
 
 
 def test_a_train_split_below_one_batch_is_refused() -> None:
-    with pytest.raises(BadData, match="60 pictures, fewer than one batch of 100 over 1 ranks"):
+    with pytest.raises(BadData, match="70 pictures, fewer than one batch of 100 over 1 ranks"):
         train_once(page.train, a_spec(batch_size=100))
 
 
