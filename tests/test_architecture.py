@@ -34,6 +34,7 @@ DOORS = {
     "optuna": ("platform/fairlead/search/importance.py", "platform/fairlead/search/proposals.py"),
     "psycopg": ("platform/fairlead/store/",),
     "pyarrow": ("platform/fairlead/data/",),
+    "pycocotools": ("platform/fairlead/data/scenes.py", "workloads/"),
     "ray": ("platform/fairlead/run/", "platform/fairlead/agent/", "platform/fairlead/embedded/ray_hook.py"),
     "rich": ("platform/fairlead/cli/", "platform/fairlead/data/alone.py"),
     "safetensors": ("platform/fairlead/data/", "workloads/"),

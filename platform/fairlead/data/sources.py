@@ -13,6 +13,7 @@ import numpy as np
 from fairlead.data.builtin import BUILTIN_PREFIX, builtin_problem, read_builtin
 from fairlead.data.columns import Column, Source, column_of
 from fairlead.data.pictures import PICTURE_ENDINGS, read_pictures
+from fairlead.data.scenes import find_annotations, read_coco
 from fairlead.data.sounds import find_sounds, read_sounds
 from fairlead.data.storage import bad, content_of, locate
 from fairlead.data.views import find_transforms, read_views
@@ -31,6 +32,8 @@ def read(uri: str) -> Source:
     if (transforms := find_transforms(files, root)) is not None:
         return read_views(uri, files, transforms)
     if files.isdir(root):
+        if name := find_annotations(uri, files, root):
+            return read_coco(uri, files, root, name)
         if names := find_sounds(files, root):
             return _sound_folder(uri, files, root, names)
         return _image_folder(uri, files, root)

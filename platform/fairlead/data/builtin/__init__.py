@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from urllib.parse import parse_qsl
 
+from fairlead.data.builtin.scenes import digit_scenes
 from fairlead.data.builtin.series import cycles, cylinder_bell_funnel
 from fairlead.data.builtin.speech import spoken_words
 from fairlead.data.builtin.tables import breast_cancer, diabetes, digit_anomalies, digits, fraud, lending
@@ -29,6 +30,7 @@ BUILTIN: Mapping[str, Callable[..., Source]] = {
     "cylinder_bell_funnel": cylinder_bell_funnel,
     "spoken_words": spoken_words,
     "ray_traced_scene": ray_traced_scene,
+    "digit_scenes": digit_scenes,
 }
 _RANGES: Mapping[str, tuple[int, int]] = {
     "seed": (0, 2**32 - 1),
@@ -40,6 +42,7 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     "months": (240, 12_000),
     "views": (10, 1000),
     "size": (8, 256),
+    "noise": (0, 100),
 }
 """Least and most of each setting that is a whole number, whichever set has it."""
 _CHOICES: Mapping[str, tuple[str, ...]] = {}
