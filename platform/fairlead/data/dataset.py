@@ -18,8 +18,9 @@ from fairlead.data import inputs
 from fairlead.data.columns import Column, Source, as_texts, first_missing
 from fairlead.data.groups import Codes, encode_bands, encode_levels
 from fairlead.data.records import Book, book_of, hash_ids
-from fairlead.data.sources import bad, read
+from fairlead.data.sources import read
 from fairlead.data.splits import SPLITS, nearest, shard_range, split_rows
+from fairlead.data.storage import bad
 from fairlead.errors import BadData, Problem
 from fairlead.spec import DataKind, DataSpec, LabelNoiseSpec
 from fairlead.spec.manifest import Task

@@ -16,8 +16,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from fairlead.data.builtin import BUILTIN_PREFIX
-from fairlead.data.sources import MISSING, is_lasting, locate, unreadable
+from fairlead.data.sources import MISSING
 from fairlead.data.splits import shard_range
+from fairlead.data.storage import is_lasting, locate, unreadable
 from fairlead.errors import BadData, BadInput, FairleadError, StorageAway
 
 Format = Literal["Parquet", "Arrow", "CSV"]

@@ -19,7 +19,7 @@ from fairlead.data.columns import number_text
 from fairlead.data.dataset import MAX_CLASSES
 from fairlead.data.groups import MAX_LEVELS, UNKNOWN, band_levels, levels_of
 from fairlead.data.prediction_files import PredictionFile, Seen, Share, deal, find_files, stamps_of, told
-from fairlead.data.sources import bad
+from fairlead.data.storage import bad
 from fairlead.errors import BadData, Problem
 from fairlead.evaluation.metrics import Task
 from fairlead.spec import PredictionsSpec

@@ -14,7 +14,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
 from fairlead.data.prediction_files import find_files
-from fairlead.data.sources import locate, read
+from fairlead.data.sources import read
+from fairlead.data.storage import locate
 from fairlead.errors import BadData, FairleadError, StorageAway
 from fairlead.lifecycle import Outcome
 from fairlead.run.rank import describe_failure
