@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairlead.data import inputs
+from fairlead.data import inputs, texts
 from fairlead.data.columns import Column, Source, as_texts, first_missing
 from fairlead.data.groups import Codes, encode_bands, encode_levels
 from fairlead.data.records import Book, book_of, hash_ids
@@ -98,14 +98,14 @@ class Dataset:
 
 def open_dataset(spec: DataSpec) -> Dataset:
     """Read what ``spec`` names, choose its columns and split it. Raises ``BadData``, one problem per finding."""
-    source = read(spec.uri)
+    source = texts.cut(read(spec.uri), spec)
     target = _target_name(spec, source)
     _refuse_unknown_columns(spec, source, target)
     labels, classes = _labels(spec, source, target) if target else (np.zeros(source.num_rows, np.int64), ())
     attributes, codes = _groups(spec, source)
     features, columns = _features(spec, source, target)
     hashes = hash_ids(_ids(spec, source))
-    by_split = split_rows(source.num_rows, spec.split)
+    by_split = split_rows(source.num_rows, spec.split, blocks=source.blocks)
     books = {split: book_of(hashes[rows]) for split, rows in by_split.items()}
     info = DatasetInfo(
         uri=spec.uri,
@@ -331,6 +331,7 @@ _FEATURES: Mapping[DataKind, str] = {
     "views": "image",
     "audio": "sound",
     "text": "text",
+    "pairs": "source",
 }
 """What the one input of a row that has no columns is called."""
 

@@ -3,7 +3,7 @@
 Request body, stored JSON and the runner's input are these very models: there are no twins.
 """
 
-from fairlead.spec.data import BinSpec, DataSpec, LabelNoiseSpec, SplitSpec
+from fairlead.spec.data import BinSpec, DataSpec, LabelNoiseSpec, SplitSpec, TextSpec
 from fairlead.spec.document import Document, Name, explain, from_json, from_mapping, from_yaml
 from fairlead.spec.energy import EnergySpec
 from fairlead.spec.evaluation import EvaluationSpec, Evidence, GateSpec, Requirement
@@ -78,6 +78,7 @@ __all__ = [
     "SearchSpec",
     "SplitSpec",
     "TemperatureSpec",
+    "TextSpec",
     "TrialRef",
     "Wish",
     "evaluation_request",

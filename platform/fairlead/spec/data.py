@@ -51,12 +51,19 @@ class LabelNoiseSpec(Document):
     seed: int = Field(default=0, ge=0, lt=2**32)
 
 
+class TextSpec(Document):
+    """How texts are cut into records."""
+
+    record_bytes: int = Field(default=1024, ge=16, le=1_048_576)
+    """The most bytes of one record, in UTF-8; no character is cut."""
+
+
 class DataSpec(Document):
     """One data set: where it lies, what is predicted, and whose outcomes are compared."""
 
     uri: Annotated[str, StringConstraints(min_length=1, max_length=2000)]
     """``builtin://name``, ``file:///path``, a plain path, or any address fsspec reads: CSV, Parquet, an
-    image folder with one directory a class."""
+    image folder with one directory a class, a text file or a folder of them, pairs of texts as TSV."""
     target: Column | None = None
     """The column to predict. Image folders and built-in sets have one of their own."""
     # Left out where it is as without it: specs keep their hashes, and agents of older releases can read them.
@@ -72,6 +79,8 @@ class DataSpec(Document):
     record_id: Column | None = None
     """A column that names each row for ever; absent: the row's position in the data."""
     split: SplitSpec = SplitSpec()
+    text: TextSpec | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of texts only: how long a record is. Absent: the default of each field."""
     label_noise: LabelNoiseSpec | None = None
 
     @model_validator(mode="after")

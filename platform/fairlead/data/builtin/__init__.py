@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from urllib.parse import parse_qsl
 
+from fairlead.data.builtin.language import python_docs, rewriting
 from fairlead.data.builtin.tables import breast_cancer, diabetes, digits, lending
 from fairlead.data.columns import Source
 from fairlead.errors import Problem
@@ -20,6 +21,8 @@ BUILTIN: Mapping[str, Callable[..., Source]] = {
     "breast_cancer": breast_cancer,
     "digits": digits,
     "lending": lending,
+    "python_docs": python_docs,
+    "rewriting": rewriting,
 }
 _RANGES: Mapping[str, tuple[int, int]] = {"seed": (0, 2**32 - 1), "rows": (100, MOST_ROWS)}
 """Least and most of each setting that is a whole number, whichever set has it."""
