@@ -36,7 +36,8 @@ def read_folder(uri: str, files: Any, root: str) -> Source:
     """One document a file, in the order of their names. Raises ``BadData`` listing the files that are no texts."""
     paths = {os.path.relpath(path, root).replace(os.sep, "/"): path for path in files.find(root)}
     names = sorted(name for name in paths if not os.path.basename(name).startswith("."))
-    found, problems = [], []
+    found: list[str] = []
+    problems: list[Problem] = []
     for name in names:
         try:
             found.append(_text(f"{uri}/{name}", content_of(f"{uri}/{name}", files, paths[name])))
@@ -137,7 +138,7 @@ def _flaws(uri: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> It
 
 
 def pairs(uri: str, sources: Column, answers: Column, *, columns: Mapping[str, Column]) -> Source:
-    """A source of pairs: texts and what each is to become. Equal sources stay in one split."""
+    """A source of pairs: texts and what each is to become. Equal sources are one block: see ``splits.split_rows``."""
     _, block = np.unique(sources.astype(str), return_inverse=True)
     return Source(
         uri=uri,

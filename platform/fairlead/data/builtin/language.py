@@ -43,11 +43,12 @@ def _python_texts() -> Iterator[tuple[str, str, str]]:
     """Origin, name and text of each document."""
     library = Path(sysconfig.get_path("stdlib"))
     try:
-        from pydoc_data.topics import topics
+        from pydoc_data import topics
     except ImportError:  # some distributions leave it out
-        topics = {}
-    for name in sorted(topics):
-        yield "reference", f"topics/{name}", topics[name]
+        pass
+    else:
+        for name in sorted(topics.topics):
+            yield "reference", f"topics/{name}", topics.topics[name]
     for module in MODULES:
         path = library / f"{module}.py"
         if path.is_file():
@@ -105,7 +106,7 @@ def rewriting(*, seed: int = 0, rows: int = 6000) -> Source:
     ``07.03.1984`` (dots, day first), ``3/7/1984`` (slashes, month first), ``7 Mar 84`` (short month; the century is
     the one that makes it 1950 to 2049, from which its years are drawn). Numbers are uniform over 1 to 999, those with
     a comma over 1 to 9,999, and become their digits: ``two hundred and seven``, ``CCVII``, ``2,007``.
-    ``kind``: ``date`` or ``number``; ``writing``: as in ``WRITINGS``. A source that occurs twice lies in one split.
+    ``kind``: ``date`` or ``number``; ``writing``: as in ``WRITINGS``. Equal sources are one block.
     """
     random = np.random.RandomState(seed)  # legacy on purpose: its streams are frozen, so a seed names rows for ever
     places = random.randint(len(WRITINGS), size=rows)
