@@ -5,7 +5,7 @@ python -m fairlead_workloads.seq2seq_transformer --data=pairs.tsv        ... on 
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ PAD, BEGIN, END, UNKNOWN = range(4)
 NUM_MARKS = 4
 LONGEST = 1000
 """Characters of a source or an answer; attention looks at all pairs of them."""
+Texts = Sequence[str] | np.ndarray
 EXACT = MeasureSpec(name="exact match", low=0, high=1)
 
 
@@ -175,7 +176,7 @@ def refuse_unusable(settings: Settings, rows: Rows, context: Context) -> None:
                     raise BadData(f"{uri}: record {record}: {flaw}; split it into shorter ones")
 
 
-def to_symbols(texts: Iterable[str], alphabet: Sequence[str], *, has_marks: bool = False) -> Tensor:
+def to_symbols(texts: Texts, alphabet: Sequence[str], *, has_marks: bool = False) -> Tensor:
     """Numbers of characters, shape (rows, longest), ``PAD`` behind; with marks also where a text begins and ends."""
     number = {character: place for place, character in enumerate(alphabet, start=NUM_MARKS)}
     lists = [[number.get(character, UNKNOWN) for character in text] for text in texts]
@@ -211,7 +212,7 @@ def matches(written: Sequence[str], rows: Rows) -> np.ndarray:
     return np.array([float(found == truth) for found, truth in pairs], dtype=np.float64)
 
 
-def rewrite(model: Rewriter, texts: Sequence[str], alphabet: Sequence[str], *, beams: int, longest: int) -> list[str]:
+def rewrite(model: Rewriter, texts: Texts, alphabet: Sequence[str], *, beams: int, longest: int) -> list[str]:
     """The model's answer to each text."""
     model.eval()
     device = model.table.weight.device
@@ -254,7 +255,7 @@ def beam_search(model: Rewriter, sources: Tensor, *, beams: int, longest: int) -
     return found[:, 0, 1:]
 
 
-def table_of(sources: Sequence[str], written: Sequence[str], truths: Sequence[str], *, most: int = 30) -> str:
+def table_of(sources: Texts, written: Texts, truths: Texts, *, most: int = 30) -> str:
     """Sources, answers and truths in columns; wrong answers come first."""
     lines = sorted(zip(sources, written, truths, strict=True), key=lambda line: line[1] == line[2])[:most]
     wide = max([6, *(len(source) for source, _, _ in lines)]), max([6, *(len(answer) for _, answer, _ in lines)])

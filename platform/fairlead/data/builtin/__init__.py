@@ -24,7 +24,7 @@ BUILTIN: Mapping[str, Callable[..., Source]] = {
     "python_docs": python_docs,
     "rewriting": rewriting,
 }
-_RANGES: Mapping[str, tuple[int, int]] = {"seed": (0, 2**32 - 1), "rows": (100, MOST_ROWS)}
+_RANGES: Mapping[str, tuple[int, int]] = {"seed": (0, 2**32 - 1), "rows": (100, MOST_ROWS), "kilobytes": (10, 10_000)}
 """Least and most of each setting that is a whole number, whichever set has it."""
 _CHOICES: Mapping[str, tuple[str, ...]] = {}
 """Values of each setting that is a text."""

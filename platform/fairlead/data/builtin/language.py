@@ -23,15 +23,21 @@ _LEAST_REPEATED = 40
 """Characters from which on a paragraph that has occurred before is left out."""
 
 
-def python_docs() -> Source:
+def python_docs(*, kilobytes: int = 10_000) -> Source:
     """What the running Python says of itself: the reference as ``help`` shows it, docstrings, and its licence.
 
     One document for each topic of ``pydoc_data.topics``, for each of ``MODULES`` that the interpreter has, and for the
     licence. A version of the interpreter always gives the same texts. A paragraph of 40 characters or more that has
     occurred before is left out: topics contain one another, and a test split must not have been read in training.
-    ``origin``: ``reference``, ``docstrings`` or ``licence``.
+    ``origin``: ``reference``, ``docstrings`` or ``licence``. ``kilobytes``: documents are taken, in this order, until
+    there are so many characters; the default is more than all.
     """
-    found = [(origin, name, text) for origin, name, text in _without_repeats(_python_texts()) if text]
+    found: list[tuple[str, str, str]] = []
+    for document in _without_repeats(_python_texts()):
+        if sum(len(text) for _, _, text in found) >= 1000 * kilobytes:
+            break
+        if document[2]:
+            found.append(document)
     if not found:
         hint = "name a text file, or a folder of them"
         raise bad("/data/uri", "builtin://python_docs: this Python comes without documentation and sources", hint)
