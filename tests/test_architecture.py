@@ -42,6 +42,7 @@ DOORS = {
     "sklearn": ("platform/fairlead/data/", "workloads/"),
     "snntorch": ("workloads/",),
     "soundfile": ("platform/fairlead/data/", "workloads/"),
+    "tokenizers": ("workloads/",),
     "sqlalchemy": ("platform/fairlead/store/",),
     "standardwebhooks": ("platform/fairlead/webhooks/",),
     "starlette": ("api/fairlead_api/",),

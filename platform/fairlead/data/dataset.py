@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairlead.data import inputs, series
+from fairlead.data import inputs, series, texts
 from fairlead.data.columns import Column, Source, as_texts, first_missing
 from fairlead.data.groups import Codes, encode_bands, encode_levels
 from fairlead.data.records import Book, book_of, hash_ids
@@ -99,14 +99,14 @@ class Dataset:
 
 def open_dataset(spec: DataSpec) -> Dataset:
     """Read what ``spec`` names, choose its columns and split it. Raises ``BadData``, one problem per finding."""
-    source = with_one_length(read(spec.uri), spec.seconds)
+    source = texts.cut(with_one_length(read(spec.uri), spec.seconds), spec)
     target = _target_name(spec, source)
     _refuse_unknown_columns(spec, source, target)
     if spec.windows is not None:
         source, by_split = series.cut(source, spec, target or "")
         target = None  # what is to be foretold is no label of a row
     else:
-        by_split = split_rows(source.num_rows, spec.split)
+        by_split = split_rows(source.num_rows, spec.split, blocks=source.blocks)
     labels, classes = _labels(spec, source, target) if target else (np.zeros(source.num_rows, np.int64), ())
     attributes, codes = _groups(spec, source)
     features, columns = _features(spec, source, target)
@@ -344,6 +344,7 @@ _FEATURES: Mapping[DataKind, str] = {
     "sequences": "series",
     "audio": "sound",
     "text": "text",
+    "pairs": "source",
 }
 """What the one input of a row that has no columns is called."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fairlead.data import texts
 from fairlead.data.builtin import BUILTIN_PREFIX, builtin_problem, read_builtin
 from fairlead.data.columns import Column, Source, column_of
 from fairlead.data.pictures import PICTURE_ENDINGS, read_pictures
@@ -36,10 +37,16 @@ def read(uri: str) -> Source:
             return read_coco(uri, files, root, name)
         if names := find_sounds(files, root):
             return _sound_folder(uri, files, root, names)
+        if texts.is_folder(files, root):
+            return texts.read_folder(uri, files, root)
         return _image_folder(uri, files, root)
     ending = os.path.splitext(root.removesuffix(".gz"))[1].lower()
+    if ending in texts.TEXT_ENDINGS:
+        return texts.read_file(uri, files, root)
+    if ending == texts.PAIRS_ENDING:
+        return texts.read_pairs(uri, files, root)
     if ending not in (".csv", ".parquet", ".pq"):
-        hint = "end the name in .csv, .csv.gz, .parquet or .pq, or name a folder with one directory of images a class"
+        hint = "end the name in .csv, .csv.gz, .parquet, .pq, .txt or .tsv, or name a folder of images or of texts"
         raise bad("/data/uri", f"{uri}: a file ending in {ending or 'nothing'} is not read", hint)
     content = content_of(uri, files, root)
     if not content:

@@ -70,12 +70,19 @@ class WindowsSpec(Document):
     """Rows after which a series is expected to repeat itself; errors are told as multiples of those of repeating it."""
 
 
+class TextSpec(Document):
+    """How texts are cut into records."""
+
+    record_bytes: int = Field(default=1024, ge=16, le=1_048_576)
+    """The most bytes of one record, in UTF-8; no character is cut."""
+
+
 class DataSpec(Document):
     """One data set: where it lies, what is predicted, and whose outcomes are compared."""
 
     uri: Annotated[str, StringConstraints(min_length=1, max_length=2000)]
     """``builtin://name``, ``file:///path``, a plain path, or any address fsspec reads: CSV, Parquet, an
-    image folder with one directory a class."""
+    image folder with one directory a class, a text file or a folder of them, pairs of texts as TSV."""
     target: Column | None = None
     """The column to predict. Image folders and built-in sets have one of their own."""
     # Left out where it is as without it: specs keep their hashes, and agents of older releases can read them.
@@ -99,6 +106,8 @@ class DataSpec(Document):
     seconds: float | None = Field(default=None, gt=0, le=600, exclude_if=lambda value: value is None)
     """Of sounds: how long each is made, by cutting its end or adding silence. Absent: as long as the longest."""
     split: SplitSpec = SplitSpec()
+    text: TextSpec | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of texts only: how long a record is. Absent: the default of each field."""
     label_noise: LabelNoiseSpec | None = None
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from urllib.parse import parse_qsl
 
+from fairlead.data.builtin.language import python_docs, rewriting
 from fairlead.data.builtin.scenes import digit_scenes
 from fairlead.data.builtin.series import cycles, cylinder_bell_funnel
 from fairlead.data.builtin.speech import spoken_words
@@ -31,6 +32,8 @@ BUILTIN: Mapping[str, Callable[..., Source]] = {
     "spoken_words": spoken_words,
     "ray_traced_scene": ray_traced_scene,
     "digit_scenes": digit_scenes,
+    "python_docs": python_docs,
+    "rewriting": rewriting,
 }
 _RANGES: Mapping[str, tuple[int, int]] = {
     "seed": (0, 2**32 - 1),
@@ -43,6 +46,7 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     "views": (10, 1000),
     "size": (8, 256),
     "noise": (0, 100),
+    "kilobytes": (10, 10_000),
 }
 """Least and most of each setting that is a whole number, whichever set has it."""
 _CHOICES: Mapping[str, tuple[str, ...]] = {}
