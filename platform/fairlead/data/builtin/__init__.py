@@ -21,7 +21,12 @@ BUILTIN: Mapping[str, Callable[..., Source]] = {
     "digits": digits,
     "lending": lending,
 }
-_RANGES: Mapping[str, tuple[int, int]] = {"seed": (0, 2**32 - 1), "rows": (100, MOST_ROWS)}
+_RANGES: Mapping[str, tuple[int, int]] = {
+    "seed": (0, 2**32 - 1),
+    "rows": (100, MOST_ROWS),
+    "first": (0, 9),
+    "last": (0, 9),
+}
 """Least and most of each setting that is a whole number, whichever set has it."""
 _CHOICES: Mapping[str, tuple[str, ...]] = {}
 """Values of each setting that is a text."""

@@ -4,6 +4,7 @@ import numpy as np
 
 from fairlead.data.columns import Source
 from fairlead.data.groups import band_codes, band_levels
+from fairlead.errors import BadData, Problem
 
 AGE_EDGES = (40.0, 60.0)
 
@@ -55,26 +56,32 @@ def breast_cancer() -> Source:
     )
 
 
-def digits() -> Source:
-    """1,797 handwritten digits of 8 × 8 pixels, 0 (paper) to 16 (ink).
+def digits(*, first: int = 0, last: int = 9) -> Source:
+    """1,797 handwritten digits of 8 × 8 pixels, 0 (paper) to 16 (ink); of them those from ``first`` to ``last``.
 
     Source: Alpaydin, Kaynak 1998, Optical Recognition of Handwritten Digits, test part. Nothing is known of the
-    writers, so the one attribute is of the picture: ``ink``, ``light`` up to the median sum of pixels, else ``heavy``.
+    writers, so the one attribute is of the picture: ``ink``, ``light`` up to the median sum of pixels of all digits,
+    else ``heavy``. Raises ``BadData`` where ``first`` is not below ``last``.
     """
     from sklearn.datasets import load_digits
 
+    if first >= last:
+        message = f"builtin://digits: first must be below last, not {first} and {last}"
+        raise BadData(message, problems=(Problem(pointer="/data/uri", message=message),))
     bunch = load_digits()
     pictures = bunch.images.astype(np.float32)[:, None]
     ink = pictures.sum(axis=(1, 2, 3))
+    heavy = ink > np.median(ink)
+    chosen = (bunch.target >= first) & (bunch.target <= last)
     return Source(
         uri="builtin://digits",
-        num_rows=len(ink),
+        num_rows=int(chosen.sum()),
         columns={
-            "ink": np.where(ink > np.median(ink), "heavy", "light").astype(object),
-            "digit": bunch.target.astype(np.int64),
+            "ink": np.where(heavy[chosen], "heavy", "light").astype(object),
+            "digit": bunch.target[chosen].astype(np.int64),
         },
         kind="images",
-        array=pictures,
+        array=pictures[chosen],
         target="digit",
         level_order={"ink": ("light", "heavy")},
     )
