@@ -38,6 +38,7 @@ DOORS = {
     "safetensors": ("platform/fairlead/data/", "workloads/"),
     "scipy": ("platform/fairlead/evaluation/",),
     "sklearn": ("platform/fairlead/data/", "workloads/"),
+    "snntorch": ("workloads/",),
     "sqlalchemy": ("platform/fairlead/store/",),
     "standardwebhooks": ("platform/fairlead/webhooks/",),
     "starlette": ("api/fairlead_api/",),
