@@ -4,6 +4,7 @@ python -m fairlead_workloads.image_cnn --epochs=5                        trains 
 python -m fairlead_workloads.image_cnn --data=path/to/folder             ... on a folder with one directory a class
 """
 
+import contextlib
 import copy
 import math
 import tempfile
@@ -20,11 +21,13 @@ from torch.nn import functional
 from fairlead.data import num_batches
 from fairlead.data.alone import run_alone
 from fairlead.data.export import read_model
+from fairlead.data.sheets import mistakes_sheet
 from fairlead.data.torch import seed_epoch, share_cores, sum_over_ranks
 from fairlead.errors import BadData
 from fairlead.mitigation import Mitigation, begin_mitigation
 from fairlead.privacy import begin_privacy
 from fairlead.probes import fit_temperature, run_probes
+from fairlead.training import autocast
 from fairlead.workload import Context, Params, Predictor
 
 
@@ -37,6 +40,8 @@ class Settings:
     lr: float = 4e-3
     weight_decay: float = 0.05
     shift: int = 1
+    turn: float = 12.0
+    stretch: float = 0.1
     epochs: int = 15
     batch_size: int = 64
 
@@ -119,16 +124,22 @@ def train(params: Params, context: Context) -> None:
     pictures = torch.from_numpy(rows.features).to(context.device)
     labels = torch.from_numpy(rows.labels).to(context.device)
     groups = mitigation.groups(rows.records)
+    # Gradients of single rows, which privacy clips, are summed up in the precision they come in: there it is float32.
+    precision = contextlib.nullcontext() if privacy.is_private else autocast(context)
     for epoch in range(first_epoch, settings.epochs + 1):
         parallel.train()
         shifts = draw_shifts(len(rows), settings.shift, seed=context.seed, epoch=epoch)
+        warps = draw_warps(len(rows), seed=context.seed, epoch=epoch)
         local_loss = 0.0
         for batch in privacy.batches(epoch):
             chosen = torch.from_numpy(batch.positions).to(context.device)
-            shifted = shift(pictures[chosen], shifts[batch.positions], settings.shift)
+            moved = shift(pictures[chosen], shifts[batch.positions], settings.shift)
+            moved = warp(moved, warps[batch.positions], turn=settings.turn, stretch=settings.stretch)
+            with precision:
+                logits = parallel(moved)
             # Sum, then scale: the averaged gradient is that of the mean over the global batch, even if this rank
-            # holds fewer rows than another or none.
-            logits = parallel(shifted)
+            # holds fewer rows than another or none. Losses are summed in float32 whatever the logits are in.
+            logits = logits.float()
             losses = functional.cross_entropy(logits, labels[chosen], reduction="none")
             loss = mitigation.loss(
                 losses, logits=logits, labels=labels[chosen], groups=groups[chosen], loss_scale=batch.loss_scale
@@ -172,13 +183,14 @@ def count_test(model: nn.Module, context: Context, mitigation: Mitigation, tempe
             groups=mitigation.groups(tuning.records),
         )
     test = context.shard("test")
-    scores = probabilities(model, test.features, temperature)
+    scores = sure = probabilities(model, test.features, temperature)
     if len(context.dataset.classes) == 2:
         scores = scores[:, 1]
         predictions = mitigation.decide(scores, groups=mitigation.groups(test.records))
     else:
         predictions = scores.argmax(axis=1)
     context.evaluate("test", records=test.records, predictions=predictions, scores=scores)
+    context.show("mistakes.png", mistakes_sheet(test.features, sure, test.labels, context.dataset.classes))
 
 
 def scale_of(pictures: np.ndarray) -> tuple[list[float], list[float]]:
@@ -208,6 +220,32 @@ def shift(pictures: Tensor, by: np.ndarray, most: int) -> Tensor:
     items = torch.arange(len(pictures), device=pictures.device)[:, None, None, None]
     channels = torch.arange(pictures.shape[1], device=pictures.device)[None, :, None, None]
     return padded[items, channels, rows, columns]
+
+
+def draw_warps(num_rows: int, *, seed: int, epoch: int) -> np.ndarray:
+    """How far each picture is turned, stretched and slanted this epoch: shares of the most, -1 to 1, shape (rows, 4).
+
+    Drawn for all rows on every rank alike, as shifts are.
+    """
+    return np.random.RandomState((seed, epoch, 2)).uniform(-1, 1, size=(num_rows, 4)).astype(np.float32)
+
+
+def warp(pictures: Tensor, by: np.ndarray, *, turn: float, stretch: float) -> Tensor:
+    """Pictures turned around their middle by up to ``turn`` degrees and made wider, higher and slanted by ``stretch``.
+
+    ``by``: shares of the most, shape (rows, 4). Pixels between four others are their weighted mean; those from beyond
+    the edge repeat it.
+    """
+    if (turn == 0 and stretch == 0) or len(pictures) == 0:
+        return pictures
+    turned, wide, high, slant = torch.from_numpy(by).to(pictures.device).unbind(dim=1)
+    cosine, sine = torch.cos(turned * math.radians(turn)), torch.sin(turned * math.radians(turn))
+    across = torch.stack([cosine * (1 + stretch * wide), stretch * slant - sine], dim=1)
+    down = torch.stack([sine, cosine * (1 + stretch * high)], dim=1)
+    # Each row says where a pixel of the new picture lies in the old one; the middle stays where it is.
+    matrices = functional.pad(torch.stack([across, down], dim=1), (0, 1))
+    grid = functional.affine_grid(matrices, list(pictures.shape), align_corners=False)
+    return functional.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
 
 
 def validate(model: nn.Module, context: Context) -> Mapping[str, float]:

@@ -185,3 +185,12 @@ def test_every_ready_spec_names_a_page() -> None:
     assert {from_yaml(ExperimentSpec, path.read_text()).workload for path in find_specs().values()} <= set(
         find_manifests()
     )
+
+
+def test_a_picture_is_turned_and_stretched_around_its_middle() -> None:
+    """A quarter turn moves pixels exactly; a stretch by nothing moves none."""
+    picture = torch.arange(16.0).reshape(1, 1, 4, 4)
+    quarter = image_cnn.warp(picture, np.array([[1, 0, 0, 0]], np.float32), turn=90, stretch=0.1)
+    assert torch.allclose(quarter, torch.rot90(picture, 1, dims=(2, 3)), atol=1e-4)
+    still = image_cnn.warp(picture, np.zeros((1, 4), np.float32), turn=90, stretch=0.1)
+    assert torch.allclose(still, picture, atol=1e-5)
