@@ -39,7 +39,7 @@ class Settings:
     blocks: int = 2
     lr: float = 4e-3
     weight_decay: float = 0.05
-    shift: int = 1
+    shift: float = 0.8
     turn: float = 12.0
     stretch: float = 0.1
     epochs: int = 15
@@ -124,17 +124,16 @@ def train(params: Params, context: Context) -> None:
     pictures = torch.from_numpy(rows.features).to(context.device)
     labels = torch.from_numpy(rows.labels).to(context.device)
     groups = mitigation.groups(rows.records)
+    most = {"shift": settings.shift, "turn": settings.turn, "stretch": settings.stretch}
     # Gradients of single rows, which privacy clips, are summed up in the precision they come in: there it is float32.
     precision = contextlib.nullcontext() if privacy.is_private else autocast(context)
     for epoch in range(first_epoch, settings.epochs + 1):
         parallel.train()
-        shifts = draw_shifts(len(rows), settings.shift, seed=context.seed, epoch=epoch)
-        warps = draw_warps(len(rows), seed=context.seed, epoch=epoch)
+        moves = draw_moves(len(rows), seed=(context.seed, epoch, 1))
         local_loss = 0.0
         for batch in privacy.batches(epoch):
             chosen = torch.from_numpy(batch.positions).to(context.device)
-            moved = shift(pictures[chosen], shifts[batch.positions], settings.shift)
-            moved = warp(moved, warps[batch.positions], turn=settings.turn, stretch=settings.stretch)
+            moved = move(pictures[chosen], moves[batch.positions], **most)
             with precision:
                 logits = parallel(moved)
             # Sum, then scale: the averaged gradient is that of the mean over the global batch, even if this rank
@@ -200,51 +199,29 @@ def scale_of(pictures: np.ndarray) -> tuple[list[float], list[float]]:
     return wide.mean(axis=(0, 2, 3)).tolist(), np.where(std > 0, std, 1.0).tolist()
 
 
-def draw_shifts(num_rows: int, most: int, *, seed: int, epoch: int) -> np.ndarray:
-    """How far each picture moves down and right this epoch, shape (rows, 2).
+def draw_moves(num_rows: int, *, seed: tuple[int, ...]) -> np.ndarray:
+    """How pictures are moved: shares of the most, -1 to 1, shape (rows, 6): right, down, turned, wide, high, slanted.
 
     Drawn for all rows on every rank alike: what happens to a picture does not depend on which rank has it.
     """
-    return np.random.RandomState((seed, epoch, 1)).randint(-most, most + 1, size=(num_rows, 2))
+    return np.random.RandomState(seed).uniform(-1, 1, size=(num_rows, 6)).astype(np.float32)
 
 
-def shift(pictures: Tensor, by: np.ndarray, most: int) -> Tensor:
-    """Pictures moved by whole pixels, their edges repeated into the gap; none of it needs interpolation."""
-    if most == 0 or len(pictures) == 0:
+def move(pictures: Tensor, by: np.ndarray, *, shift: float, turn: float, stretch: float) -> Tensor:
+    """Pictures moved by up to ``shift`` pixels, turned by ``turn`` degrees, made wider, higher, slanted by ``stretch``.
+
+    ``by``: shares of the most, shape (rows, 6). A pixel that comes from between four others is their weighted mean; one
+    from beyond the edge repeats it.
+    """
+    if (shift == 0 and turn == 0 and stretch == 0) or len(pictures) == 0:
         return pictures
     height, width = pictures.shape[2:]
-    padded = functional.pad(pictures, (most,) * 4, mode="replicate")
-    tops, lefts = torch.from_numpy(most - by).to(pictures.device).unbind(dim=1)
-    rows = (tops[:, None] + torch.arange(height, device=pictures.device))[:, None, :, None]
-    columns = (lefts[:, None] + torch.arange(width, device=pictures.device))[:, None, None, :]
-    items = torch.arange(len(pictures), device=pictures.device)[:, None, None, None]
-    channels = torch.arange(pictures.shape[1], device=pictures.device)[None, :, None, None]
-    return padded[items, channels, rows, columns]
-
-
-def draw_warps(num_rows: int, *, seed: int, epoch: int) -> np.ndarray:
-    """How far each picture is turned, stretched and slanted this epoch: shares of the most, -1 to 1, shape (rows, 4).
-
-    Drawn for all rows on every rank alike, as shifts are.
-    """
-    return np.random.RandomState((seed, epoch, 2)).uniform(-1, 1, size=(num_rows, 4)).astype(np.float32)
-
-
-def warp(pictures: Tensor, by: np.ndarray, *, turn: float, stretch: float) -> Tensor:
-    """Pictures turned around their middle by up to ``turn`` degrees and made wider, higher and slanted by ``stretch``.
-
-    ``by``: shares of the most, shape (rows, 4). Pixels between four others are their weighted mean; those from beyond
-    the edge repeat it.
-    """
-    if (turn == 0 and stretch == 0) or len(pictures) == 0:
-        return pictures
-    turned, wide, high, slant = torch.from_numpy(by).to(pictures.device).unbind(dim=1)
+    right, down, turned, wide, high, slant = torch.from_numpy(by).to(pictures.device).unbind(dim=1)
     cosine, sine = torch.cos(turned * math.radians(turn)), torch.sin(turned * math.radians(turn))
-    across = torch.stack([cosine * (1 + stretch * wide), stretch * slant - sine], dim=1)
-    down = torch.stack([sine, cosine * (1 + stretch * high)], dim=1)
-    # Each row says where a pixel of the new picture lies in the old one; the middle stays where it is.
-    matrices = functional.pad(torch.stack([across, down], dim=1), (0, 1))
-    grid = functional.affine_grid(matrices, list(pictures.shape), align_corners=False)
+    # Each row of the matrix says where a pixel of the new picture lies in the old one, which goes from -1 to 1.
+    across = torch.stack([cosine * (1 + stretch * wide), stretch * slant - sine, -2 / width * shift * right], dim=1)
+    along = torch.stack([sine, cosine * (1 + stretch * high), -2 / height * shift * down], dim=1)
+    grid = functional.affine_grid(torch.stack([across, along], dim=1), list(pictures.shape), align_corners=False)
     return functional.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
 
 
