@@ -46,6 +46,7 @@ class Settings:
     smoothing: float = 0.95
     clip_ratio: float = 0.2
     entropy: float = 0.0
+    hold: int = 4
     clip_norm: float = 0.5
     validate_every: int = 5
 
@@ -133,9 +134,13 @@ def train(params: Params, context: Context) -> None:
 
 def play(model: nn.Module, plays: Plays, settings: Settings, context: Context, *, number: int) -> dict[str, Tensor]:
     """What this rank's environments see, do and get in a round: tensors of shape (steps, environments, ...)."""
-    # Drawn for all environments on every rank alike: what one of them does is not a matter of which rank has it.
-    drawn = np.random.RandomState((context.seed, number, 1)).random_sample((settings.steps, settings.environments, 1))
-    chances = torch.from_numpy(drawn[:, plays.first : plays.last]).to(context.device)
+    # Drawn for all environments on every rank alike: what one of them does is not a matter of which rank has it. Chance
+    # that changes with every step gets nowhere; kept for some, it carries an environment further, and no action is more
+    # or less likely in a step than the policy says. Source: Hollenstein, Martius, Piater 2024, Colored Noise in PPO.
+    random = np.random.RandomState((context.seed, number, 1))
+    drawn = random.random_sample((-(-settings.steps // settings.hold), settings.environments, 1))
+    drawn = drawn.repeat(settings.hold, axis=0)[: settings.steps, plays.first : plays.last]
+    chances = torch.from_numpy(drawn).to(context.device)
     steps, seen, actions = [], [], []
     with torch.no_grad():
         for chance in chances:

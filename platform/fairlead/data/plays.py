@@ -20,7 +20,9 @@ from fairlead.errors import BadInput
 
 AT_ONCE = 32
 """Episodes that are played side by side where they are only watched."""
-SCALE_STEPS = 500
+SCALE_HOLD = 8
+MOST_BOUND = 1e6
+"""Bounds beyond are none: some environments name the largest float."""
 Policy = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 """From observations, shape (n, observations), to actions, shape (n,)."""
 
@@ -169,14 +171,22 @@ def watch(environment: str, seed: int, policy: Policy) -> tuple[NDArray[np.float
 def scale_of_observations(
     environment: str, seeds: NDArray[np.int64], *, seed: int
 ) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and standard deviation of each observation while random actions are played, the same on every rank."""
+    """Mean and standard deviation of each observation in random play, the same on every rank.
+
+    Each action is played SCALE_HOLD times, which leads further than another one each time. Where an observation has
+    bounds, its deviation counts as an eighth of its range at least: random play does not go everywhere, and what lies
+    beyond must not look huge.
+    """
     plays = Plays(environment, seeds, count=4, seed=seed)
-    random = np.random.RandomState((seed, 3))
-    actions = int(plays._environments.single_action_space.n)
-    seen = [plays.step(random.randint(actions, size=4)).observations for _ in range(SCALE_STEPS)]
+    space = plays._environments.single_observation_space
+    actions = np.random.RandomState((seed, 3)).randint(int(plays._environments.single_action_space.n), size=(50, 4))
+    seen = [plays.step(each).observations for each in actions.repeat(SCALE_HOLD, axis=0)]
     wide = np.concatenate(seen).astype(np.float64)
-    std = wide.std(axis=0)
-    return wide.mean(axis=0).tolist(), np.where(std > 0, std, 1.0).tolist()
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    is_bounded = (low > -MOST_BOUND) & (high < MOST_BOUND)
+    eighth = np.where(is_bounded, high, 0) / 8 - np.where(is_bounded, low, 0) / 8
+    deviation = np.maximum(wide.std(axis=0), eighth)
+    return wide.mean(axis=0).tolist(), np.where(deviation > 0, deviation, 1.0).tolist()
 
 
 def _side_by_side(environment: str, number: int) -> Any:

@@ -16,7 +16,7 @@ MOST_FRAMES = 150
 FRAME_MS = 50
 _INK, _LIGHT, _ACCENT, _SECOND = "#1f2933", "#cbd2d9", "#2f6f9f", "#c8553d"
 _PAPER = "#ffffff"
-_OVERSAMPLING = 2  # Pillow's lines are not smooth by themselves
+_OVERSAMPLING = 3  # Pillow's lines are not smooth by themselves
 
 
 class History:
