@@ -25,6 +25,7 @@ DOORS = {
     "captum": ("platform/fairlead/attributions.py",),
     "codecarbon": ("platform/fairlead/run/energy_meter.py",),
     "fastapi": ("api/fairlead_api/",),
+    "gymnasium": ("platform/fairlead/data/",),
     "httpcore": ("platform/fairlead/webhooks/",),
     "lightning": ("platform/fairlead/integrations/lightning.py",),
     "jinja2": ("platform/fairlead/evaluation/",),

@@ -13,6 +13,7 @@ import numpy as np
 from fairlead.data import texts
 from fairlead.data.builtin import BUILTIN_PREFIX, builtin_problem, read_builtin
 from fairlead.data.columns import Column, Source, column_of
+from fairlead.data.interactions import are_interactions, interactions_of
 from fairlead.data.pictures import PICTURE_ENDINGS, read_pictures
 from fairlead.data.scenes import find_annotations, read_coco
 from fairlead.data.sounds import find_sounds, read_sounds
@@ -54,7 +55,12 @@ def read(uri: str) -> Source:
     frame = _csv(uri, content, root) if ending == ".csv" else _parquet(uri, content)
     if len(frame) == 0:
         raise bad("/data/uri", f"{uri}: the file has columns but no rows")
-    return Source(uri=uri, num_rows=len(frame), columns=_columns(frame))
+    columns = _columns(frame)
+    return interactions_of(uri, columns) if are_interactions(list(columns)) else _table(uri, columns)
+
+
+def _table(uri: str, columns: dict[str, Column]) -> Source:
+    return Source(uri=uri, num_rows=len(next(iter(columns.values()))), columns=columns)
 
 
 def _builtin(uri: str) -> Source:
