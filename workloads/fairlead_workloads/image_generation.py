@@ -461,7 +461,7 @@ def encoded(grids: Sequence[Tensor], format_name: str) -> bytes:
         sheet = padded.unflatten(0, (-1, 10)).permute(0, 3, 1, 4, 2).reshape(-1, 10 * width, channels)
         pixels = ((sheet + 1) * 127.5).round().byte().numpy()
         frame = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
-        zoom = max(1, 48 // max(height, width))
+        zoom = max(1, 64 // max(height, width))
         frames.append(frame.resize((frame.width * zoom, frame.height * zoom), Image.Resampling.NEAREST))
     file = io.BytesIO()
     moving = {"save_all": True, "append_images": frames[1:], "duration": 100, "loop": 0} if len(frames) > 1 else {}

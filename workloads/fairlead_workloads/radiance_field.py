@@ -47,7 +47,7 @@ class Settings:
     coarse_samples: int = 12
     fine_samples: int = 12
     lr: float = 1e-2
-    epochs: int = 8
+    epochs: int = 12
     batch_size: int = 256
 
 

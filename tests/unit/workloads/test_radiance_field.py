@@ -85,5 +85,5 @@ def graded_mean(state: AnyState) -> float:
 
 
 def test_fewer_rays_than_a_batch_are_refused() -> None:
-    with pytest.raises(BadData, match=r"the 9 views of the train split have 576 pixels, and one batch has 1024 over 1"):
+    with pytest.raises(BadData, match=r"the 5 views of the train split have 320 pixels, and one batch has 1024 over 1"):
         train_once(page.train, ready_spec("ray_traced_scene", params=QUICK, data=SMALL))

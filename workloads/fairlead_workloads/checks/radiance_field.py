@@ -14,7 +14,7 @@ from fairlead_workloads import radiance_field
 
 def measure(seed: int, *, is_short: bool, scratch: Path) -> Mapping[str, float]:
     """Mean PSNR of held-out views, and what the mean of the train split's pictures, which is blind to places, gets."""
-    spec = ready_spec("ray_traced_scene", seed=seed, params={"epochs": 2} if is_short else {})
+    spec = ready_spec("ray_traced_scene", seed=seed, params={"epochs": 3} if is_short else {})
     dataset = open_dataset(spec.data)
     mean = dataset.rows("train").features.mean(axis=0)
     squares = np.square((dataset.rows("test").features - mean) / 255).mean(axis=(1, 2, 3))

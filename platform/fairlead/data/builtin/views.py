@@ -70,7 +70,7 @@ SCENE = (
 )
 
 
-def ray_traced_scene(*, seed: int = 0, views: int = 60, size: int = 32) -> Source:
+def ray_traced_scene(*, seed: int = 0, views: int = 100, size: int = 32) -> Source:
     """Two balls and a box on a slab before white, ``views`` square pictures of ``size`` pixels a side.
 
     The cameras are 4 from the origin, look at it, and are drawn evenly by area from the sphere's part between 10 and 70
