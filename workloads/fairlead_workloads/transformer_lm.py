@@ -7,7 +7,7 @@ python -m fairlead_workloads.transformer_lm --data=path/to/texts         ... on 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,6 @@ from fairlead.workload import Context, Params, Predictor
 
 BITS = MeasureSpec(name="bits per byte", low=0, high=32, better="lower")
 Texts = Sequence[str] | np.ndarray
-Cache = list[tuple[Tensor, Tensor]]
-"""Keys and values of each layer, of the tokens that have been read: shape (rows, heads, tokens, width of a head)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +36,7 @@ class Settings:
     """The parameters; ``transformer_lm.toml`` says the same to the platform, and a test compares the two."""
 
     tokens: str = "bpe"
-    vocabulary: int = 1024
+    vocabulary: int = 2048
     context: int = 256
     width: int = 128
     heads: int = 4
@@ -49,6 +47,20 @@ class Settings:
     temperature: float = 0.7
     epochs: int = 4
     batch_size: int = 4
+
+
+@dataclass(slots=True)
+class Cache:
+    """What is kept of the tokens that have been read, so that the next one costs one token's work."""
+
+    last: Tensor | None = None
+    """The last of them as numbers, shape (rows, 1, width)."""
+    layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """Keys and values of each layer, shape (rows, heads, tokens, width of a head)."""
+
+    def forget(self, most: int) -> None:
+        """Keep the last ``most`` tokens."""
+        self.layers = [(keys[:, :, -most:], values[:, :, -most:]) for keys, values in self.layers]
 
 
 class Block(nn.Module):
@@ -97,6 +109,9 @@ class LanguageModel(nn.Module):
         self.angle_width = width // heads
         self.table = nn.Embedding(symbols, width)
         nn.init.normal_(self.table.weight, std=0.02)
+        # How much of the token before is mixed into each: attention then looks for pairs rather than single tokens,
+        # which is most of what it needs to see that something is being repeated.
+        self.mixed = nn.Parameter(torch.full((width,), 0.3))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm = nn.RMSNorm(width)
         self.head = nn.Linear(width, symbols, bias=False)
@@ -111,12 +126,16 @@ class LanguageModel(nn.Module):
         rates = 10_000.0 ** (-torch.arange(0, self.angle_width, 2, device=tokens.device) / self.angle_width)
         angles = (place + torch.arange(tokens.shape[1], device=tokens.device))[:, None] * rates
         cosines, sines = angles.cos(), angles.sin()
-        rows = self.table(tokens)
+        single = self.table(tokens)
+        first = cache.last if cache is not None and cache.last is not None else torch.zeros_like(single[:, :1])
+        rows = single + self.mixed * torch.cat([first, single[:, :-1]], dim=1)
+        kept = []
         for number, block in enumerate(self.blocks):
-            before = cache[number] if cache is not None and len(cache) > number else None
+            before = cache.layers[number] if cache is not None and cache.layers else None
             rows, seen = block(rows, cosines, sines, before)
-            if cache is not None:
-                cache[number : number + 1] = [seen]
+            kept.append(seen)
+        if cache is not None:
+            cache.last, cache.layers = single[:, -1:], kept
         return self.head(self.norm(rows))
 
 
@@ -312,14 +331,14 @@ def sample(
     Keys and values of earlier tokens are kept, the last ``context`` of them, so a token costs one token's work.
     """
     model.eval()
-    cache: Cache = []
+    cache = Cache()
     tokens, fresh = start, start
     for _ in range(num_tokens):
         logits = model(fresh, cache, place=tokens.shape[1] - fresh.shape[1])[:, -1].float()
         fresh = draw(functional.softmax(logits / temperature, dim=1))
         tokens = torch.cat([tokens, fresh], dim=1)
         # A place counts on, so distances stay right when the oldest go.
-        cache[:] = [(keys[:, :, 1 - context :], values[:, :, 1 - context :]) for keys, values in cache]
+        cache.forget(context - 1)
     return tokens
 
 

@@ -44,7 +44,7 @@ def a_model(symbols: int = 20) -> page.LanguageModel:
 
 def test_a_token_at_a_time_with_a_cache_gives_the_logits_of_all_at_once() -> None:
     model, tokens = a_model(), torch.randint(0, 20, (2, 9))
-    cache: page.Cache = []
+    cache = page.Cache()
     parts = [model(tokens[:, :4], cache)]
     parts += [model(tokens[:, place : place + 1], cache, place=place) for place in range(4, 9)]
     assert torch.allclose(torch.cat(parts, dim=1), model(tokens), atol=1e-5)

@@ -16,7 +16,8 @@ from fairlead.evaluation.regression import MomentState
 from fairlead_workloads import transformer_lm
 
 Tokens = NDArray[np.int64]
-SHORT = {"epochs": 1, "width": 64, "layers": 1}
+ONE_LAYER = {"layers": 1}
+SHORT = {"epochs": 1, "width": 64, **ONE_LAYER}
 
 
 def measure(seed: int, *, is_short: bool, scratch: Path) -> Mapping[str, float]:
