@@ -52,6 +52,17 @@ class LogSettings(BaseSettings):
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = "INFO"
 
 
+class DataSettings(BaseSettings):
+    """What a node keeps of data that stay on disk while a model trains on them (``data.streaming``)."""
+
+    model_config = _CONFIG
+
+    data_cache: Path | None = None
+    """Where; absent: below the user's cache directory."""
+    data_cache_gb: float = Field(default=50, ge=0)
+    """How much; beyond it what was used longest ago is deleted."""
+
+
 class DatabaseSettings(BaseSettings):
     """What migrations need."""
 

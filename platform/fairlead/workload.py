@@ -73,7 +73,8 @@ class Rows:
     """Row positions in the data set, shape (n,): hand them back to ``Context.evaluate``."""
     features: NDArray[Any]
     """float32, shape (n, columns) or (n, channels, height, width); other kinds of data say their own, such as texts as
-    objects, shape (n,)."""
+    objects, shape (n,). With ``data.streaming`` they stay on disk: rows are indexed as those of an array are, and read
+    then."""
     labels: NDArray[Any]
     """Class indices, int64, shape (n,); float64 where the target is a number; all 0 where a row has neither."""
     targets: Mapping[str, NDArray[Any]] = field(default_factory=dict)

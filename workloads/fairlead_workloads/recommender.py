@@ -83,7 +83,7 @@ def tower(number: int, factors: int) -> nn.Sequential:
     return nn.Sequential(table, nn.Linear(2 * factors, 2 * factors), nn.GELU(), nn.Linear(2 * factors, factors))
 
 
-METHODS = {"two_tower": TwoTowers, "matrix_factorisation": MatrixFactorisation}
+METHODS: dict[str, type[nn.Module]] = {"two_tower": TwoTowers, "matrix_factorisation": MatrixFactorisation}
 
 
 def train(params: Params, context: Context) -> None:
@@ -98,7 +98,7 @@ def train(params: Params, context: Context) -> None:
     threads = share_cores(context.world_size)
     seed_epoch(context.seed, epoch=0, rank=0)  # every rank starts from the same weights
     sizes = {"users": len(context.dataset.details["users"]), "items": len(context.dataset.details["items"])}
-    shape = {**sizes, "factors": settings.factors, "temperature": settings.temperature}
+    shape: dict[str, Any] = {**sizes, "factors": settings.factors, "temperature": settings.temperature}
     model = METHODS[settings.method](**shape).to(context.device)
     wrapped = parallel(model, context)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)

@@ -20,7 +20,8 @@ from torch.nn import functional
 from fairlead.data import matrix_of, num_batches
 from fairlead.data.alone import run_alone
 from fairlead.data.export import read_model
-from fairlead.data.torch import seed_epoch, share_cores, sum_over_ranks
+from fairlead.data.mapped import parts_of
+from fairlead.data.torch import seed_epoch, share_cores, sum_over_ranks, tensor_of
 from fairlead.errors import BadData, BadInput
 from fairlead.mitigation import Mitigation, begin_mitigation
 from fairlead.privacy import begin_privacy
@@ -117,7 +118,7 @@ def train(params: Params, context: Context) -> None:
         print(f"{len(rows)} rows x {len(mean)} inputs, {what}, {size} weights, {steps} steps an epoch")
         print(f"{context.world_size} ranks on {context.device}, {threads} threads each, from epoch {first_epoch}")
 
-    features = torch.from_numpy(rows.features).to(context.device)
+    features = tensor_of(rows.features, context.device)
     labels = torch.from_numpy(rows.labels).to(context.device)
     weights = class_weights(rows, outputs, settings).to(context.device)
     groups = mitigation.groups(rows.records)
@@ -275,9 +276,10 @@ def count_test(model: nn.Module, context: Context, mitigation: Mitigation, tempe
 
 def scale_of(features: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each input over the train split; a constant input is only centred."""
-    wide = features.astype(np.float64)
-    std = wide.std(axis=0)
-    return wide.mean(axis=0).tolist(), np.where(std > 0, std, 1.0).tolist()
+    mean = sum(part.sum(axis=0, dtype=np.float64) for part in parts_of(features)) / len(features)
+    squares = sum(np.square(part - mean).sum(axis=0) for part in parts_of(features))
+    std = np.sqrt(squares / len(features))
+    return mean.tolist(), np.where(std > 0, std, 1.0).tolist()
 
 
 def validate(model: nn.Module, context: Context, loss: str, target: tuple[float, float]) -> Mapping[str, float]:

@@ -238,6 +238,14 @@ def _data_problems(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[Pro
         return _without_data(spec, manifest)
     if spec.data.uri.startswith(BUILTIN_PREFIX) and (problem := builtin_problem(spec.data.uri)):
         return (problem,)
+    if spec.data.streaming and spec.data.uri.startswith(BUILTIN_PREFIX):
+        message = "built-in data are made in memory: there is nothing to stream"
+        return (Problem(pointer="/data/streaming", message=message, suggestion="leave it out"),)
+    if manifest is not None and (found := manifest.problems_with_streaming(spec.data)):
+        return found
+    if spec.data.streaming and spec.probes is not None:
+        message = "probes look at all rows in memory, and these stay on disk"
+        return (Problem(pointer="/data/streaming", message=message, suggestion="take probes out, or streaming"),)
     if spec.data.split.test == 0 and (spec.gates or spec.register_as):
         message = "there is no test split, so gates and registration have nothing to look at"
         return (Problem(pointer="/data/split/test", message=message, suggestion="give it 0.2 or more"),)

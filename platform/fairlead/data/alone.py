@@ -238,7 +238,9 @@ def _of_all_ranks(states: Mapping[str, AnyState]) -> dict[str, AnyState]:
 
 
 def _problems(page: _Page, spec: ExperimentSpec) -> tuple[Problem, ...]:
-    found = page.manifest.problems_with(spec.params) if page.manifest else ()
+    found: tuple[Problem, ...] = ()
+    if page.manifest:
+        found = (*page.manifest.problems_with(spec.params), *page.manifest.problems_with_streaming(spec.data))
     if found or not spec.data.is_there:
         return found
     return check(spec.data, task=page.manifest.task if page.manifest else None, kind=page.kind)

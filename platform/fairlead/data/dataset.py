@@ -4,11 +4,9 @@ The digest covers all rows as they were read: label noise, which a spec may ask 
 """
 
 import difflib
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,18 +14,20 @@ from numpy.typing import NDArray
 
 from fairlead.data import inputs, series, texts
 from fairlead.data.columns import Column, Source, as_texts, first_missing
+from fairlead.data.digests import digest_of
 from fairlead.data.groups import Codes, encode_bands, encode_levels
+from fairlead.data.labels import labels_of
+from fairlead.data.mapped import Mapped
 from fairlead.data.records import Book, book_of, hash_ids
 from fairlead.data.sounds import with_one_length
 from fairlead.data.sources import read
 from fairlead.data.splits import SPLITS, nearest, shard_range, split_rows
 from fairlead.data.storage import bad
+from fairlead.data.streaming import Table, stored
 from fairlead.errors import BadData, Problem
 from fairlead.spec import DataKind, DataSpec, LabelNoiseSpec
 from fairlead.spec.manifest import Task
 from fairlead.workload import Attribute, DatasetInfo, FeatureColumn, Rows
-
-MAX_CLASSES = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +35,7 @@ class Dataset:
     """All rows of a data set and who may see which. Arrays are shared, not copied: do not write to them."""
 
     info: DatasetInfo
-    features: NDArray[Any] = field(repr=False)
+    features: NDArray[Any] | Mapped = field(repr=False)
     all_labels: NDArray[Any] = field(repr=False)
     """Class indices, shape (rows,), label noise applied; float64 where the target is a number; 0 where none is."""
     codes: Codes = field(repr=False)
@@ -77,9 +77,11 @@ class Dataset:
         return book_of(self.hashes[self._positions(split)])
 
     def _at(self, positions: NDArray[np.int64]) -> Rows:
+        features = self.features
+        chosen: Any = features.at(positions) if isinstance(features, Mapped) else features[positions]
         return Rows(
             records=positions,
-            features=self.features[positions],
+            features=chosen,
             labels=self.all_labels[positions],
             targets={name: values[positions] for name, values in self.targets.items()},
         )
@@ -99,6 +101,8 @@ class Dataset:
 
 def open_dataset(spec: DataSpec) -> Dataset:
     """Read what ``spec`` names, choose its columns and split it. Raises ``BadData``, one problem per finding."""
+    if spec.streaming:
+        return _open_streamed(spec)
     source = texts.cut(with_one_length(read(spec.uri), spec.seconds), spec)
     target = _target_name(spec, source)
     _refuse_unknown_columns(spec, source, target)
@@ -107,14 +111,14 @@ def open_dataset(spec: DataSpec) -> Dataset:
         target = None  # what is to be foretold is no label of a row
     else:
         by_split = split_rows(source.num_rows, spec.split, blocks=source.blocks)
-    labels, classes = _labels(spec, source, target) if target else (np.zeros(source.num_rows, np.int64), ())
+    labels, classes = labels_of(spec, source, target) if target else (np.zeros(source.num_rows, np.int64), ())
     attributes, codes = _groups(spec, source)
     features, columns = _features(spec, source, target)
     hashes = hash_ids(_ids(spec, source))
     books = {split: book_of(hashes[rows]) for split, rows in by_split.items()}
     info = DatasetInfo(
         uri=spec.uri,
-        digest=_digest(columns, classes, attributes, [features, labels, codes, hashes, *_in_order(source.targets)]),
+        digest=digest_of(columns, classes, attributes, [features, labels, codes, hashes, *_in_order(source.targets)]),
         num_rows=source.num_rows,
         num_by_split={split: book.num_records for split, book in books.items()},
         record_sum_by_split={split: book.hash_sum for split, book in books.items()},
@@ -127,18 +131,59 @@ def open_dataset(spec: DataSpec) -> Dataset:
         kind=source.kind if spec.steps is None else "sequences",
         details=source.details,
     )
-    noisy = labels
+    return _split(spec, info, features, labels, codes, hashes, by_split, source.targets, has_target=target is not None)
+
+
+def _open_streamed(spec: DataSpec) -> Dataset:
+    """As ``open_dataset``, with features that stay on disk: of tables alone."""
+    table = Table(spec.uri)
+    header = Source(uri=spec.uri, num_rows=0, columns=dict.fromkeys(table.names, np.empty(0)))
+    target = _target_name(spec, header)
+    assert target is not None, "files have no target of their own"
+    _refuse_unknown_columns(spec, header, target)
+    found = stored(spec, table, target, _feature_names(spec, header, target))
+    by_split = split_rows(len(found.labels), spec.split)
+    books = {split: book_of(found.hashes[rows]) for split, rows in by_split.items()}
+    info = DatasetInfo(
+        uri=spec.uri,
+        digest=found.digest,
+        num_rows=len(found.labels),
+        num_by_split={split: book.num_records for split, book in books.items()},
+        record_sum_by_split={split: book.hash_sum for split, book in books.items()},
+        record_xor_by_split={split: book.hash_xor for split, book in books.items()},
+        features=found.columns,
+        feature_shape=found.features.shape[1:],
+        classes=found.classes,
+        attributes=found.attributes,
+        target=target,
+    )
+    return _split(spec, info, found.features, found.labels, found.codes, found.hashes, by_split, {}, has_target=True)
+
+
+def _split(
+    spec: DataSpec,
+    info: DatasetInfo,
+    features: NDArray[Any] | Mapped,
+    labels: NDArray[Any],
+    codes: Codes,
+    hashes: NDArray[np.uint64],
+    by_split: Mapping[str, NDArray[np.int64]],
+    targets: Mapping[str, NDArray[Any]],
+    *,
+    has_target: bool,
+) -> Dataset:
+    """The data set, with the label noise that ``spec`` asks for. Raises ``BadData`` for splits that cannot be used."""
     if spec.label_noise is not None:
-        noisy = _with_noise(labels, spec.label_noise, classes, attributes, codes, by_split)
-    _refuse_unusable_splits(spec, noisy, by_split, has_target=target is not None)
+        labels = _with_noise(labels, spec.label_noise, info.classes, info.attributes, codes, by_split)
+    _refuse_unusable_splits(spec, labels, by_split, has_target=has_target)
     return Dataset(
         info=info,
         features=features,
-        all_labels=noisy,
+        all_labels=labels,
         codes=codes,
         hashes=hashes,
         by_split=by_split,
-        targets=source.targets,
+        targets=targets,
     )
 
 
@@ -243,63 +288,6 @@ def _no_column(pointer: str, name: str, source: Source) -> Problem:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known[:20])}"
     return Problem(pointer=pointer, message=f"{source.uri}: there is no column {name!r}", suggestion=hint)
-
-
-def _labels(spec: DataSpec, source: Source, target: str) -> tuple[NDArray[Any], tuple[str, ...]]:
-    column = source.columns[target]
-    if (row := first_missing(column)) is not None:
-        message = f"{source.uri}: row {row + 1} of the target {target!r} is missing"
-        raise bad("/data/target", message, "remove such rows or fill them in")
-    if spec.predict == "number":
-        return _numbers(spec, source, target), ()
-    if column.dtype.kind == "f" and np.any(column != np.rint(column)):
-        row = int(np.argmax(column != np.rint(column)))
-        message = f"{source.uri}: row {row + 1} of the target {target!r} is {column[row]:g}, which is no class"
-        raise bad("/data/target", message, "classes are texts or whole numbers; add a column that has them")
-    texts = as_texts(column).tolist()
-    ordered = sorted(set(texts)) if column.dtype.kind in "Ob" else sorted(set(texts), key=float)
-    if not 2 <= len(ordered) <= MAX_CLASSES:
-        found = f"one class only, {ordered[0]!r}" if len(ordered) == 1 else f"{len(ordered)} classes"
-        message = f"{source.uri}: the target {target!r} has {found}"
-        raise bad("/data/target", message, f"from 2 to {MAX_CLASSES} classes are needed")
-    classes = _positive_last(spec, source, target, ordered)
-    place = {name: index for index, name in enumerate(classes)}
-    return np.array([place[text] for text in texts], dtype=np.int64), classes
-
-
-def _numbers(spec: DataSpec, source: Source, target: str) -> NDArray[np.float64]:
-    """The target as numbers, shape (rows,)."""
-    column = source.columns[target]
-    if spec.positive is not None:
-        raise bad("/data/positive", f"the target {target!r} is a number, and no number is the positive class")
-    if column.dtype.kind not in "biuf":
-        row = next((row for row, text in enumerate(column.tolist()) if not _is_number(text)), 0)
-        message = f"{source.uri}: row {row + 1} of the target {target!r} is {column[row]!r}, which is no number"
-        raise bad("/data/target", message, "set data.predict to classes, or correct it")
-    values = column.astype(np.float64)
-    if not np.isfinite(values).all():
-        row = int(np.argmin(np.isfinite(values)))
-        raise bad("/data/target", f"{source.uri}: row {row + 1} of the target {target!r} is not finite")
-    return values
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _positive_last(spec: DataSpec, source: Source, target: str, ordered: Sequence[str]) -> tuple[str, ...]:
-    positive = spec.positive or (source.positive if target == source.target else None)
-    if positive is None:
-        return tuple(ordered)
-    if positive not in ordered or len(ordered) != 2:
-        found = ", ".join(ordered[:10])
-        message = f"{source.uri}: the target {target!r} is not binary with a label {positive!r}; it has {found}"
-        raise bad("/data/positive", message)
-    return (*(name for name in ordered if name != positive), positive)
 
 
 def _groups(spec: DataSpec, source: Source) -> tuple[tuple[Attribute, ...], Codes]:
@@ -413,32 +401,6 @@ def _meant_by(noise: LabelNoiseSpec, attributes: Sequence[Attribute], codes: Cod
             raise bad(pointer, f"{name!r} has no level {level!r}, only {', '.join(levels[:20])}")
         is_meant &= codes[:, by_name[name]] == levels.index(level)
     return is_meant
-
-
-def _digest(
-    columns: Sequence[FeatureColumn],
-    classes: Sequence[str],
-    attributes: Sequence[Attribute],
-    arrays: Sequence[NDArray[Any]],
-) -> str:
-    """``sha256:`` over a header of names, then type, shape and little-endian bytes of each array."""
-    names = [asdict(column) for column in columns], list(classes), [asdict(a) for a in attributes]
-    digest = hashlib.sha256(json.dumps(names, sort_keys=True).encode())
-    for array in arrays:
-        _enter(digest, array)
-    return f"sha256:{digest.hexdigest()}"
-
-
-def _enter(digest: Any, array: NDArray[Any]) -> None:
-    if array.dtype == object:  # texts, bytes or arrays, each of a length of its own
-        digest.update(json.dumps(["objects", list(array.shape)]).encode())
-        for item in array.ravel():
-            content = item.encode() if isinstance(item, str) else item
-            _enter(digest, np.frombuffer(content, np.uint8) if isinstance(content, bytes) else np.asarray(content))
-        return
-    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    digest.update(json.dumps([little.dtype.str, list(little.shape)]).encode())
-    digest.update(little.data)
 
 
 def _in_order(targets: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:

@@ -21,20 +21,29 @@ def describe(name: str, column: Column) -> FeatureColumn:
     """What kind of input a column makes. Raises ``ValueError`` for one no model should see as it is."""
     if not is_text(column):
         return FeatureColumn(name=name, dtype="float32")
-    if stray := _stray_text(column):
+    found: dict[str, tuple[int, int]] = {}
+    for row, text in enumerate(column.tolist()):
+        if text is not None:
+            first, count = found.get(text, (row, 0))
+            found[text] = first, count + 1
+    return describe_levels(name, found)
+
+
+def describe_levels(name: str, found: Mapping[str, tuple[int, int]]) -> FeatureColumn:
+    """The same of a column of texts, of which are known the first row and the number of rows of each."""
+    if stray := _stray_text(found):
         raise ValueError(f"row {stray[0] + 1} of column {name!r}: {stray[1]!r} is not a number")
-    levels = tuple(sorted({text for text in column.tolist() if text is not None}))
-    if len(levels) > MAX_LEVELS:
+    if len(found) > MAX_LEVELS:
         hint = "leave it out by listing data.features, or make it coarser"
-        raise ValueError(f"column {name!r} holds {len(levels)} different texts, more than {MAX_LEVELS}; {hint}")
-    return FeatureColumn(name=name, dtype="str", levels=levels)
+        raise ValueError(f"column {name!r} holds {len(found)} different texts, more than {MAX_LEVELS}; {hint}")
+    return FeatureColumn(name=name, dtype="str", levels=tuple(sorted(found)))
 
 
-def _stray_text(column: Column) -> tuple[int, str] | None:
+def _stray_text(found: Mapping[str, tuple[int, int]]) -> tuple[int, str] | None:
     """The first text in a column that is mostly numbers: a slip of the pen rather than a category."""
-    stray = [(row, text) for row, text in enumerate(column.tolist()) if text is not None and not _is_number(text)]
-    num_known = sum(text is not None for text in column.tolist())
-    return stray[0] if stray and len(stray) * 2 < num_known else None
+    stray = {text: place for text, place in found.items() if not _is_number(text)}
+    num_stray, num_known = (sum(count for _, count in each.values()) for each in (stray, found))
+    return min((row, text) for text, (row, _) in stray.items()) if stray and num_stray * 2 < num_known else None
 
 
 def _is_number(text: str) -> bool:
@@ -51,47 +60,53 @@ def width(feature: FeatureColumn) -> int:
 
 
 def to_matrix(
-    look_up: Callable[[str], Column], features: Sequence[FeatureColumn], *, num_rows: int
+    look_up: Callable[[str], Column], features: Sequence[FeatureColumn], *, num_rows: int, first_row: int = 0
 ) -> NDArray[np.float32]:
-    """Inputs of all rows, shape (rows, sum of widths). Raises ``ValueError`` naming row and column."""
+    """Inputs of all rows, shape (rows, sum of widths). Raises ``ValueError`` naming row and column.
+
+    ``first_row``: the place of the first one where they are a part of more.
+    """
     matrix = np.empty((num_rows, sum(map(width, features))), dtype=np.float32)
     start = 0
     for feature in features:
         column = look_up(feature.name)
         end = start + width(feature)
-        matrix[:, start:end] = _one_hot(column, feature) if feature.dtype == "str" else _numbers(column, feature)
+        convert = _one_hot if feature.dtype == "str" else _numbers
+        matrix[:, start:end] = convert(column, feature, first_row)
         start = end
     return matrix
 
 
-def _numbers(column: Column, feature: FeatureColumn) -> NDArray[np.float32]:
+def _numbers(column: Column, feature: FeatureColumn, first_row: int) -> NDArray[np.float32]:
     if is_text(column):
         row, text = next((row, text) for row, text in enumerate(column.tolist()) if not _is_number(text or ""))
-        raise ValueError(f"row {row + 1} of column {feature.name!r}: {text!r} is not a number")
+        raise ValueError(f"row {first_row + row + 1} of column {feature.name!r}: {text!r} is not a number")
     with np.errstate(over="ignore"):
         values = column.astype(np.float32)
-    _refuse_missing(column, feature)
+    _refuse_missing(column, feature, first_row)
     if not np.isfinite(values).all():
         row = int(np.argmin(np.isfinite(values)))
-        raise ValueError(f"row {row + 1} of column {feature.name!r}: {column[row]} is not a finite 32-bit number")
+        raise ValueError(
+            f"row {first_row + row + 1} of column {feature.name!r}: {column[row]} is not a finite 32-bit number"
+        )
     return values[:, None]
 
 
-def _one_hot(column: Column, feature: FeatureColumn) -> NDArray[np.float32]:
-    _refuse_missing(column, feature)
+def _one_hot(column: Column, feature: FeatureColumn, first_row: int) -> NDArray[np.float32]:
+    _refuse_missing(column, feature, first_row)
     place = {level: position for position, level in enumerate(feature.levels)}
     codes = np.array([place.get(text, -1) for text in as_texts(column).tolist()], dtype=np.int64)
     if (codes < 0).any():
         row = int(np.argmax(codes < 0))
         known = ", ".join(feature.levels[:10])
-        raise ValueError(f"row {row + 1} of column {feature.name!r}: {column[row]!r} is not one of {known}")
+        raise ValueError(f"row {first_row + row + 1} of column {feature.name!r}: {column[row]!r} is not one of {known}")
     return np.eye(len(feature.levels), dtype=np.float32)[codes]
 
 
-def _refuse_missing(column: Column, feature: FeatureColumn) -> None:
+def _refuse_missing(column: Column, feature: FeatureColumn, first_row: int) -> None:
     if (row := first_missing(column)) is not None:
         hint = "fill the gaps or leave the column out by listing data.features"
-        raise ValueError(f"row {row + 1} of column {feature.name!r} is missing; {hint}")
+        raise ValueError(f"row {first_row + row + 1} of column {feature.name!r} is missing; {hint}")
 
 
 def matrix_of(frame: Any, features: Iterable[FeatureColumn | Mapping[str, Any]]) -> NDArray[np.float32]:

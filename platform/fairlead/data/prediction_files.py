@@ -18,7 +18,7 @@ from typing import Any, Literal
 from fairlead.data.builtin import BUILTIN_PREFIX
 from fairlead.data.sources import MISSING
 from fairlead.data.splits import shard_range
-from fairlead.data.storage import is_lasting, locate, unreadable
+from fairlead.data.storage import is_lasting, locate, stamp_of, unreadable
 from fairlead.errors import BadData, BadInput, FairleadError, StorageAway
 
 Format = Literal["Parquet", "Arrow", "CSV"]
@@ -100,11 +100,7 @@ class PredictionFile:
                 found = os.stat(self.path)
                 return f"{found.st_size} bytes of {found.st_mtime_ns}"
             info = self.storage.info(self.path)
-        said = {name: str(info[name]) for name in _TELLING if info.get(name) is not None}
-        return f"{info.get('size')} bytes of {said}"
-
-
-_TELLING = ("ETag", "etag", "md5Hash", "content_md5", "generation", "LastModified", "last_modified", "mtime", "created")
+        return stamp_of(info)
 
 
 class Reading:

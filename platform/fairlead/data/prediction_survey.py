@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairlead.data.columns import number_text
-from fairlead.data.dataset import MAX_CLASSES
 from fairlead.data.groups import MAX_LEVELS, UNKNOWN, band_levels, levels_of
+from fairlead.data.labels import MAX_CLASSES
 from fairlead.data.prediction_files import PredictionFile, Seen, Share, deal, find_files, stamps_of, told
 from fairlead.data.storage import bad
 from fairlead.errors import BadData, Problem

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fairlead.data.dataset import Dataset
 from fairlead.data.drift import MOST_BINS, MOST_COUNTS, MOST_NUMBERS
 from fairlead.data.groups import Codes
+from fairlead.data.mapped import Mapped
 from fairlead.errors import BadData, BadInput
 from fairlead.evaluation.cells import UNKNOWN
 from fairlead.evaluation.explanations import ExplainedGroup
@@ -39,6 +40,10 @@ def refuse_unfit(probes: ProbesSpec | None, dataset: Dataset) -> None:
     if probes is not None and probes.attributions is not None and find_spec("captum") is None:
         raise BadInput(
             "the spec asks for attributions, and captum is not installed on this node: install fairlead[explain]"
+        )
+    if probes is not None and isinstance(dataset.features, Mapped):
+        raise BadData(
+            "probes look at all rows in memory, and with data.streaming they stay on disk: take one of both out"
         )
     if probes is not None and (found := list(_problems(probes, dataset.info))):
         raise BadData("; ".join(found))

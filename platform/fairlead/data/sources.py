@@ -21,6 +21,7 @@ from fairlead.data.storage import bad, content_of, locate
 from fairlead.data.views import find_transforms, read_views
 
 METADATA = "metadata.csv"
+PARQUET_ENDINGS = (".parquet", ".pq")
 MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null")
 
 
@@ -36,6 +37,8 @@ def read(uri: str) -> Source:
     if files.isdir(root):
         if name := find_annotations(uri, files, root):
             return read_coco(uri, files, root, name)
+        if names := parquet_files(files, root):
+            return _parquet_folder(uri, files, root, names)
         if names := find_sounds(files, root):
             return _sound_folder(uri, files, root, names)
         if texts.is_folder(files, root):
@@ -76,7 +79,7 @@ def _csv(uri: str, content: bytes, root: str) -> Any:
     options: dict[str, Any] = {"compression": "gzip" if root.endswith(".gz") else None}
     try:
         header = pandas.read_csv(io.BytesIO(content), header=None, nrows=1, dtype=str, **options)
-        _refuse_repeated(uri, [str(name) for name in header.iloc[0]])
+        refuse_repeated(uri, [str(name) for name in header.iloc[0]])
         frame = pandas.read_csv(
             io.BytesIO(content), na_values=MISSING, keep_default_na=False, low_memory=False, **options
         )
@@ -90,18 +93,57 @@ def _csv(uri: str, content: bytes, root: str) -> Any:
 
 
 def _parquet(uri: str, content: bytes) -> Any:
+    return _parquet_table(uri, content).to_pandas(ignore_metadata=True)
+
+
+def _parquet_table(uri: str, content: bytes) -> Any:
     import pyarrow
     import pyarrow.parquet
 
     try:
         table = pyarrow.parquet.read_table(io.BytesIO(content))
-        _refuse_repeated(uri, table.column_names)
-        return table.to_pandas(ignore_metadata=True)
     except (pyarrow.ArrowException, OSError) as error:
         raise bad("/data/uri", f"{uri}: this is not a Parquet file: {error}") from error
+    refuse_repeated(uri, table.column_names)
+    return table
 
 
-def _refuse_repeated(uri: str, names: list[str]) -> None:
+def parquet_files(files: Any, root: str) -> list[str]:
+    """Names of the Parquet files directly in a folder, sorted: they are parts of one table. Empty: it holds none."""
+    names = sorted(os.path.basename(path) for path in files.find(root, maxdepth=1))
+    return [name for name in names if name.lower().endswith(PARQUET_ENDINGS) and not name.startswith(("_", "."))]
+
+
+def _parquet_folder(uri: str, files: Any, root: str, names: list[str]) -> Source:
+    """One table in several files of the same columns, its rows in the order of their names."""
+    import pyarrow
+
+    tables = []
+    for name in names:
+        place = f"{uri.rstrip('/')}/{name}"
+        tables.append(_parquet_table(place, content_of(place, files, f"{root.rstrip('/')}/{name}")))
+        refuse_other_columns(place, names[0], tables[-1].schema, tables[0].schema)
+    frame = pyarrow.concat_tables(tables).to_pandas(ignore_metadata=True)
+    if len(frame) == 0:
+        raise bad("/data/uri", f"{uri}: the files have columns but no rows")
+    return Source(uri=uri, num_rows=len(frame), columns=_columns(frame))
+
+
+def refuse_other_columns(place: str, first: str, found: Any, wanted: Any) -> None:
+    """Raise ``BadData`` where a part of a table has not the columns of the first one, or other types."""
+    if found.remove_metadata().equals(wanted.remove_metadata()):
+        return
+    here, there = ({field.name: str(field.type) for field in schema} for schema in (found, wanted))
+    differing = [name for name in {**there, **here} if here.get(name) != there.get(name)]
+    what = "its columns come in another order"
+    if differing:
+        name = differing[0]
+        what = f"the column {name!r} is {here.get(name, 'not there')}, and {there.get(name, 'not there')}"
+    raise bad("/data/uri", f"{place}: {what} in {first}", "all parts of a table need the same columns and types")
+
+
+def refuse_repeated(uri: str, names: list[str]) -> None:
+    """Raise ``BadData`` where two columns have one name."""
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise bad("/data/uri", f"{uri}: the column {repeated[0]!r} occurs more than once", "rename one of them")
 

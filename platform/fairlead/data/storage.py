@@ -7,6 +7,7 @@ of it.
 import errno
 import gzip
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 from fairlead.errors import BadData, FairleadError, Problem, StorageAway
@@ -56,6 +57,15 @@ def locate(uri: str) -> tuple[Any, str]:
         raise bad("/data/uri", f"{uri}: this address cannot be opened: {error}") from error
     except Exception as error:  # each storage has exceptions of its own
         raise unreadable(error, f"{uri}: the storage does not answer: {error}") from error
+
+
+def stamp_of(info: Mapping[str, Any]) -> str:
+    """What changes when a file does, of what its storage says: its size and time, or what else there is."""
+    said = {name: str(info[name]) for name in _TELLING if info.get(name) is not None}
+    return f"{info.get('size')} bytes of {said}"
+
+
+_TELLING = ("ETag", "etag", "md5Hash", "content_md5", "generation", "LastModified", "last_modified", "mtime", "created")
 
 
 def content_of(uri: str, files: Any, path: str) -> bytes:

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed
+from numpy.typing import NDArray
+
+from fairlead.data.mapped import Mapped
 
 
 def choose_device(local_rank: int = 0) -> str:
@@ -30,6 +33,21 @@ def share_cores(ranks_here: int) -> int:
     threads = max(1, threads)
     torch.set_num_threads(threads)
     return threads
+
+
+class OnDisk:
+    """Features that stay on disk, indexed by a tensor of places as a tensor on ``device`` is."""
+
+    def __init__(self, features: Mapped, device: str) -> None:
+        self._features, self._device = features, device
+
+    def __getitem__(self, places: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self._features[places.cpu().numpy()]).to(self._device)
+
+
+def tensor_of(features: NDArray[Any] | Mapped, device: str) -> torch.Tensor | OnDisk:
+    """Features to be indexed batch by batch: in the memory of ``device``, or read then where they stay on disk."""
+    return OnDisk(features, device) if isinstance(features, Mapped) else torch.from_numpy(features).to(device)
 
 
 def any_rank(flag: bool) -> bool:

@@ -105,6 +105,9 @@ class DataSpec(Document):
     all channels of the first step first."""
     seconds: float | None = Field(default=None, gt=0, le=600, exclude_if=lambda value: value is None)
     """Of sounds: how long each is made, by cutting its end or adding silence. Absent: as long as the longest."""
+    streaming: bool = Field(default=False, exclude_if=lambda value: not value)
+    """Of a CSV or Parquet table that does not fit into memory: its features stay on the disk of each node and are read
+    batch by batch."""
     split: SplitSpec = SplitSpec()
     text: TextSpec | None = Field(default=None, exclude_if=lambda value: value is None)
     """Of texts only: how long a record is. Absent: the default of each field."""
@@ -128,6 +131,15 @@ class DataSpec(Document):
             raise ValueError("with windows there are no labels: leave out predict, positive and label_noise")
         if self.record_id is not None:
             raise ValueError("with windows a record is a window and named by its series and time: leave out record_id")
+        return self
+
+    @model_validator(mode="after")
+    def _streams_tables(self) -> Self:
+        asked = {"windows": self.windows, "steps": self.steps, "seconds": self.seconds}
+        if self.streaming and (others := [name for name, value in asked.items() if value is not None]):
+            raise ValueError(
+                f"streaming is for tables of independent rows, and {others[0]} makes something else of them"
+            )
         return self
 
     @property

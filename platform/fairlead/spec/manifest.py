@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from fairlead.errors import Problem
+from fairlead.spec.data import DataSpec
 from fairlead.spec.document import Document, Name, ParameterName
 from fairlead.spec.mitigation import Method
 from fairlead.spec.search import DimensionSpec
@@ -115,6 +116,8 @@ class Manifest(Document):
     """Whether it trains with differential privacy where a spec asks for it."""
     probes: tuple[str, ...] = ()
     """Fields of ``probes`` whose looks at the model it lets the platform take."""
+    streaming: bool = False
+    """Whether it only indexes features, so that they may stay on disk: what ``data.streaming`` needs."""
     steps: str | None = None
     """The parameter that says how many steps will be reported, such as ``epochs``; lets progress have an end."""
     check: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")] | None = None
@@ -152,6 +155,14 @@ class Manifest(Document):
     def with_defaults(self, params: dict[str, Any]) -> dict[str, Any]:
         """``params`` over the manifest's defaults."""
         return {name: parameter.default for name, parameter in self.parameters.items()} | params
+
+    def problems_with_streaming(self, data: DataSpec) -> tuple[Problem, ...]:
+        """That rows are to stay on disk, and it needs them in memory."""
+        if not data.streaming or self.streaming:
+            return ()
+        hint = "leave data.streaming out, or take a workload that streams, such as tabular_mlp"
+        message = f"{self.name} needs its rows in memory"
+        return (Problem(pointer="/data/streaming", message=message, suggestion=hint),)
 
     def problems_with(self, params: dict[str, Any]) -> tuple[Problem, ...]:
         """Unknown names, wrong types and values out of range, each with its pointer."""
