@@ -24,6 +24,7 @@ DOORS = {
     "alembic": ("platform/fairlead/store/",),
     "captum": ("platform/fairlead/attributions.py",),
     "codecarbon": ("platform/fairlead/run/energy_meter.py",),
+    "datasets": ("platform/fairlead/data/saved_datasets.py",),
     "fastapi": ("api/fairlead_api/",),
     "httpcore": ("platform/fairlead/webhooks/",),
     "lightning": ("platform/fairlead/integrations/lightning.py",),

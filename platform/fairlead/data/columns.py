@@ -42,6 +42,24 @@ class Source:
     """What a model sees when the spec does not say; None: all columns without another role."""
 
 
+def column_of(series: Any) -> Column:
+    """A pandas Series as a column: numbers stay numbers, everything else becomes texts or None."""
+    kind = getattr(series.dtype, "kind", "O")
+    if kind == "u" and series.max() > np.iinfo(np.int64).max:
+        kind = "O"  # such numbers are names
+    if kind in "biuf" and isinstance(series.dtype, np.dtype):
+        wide = {"b": np.bool_, "i": np.int64, "u": np.int64, "f": np.float64}[kind]
+        return np.asarray(series.to_numpy(), dtype=wide)
+    if kind in "biuf" and not series.isna().any():
+        return np.asarray(series.to_numpy(dtype={"b": bool, "f": float}.get(kind, np.int64)))
+    if kind in "biuf":
+        return np.asarray(series.to_numpy(dtype=float, na_value=np.nan))
+    texts = np.empty(len(series), dtype=object)
+    missing = series.isna().to_numpy()
+    texts[:] = [None if gone else str(value) for value, gone in zip(series, missing, strict=True)]
+    return texts
+
+
 def as_texts(column: Column) -> Column:
     """The column as texts, None where missing; whole numbers are written without a point."""
     if column.dtype == object:

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairlead.data.columns import Column, as_texts, first_missing, is_text
-from fairlead.data.sources import column_of
+from fairlead.data.columns import Column, as_texts, column_of, first_missing, is_text
 from fairlead.workload import FeatureColumn
 
 MAX_LEVELS = 200

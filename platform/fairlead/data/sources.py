@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from fairlead.data.builtin import BUILTIN_PREFIX, builtin_problem, read_builtin
-from fairlead.data.columns import Column, Source
+from fairlead.data.columns import Column, Source, column_of
 from fairlead.data.pictures import PICTURE_ENDINGS, read_pictures
+from fairlead.data.saved_datasets import is_saved, read_saved
 from fairlead.data.sounds import find_sounds, read_sounds
 from fairlead.data.storage import bad, content_of, locate
 
@@ -31,6 +32,8 @@ def read(uri: str) -> Source:
     if files.isdir(root):
         if names := parquet_files(files, root):
             return _parquet_folder(uri, files, root, names)
+        if is_saved(files, root):
+            return read_saved(uri, files, root)
         if names := find_sounds(files, root):
             return _sound_folder(uri, files, root, names)
         return _image_folder(uri, files, root)
@@ -131,24 +134,6 @@ def refuse_repeated(uri: str, names: list[str]) -> None:
 
 def _columns(frame: Any) -> dict[str, Column]:
     return {str(name): column_of(frame[name]) for name in frame.columns}
-
-
-def column_of(series: Any) -> Column:
-    """A pandas Series as a column: numbers stay numbers, everything else becomes texts or None."""
-    kind = getattr(series.dtype, "kind", "O")
-    if kind == "u" and series.max() > np.iinfo(np.int64).max:
-        kind = "O"  # such numbers are names
-    if kind in "biuf" and isinstance(series.dtype, np.dtype):
-        wide = {"b": np.bool_, "i": np.int64, "u": np.int64, "f": np.float64}[kind]
-        return np.asarray(series.to_numpy(), dtype=wide)
-    if kind in "biuf" and not series.isna().any():
-        return np.asarray(series.to_numpy(dtype={"b": bool, "f": float}.get(kind, np.int64)))
-    if kind in "biuf":
-        return np.asarray(series.to_numpy(dtype=float, na_value=np.nan))
-    texts = np.empty(len(series), dtype=object)
-    missing = series.isna().to_numpy()
-    texts[:] = [None if gone else str(value) for value, gone in zip(series, missing, strict=True)]
-    return texts
 
 
 def _image_folder(uri: str, files: Any, root: str) -> Source:

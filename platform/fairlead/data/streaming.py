@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairlead.data import cache, inputs
-from fairlead.data.columns import Column, as_texts, is_text
+from fairlead.data.columns import Column, as_texts, column_of, is_text
 from fairlead.data.digests import digest_of
 from fairlead.data.groups import Codes, encode_bands, encode_levels
 from fairlead.data.inputs import feature_from
@@ -30,7 +30,6 @@ from fairlead.data.records import hash_ids
 from fairlead.data.sources import (
     MISSING,
     PARQUET_ENDINGS,
-    column_of,
     parquet_files,
     refuse_other_columns,
     refuse_repeated,
