@@ -30,5 +30,5 @@ bench: .venv/.development ; .venv/bin/python -m benchmarks $(NAME)
 	touch $@
 
 .venv/.development: .venv/.runtime
-	$(PIP) -e '.[api,agent,workloads,energy,explain,privacy,dev]'
+	$(PIP) -e '.[api,agent,workloads,energy,explain,privacy,spiking,dev]'
 	touch $@

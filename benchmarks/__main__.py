@@ -35,6 +35,7 @@ from benchmarks import (
     sweep_quality,
     thousand_starts,
     throughput,
+    torchrun_ratio,
     where_time_goes,
 )
 from benchmarks.harness import HERE, RESULTS, as_plain, keep, processor_time, stolen_share, surroundings
@@ -45,6 +46,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     for module in (
         first_step,
         throughput,
+        torchrun_ratio,
         metric_ingest,
         burst_of_50,
         growth,

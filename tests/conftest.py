@@ -36,7 +36,12 @@ _GRACE_S = 2.0
 _LASTING = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")  # Python keeps these for itself
 _LASTING_A_SESSION = ("postgres",)  # the fixture of that name ends it
 _CHANGED_BY_PYTEST = ("PYTEST_CURRENT_TEST", "PYTEST_VERSION")
-_SET_BY_IMPORTS = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR")  # once a process
+_SET_BY_IMPORTS = (  # once a process
+    "KMP_DUPLICATE_LIB_OK",
+    "KMP_INIT_AT_FORK",
+    "PYGAME_HIDE_SUPPORT_PROMPT",
+    "TORCHINDUCTOR_CACHE_DIR",
+)
 
 
 @pytest.fixture

@@ -156,6 +156,14 @@ class Context(Protocol):
         """
         ...
 
+    def shared_directory(self, step: int) -> Path:
+        """An empty directory that all ranks see, for a checkpoint at ``step`` of which each of them writes a part.
+
+        The same on all ranks. Rank 0 gives it to ``report`` once all parts are there; it is then no longer the
+        workload's. What is never reported is deleted with the attempt's scratch files.
+        """
+        ...
+
     def should_stop(self) -> bool:
         """Whether the platform asks to stop after the last checkpoint. Collective."""
         ...

@@ -36,15 +36,15 @@ STEPS_OF_A_DREAM = 200
 class Settings:
     """The parameters; ``deep_belief.toml`` says the same to the platform, and a test compares the two."""
 
-    hidden: Sequence[int] = (256, 128)
+    hidden: Sequence[int] = (512, 256)
     pretrain_epochs: int = 30
     pretrain_lr: float = 0.1
     gibbs_steps: int = 1
     labels_per_class: int = 0
-    lr: float = 3e-3
+    lr: float = 5e-3
     weight_decay: float = 1e-3
-    dropout: float = 0.2
-    epochs: int = 40
+    dropout: float = 0.4
+    epochs: int = 60
     batch_size: int = 64
 
 

@@ -4,6 +4,7 @@ python -m fairlead_workloads.image_cnn --epochs=5                        trains 
 python -m fairlead_workloads.image_cnn --data=path/to/folder             ... on a folder with one directory a class
 """
 
+import contextlib
 import copy
 import math
 import tempfile
@@ -20,11 +21,13 @@ from torch.nn import functional
 from fairlead.data import num_batches
 from fairlead.data.alone import run_alone
 from fairlead.data.export import read_model
+from fairlead.data.sheets import mistakes_sheet
 from fairlead.data.torch import seed_epoch, share_cores, sum_over_ranks
 from fairlead.errors import BadData
 from fairlead.mitigation import Mitigation, begin_mitigation
 from fairlead.privacy import begin_privacy
 from fairlead.probes import fit_temperature, run_probes
+from fairlead.training import autocast
 from fairlead.workload import Context, Params, Predictor
 
 
@@ -36,7 +39,9 @@ class Settings:
     blocks: int = 2
     lr: float = 4e-3
     weight_decay: float = 0.05
-    shift: int = 1
+    shift: float = 0.8
+    turn: float = 12.0
+    stretch: float = 0.1
     epochs: int = 15
     batch_size: int = 64
 
@@ -119,16 +124,21 @@ def train(params: Params, context: Context) -> None:
     pictures = torch.from_numpy(rows.features).to(context.device)
     labels = torch.from_numpy(rows.labels).to(context.device)
     groups = mitigation.groups(rows.records)
+    most = {"shift": settings.shift, "turn": settings.turn, "stretch": settings.stretch}
+    # Gradients of single rows, which privacy clips, are summed up in the precision they come in: there it is float32.
+    precision = contextlib.nullcontext() if privacy.is_private else autocast(context)
     for epoch in range(first_epoch, settings.epochs + 1):
         parallel.train()
-        shifts = draw_shifts(len(rows), settings.shift, seed=context.seed, epoch=epoch)
+        moves = draw_moves(len(rows), seed=(context.seed, epoch, 1))
         local_loss = 0.0
         for batch in privacy.batches(epoch):
             chosen = torch.from_numpy(batch.positions).to(context.device)
-            shifted = shift(pictures[chosen], shifts[batch.positions], settings.shift)
+            moved = move(pictures[chosen], moves[batch.positions], **most)
+            with precision:
+                logits = parallel(moved)
             # Sum, then scale: the averaged gradient is that of the mean over the global batch, even if this rank
-            # holds fewer rows than another or none.
-            logits = parallel(shifted)
+            # holds fewer rows than another or none. Losses are summed in float32 whatever the logits are in.
+            logits = logits.float()
             losses = functional.cross_entropy(logits, labels[chosen], reduction="none")
             loss = mitigation.loss(
                 losses, logits=logits, labels=labels[chosen], groups=groups[chosen], loss_scale=batch.loss_scale
@@ -172,13 +182,14 @@ def count_test(model: nn.Module, context: Context, mitigation: Mitigation, tempe
             groups=mitigation.groups(tuning.records),
         )
     test = context.shard("test")
-    scores = probabilities(model, test.features, temperature)
+    scores = sure = probabilities(model, test.features, temperature)
     if len(context.dataset.classes) == 2:
         scores = scores[:, 1]
         predictions = mitigation.decide(scores, groups=mitigation.groups(test.records))
     else:
         predictions = scores.argmax(axis=1)
     context.evaluate("test", records=test.records, predictions=predictions, scores=scores)
+    context.show("mistakes.png", mistakes_sheet(test.features, sure, test.labels, context.dataset.classes))
 
 
 def scale_of(pictures: np.ndarray) -> tuple[list[float], list[float]]:
@@ -188,26 +199,30 @@ def scale_of(pictures: np.ndarray) -> tuple[list[float], list[float]]:
     return wide.mean(axis=(0, 2, 3)).tolist(), np.where(std > 0, std, 1.0).tolist()
 
 
-def draw_shifts(num_rows: int, most: int, *, seed: int, epoch: int) -> np.ndarray:
-    """How far each picture moves down and right this epoch, shape (rows, 2).
+def draw_moves(num_rows: int, *, seed: tuple[int, ...]) -> np.ndarray:
+    """How pictures are moved: shares of the most, -1 to 1, shape (rows, 6): right, down, turned, wide, high, slanted.
 
     Drawn for all rows on every rank alike: what happens to a picture does not depend on which rank has it.
     """
-    return np.random.RandomState((seed, epoch, 1)).randint(-most, most + 1, size=(num_rows, 2))
+    return np.random.RandomState(seed).uniform(-1, 1, size=(num_rows, 6)).astype(np.float32)
 
 
-def shift(pictures: Tensor, by: np.ndarray, most: int) -> Tensor:
-    """Pictures moved by whole pixels, their edges repeated into the gap; none of it needs interpolation."""
-    if most == 0 or len(pictures) == 0:
+def move(pictures: Tensor, by: np.ndarray, *, shift: float, turn: float, stretch: float) -> Tensor:
+    """Pictures moved by up to ``shift`` pixels, turned by ``turn`` degrees, made wider, higher, slanted by ``stretch``.
+
+    ``by``: shares of the most, shape (rows, 6). A pixel that comes from between four others is their weighted mean; one
+    from beyond the edge repeats it.
+    """
+    if (shift == 0 and turn == 0 and stretch == 0) or len(pictures) == 0:
         return pictures
     height, width = pictures.shape[2:]
-    padded = functional.pad(pictures, (most,) * 4, mode="replicate")
-    tops, lefts = torch.from_numpy(most - by).to(pictures.device).unbind(dim=1)
-    rows = (tops[:, None] + torch.arange(height, device=pictures.device))[:, None, :, None]
-    columns = (lefts[:, None] + torch.arange(width, device=pictures.device))[:, None, None, :]
-    items = torch.arange(len(pictures), device=pictures.device)[:, None, None, None]
-    channels = torch.arange(pictures.shape[1], device=pictures.device)[None, :, None, None]
-    return padded[items, channels, rows, columns]
+    right, down, turned, wide, high, slant = torch.from_numpy(by).to(pictures.device).unbind(dim=1)
+    cosine, sine = torch.cos(turned * math.radians(turn)), torch.sin(turned * math.radians(turn))
+    # Each row of the matrix says where a pixel of the new picture lies in the old one, which goes from -1 to 1.
+    across = torch.stack([cosine * (1 + stretch * wide), stretch * slant - sine, -2 / width * shift * right], dim=1)
+    along = torch.stack([sine, cosine * (1 + stretch * high), -2 / height * shift * down], dim=1)
+    grid = functional.affine_grid(torch.stack([across, along], dim=1), list(pictures.shape), align_corners=False)
+    return functional.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
 
 
 def validate(model: nn.Module, context: Context) -> Mapping[str, float]:

@@ -32,6 +32,8 @@ class Source:
     """A word for what is to be learnt where no column says it, such as ``next byte``: rows then have no label."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """What holds for all rows, as JSON: see ``DatasetInfo.details``."""
+    blocks: NDArray[np.int64] | None = None
+    """Rows with the same number were cut from one piece, such as chunks of one file: see ``splits.split_rows``."""
     ids: Column | None = None
     """Record ids of its own, such as file names."""
     target: str | None = None

@@ -53,6 +53,10 @@ class Outlet(Protocol):
         """Take ``metrics`` as they are, NaN included."""
         ...
 
+    def shared_directory(self, step: int) -> Path:
+        """Where all ranks may write parts of one checkpoint; ``report`` may take it as it is."""
+        ...
+
     def should_stop(self) -> bool:
         """What this rank has heard; the ranks then agree."""
         ...
@@ -66,12 +70,23 @@ class KeepingOutlet:
     reports: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     stop_after: int | None = None
     """Ask to stop once so many reports have come in."""
+    shared: Path | None = None
+    """A directory that all ranks see."""
 
     def report(self, metrics: Mapping[str, float], *, step: int, checkpoint: Path | None) -> None:
-        """Append; copy the checkpoint."""
-        self.reports.append((step, dict(metrics)))
+        """Append; copy the checkpoint. Without metrics it is a checkpoint alone."""
+        if metrics:
+            self.reports.append((step, dict(metrics)))
         if checkpoint is not None and self.directory is not None:
             replace_directory(checkpoint, self.directory)
+
+    def shared_directory(self, step: int) -> Path:
+        """Below ``shared``. Raises ``BadInput`` where there is none."""
+        if self.shared is None:
+            raise BadInput("these ranks have no directory in common for a checkpoint that all of them write")
+        place = self.shared / str(step)
+        place.mkdir(parents=True, exist_ok=True)
+        return place
 
     def should_stop(self) -> bool:
         """Whether ``stop_after`` is reached."""
@@ -228,6 +243,10 @@ class LocalContext:
             raise BadInput(f"checkpoint must be a directory, and {checkpoint} is none")
         self.num_reports += 1
         self._outlet.report(plain, step=int(step), checkpoint=checkpoint)
+
+    def shared_directory(self, step: int) -> Path:
+        """Where all ranks may write parts of one checkpoint."""
+        return self._outlet.shared_directory(int(step))
 
     def should_stop(self) -> bool:
         """Whether any rank was asked to stop. Collective."""

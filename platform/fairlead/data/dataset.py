@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairlead.data import inputs, series
+from fairlead.data import inputs, series, texts
 from fairlead.data.columns import Column, Source, as_texts, first_missing
 from fairlead.data.digests import digest_of
 from fairlead.data.groups import Codes, encode_bands, encode_levels
+from fairlead.data.interactions import are_interactions
 from fairlead.data.labels import labels_of
 from fairlead.data.mapped import Mapped
 from fairlead.data.records import Book, book_of, hash_ids
@@ -103,14 +104,14 @@ def open_dataset(spec: DataSpec) -> Dataset:
     """Read what ``spec`` names, choose its columns and split it. Raises ``BadData``, one problem per finding."""
     if spec.streaming:
         return _open_streamed(spec)
-    source = with_one_length(read(spec.uri), spec.seconds)
+    source = texts.cut(with_one_length(read(spec.uri), spec.seconds), spec)
     target = _target_name(spec, source)
     _refuse_unknown_columns(spec, source, target)
     if spec.windows is not None:
         source, by_split = series.cut(source, spec, target or "")
         target = None  # what is to be foretold is no label of a row
     else:
-        by_split = split_rows(source.num_rows, spec.split)
+        by_split = split_rows(source.num_rows, spec.split, blocks=source.blocks)
     labels, classes = labels_of(spec, source, target) if target else (np.zeros(source.num_rows, np.int64), ())
     attributes, codes = _groups(spec, source)
     features, columns = _features(spec, source, target)
@@ -137,6 +138,8 @@ def open_dataset(spec: DataSpec) -> Dataset:
 def _open_streamed(spec: DataSpec) -> Dataset:
     """As ``open_dataset``, with features that stay on disk: of tables alone."""
     table = Table(spec.uri)
+    if are_interactions(table.names):
+        raise bad("/data/streaming", f"{spec.uri}: users with items are not streamed", "leave data.streaming out")
     header = Source(uri=spec.uri, num_rows=0, columns=dict.fromkeys(table.names, np.empty(0)))
     target = _target_name(spec, header)
     assert target is not None, "files have no target of their own"
@@ -332,6 +335,7 @@ _FEATURES: Mapping[DataKind, str] = {
     "sequences": "series",
     "audio": "sound",
     "text": "text",
+    "pairs": "source",
 }
 """What the one input of a row that has no columns is called."""
 

@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from fairlead.data import texts
 from fairlead.data.builtin import BUILTIN_PREFIX, builtin_problem, read_builtin
 from fairlead.data.columns import Column, Source, column_of
+from fairlead.data.interactions import are_interactions, interactions_of
 from fairlead.data.pictures import PICTURE_ENDINGS, read_pictures
 from fairlead.data.saved_datasets import is_saved, read_saved
+from fairlead.data.scenes import find_annotations, read_coco
 from fairlead.data.sounds import find_sounds, read_sounds
 from fairlead.data.storage import bad, content_of, locate
+from fairlead.data.views import find_transforms, read_views
 
 METADATA = "metadata.csv"
 PARQUET_ENDINGS = (".parquet", ".pq")
@@ -29,17 +33,27 @@ def read(uri: str) -> Source:
     if uri.startswith(BUILTIN_PREFIX):
         return _builtin(uri)
     files, root = locate(uri)
+    if (transforms := find_transforms(files, root)) is not None:
+        return read_views(uri, files, transforms)
     if files.isdir(root):
-        if names := parquet_files(files, root):
-            return _parquet_folder(uri, files, root, names)
         if is_saved(files, root):
             return read_saved(uri, files, root)
+        if name := find_annotations(uri, files, root):
+            return read_coco(uri, files, root, name)
+        if names := parquet_files(files, root):
+            return _parquet_folder(uri, files, root, names)
         if names := find_sounds(files, root):
             return _sound_folder(uri, files, root, names)
+        if texts.is_folder(files, root):
+            return texts.read_folder(uri, files, root)
         return _image_folder(uri, files, root)
     ending = os.path.splitext(root.removesuffix(".gz"))[1].lower()
+    if ending in texts.TEXT_ENDINGS:
+        return texts.read_file(uri, files, root)
+    if ending == texts.PAIRS_ENDING:
+        return texts.read_pairs(uri, files, root)
     if ending not in (".csv", ".parquet", ".pq"):
-        hint = "end the name in .csv, .csv.gz, .parquet or .pq, or name a folder with one directory of images a class"
+        hint = "end the name in .csv, .csv.gz, .parquet, .pq, .txt or .tsv, or name a folder of images or of texts"
         raise bad("/data/uri", f"{uri}: a file ending in {ending or 'nothing'} is not read", hint)
     content = content_of(uri, files, root)
     if not content:
@@ -47,7 +61,12 @@ def read(uri: str) -> Source:
     frame = _csv(uri, content, root) if ending == ".csv" else _parquet(uri, content)
     if len(frame) == 0:
         raise bad("/data/uri", f"{uri}: the file has columns but no rows")
-    return Source(uri=uri, num_rows=len(frame), columns=_columns(frame))
+    columns = _columns(frame)
+    return interactions_of(uri, columns) if are_interactions(list(columns)) else _table(uri, columns)
+
+
+def _table(uri: str, columns: dict[str, Column]) -> Source:
+    return Source(uri=uri, num_rows=len(next(iter(columns.values()))), columns=columns)
 
 
 def _builtin(uri: str) -> Source:
@@ -110,7 +129,8 @@ def _parquet_folder(uri: str, files: Any, root: str, names: list[str]) -> Source
     frame = pyarrow.concat_tables(tables).to_pandas(ignore_metadata=True)
     if len(frame) == 0:
         raise bad("/data/uri", f"{uri}: the files have columns but no rows")
-    return Source(uri=uri, num_rows=len(frame), columns=_columns(frame))
+    columns = _columns(frame)
+    return interactions_of(uri, columns) if are_interactions(list(columns)) else _table(uri, columns)
 
 
 def refuse_other_columns(place: str, first: str, found: Any, wanted: Any) -> None:

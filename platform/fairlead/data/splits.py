@@ -36,9 +36,21 @@ def nearest(num_rows: int, share: float) -> int:
     return floor(num_rows * Fraction(repr(share)) + Fraction(1, 2))
 
 
-def split_rows(num_rows: int, shares: SplitSpec) -> Mapping[str, NDArray[np.int64]]:
-    """Row positions of each split, ascending, drawn by ``shares.seed``; shape (rows of the split,)."""
-    order = np.random.RandomState(shares.seed).permutation(num_rows).astype(np.int64)
+def split_rows(
+    num_rows: int, shares: SplitSpec, *, blocks: NDArray[np.int64] | None = None
+) -> Mapping[str, NDArray[np.int64]]:
+    """Row positions of each split, ascending, drawn by ``shares.seed``; shape (rows of the split,).
+
+    ``blocks``: the number of the piece that each row was cut from, shape (rows,). Pieces are then drawn rather than
+    rows, and laid end to end: the counts are the same, and at most two pieces lie across the edge of a split, each
+    cut once there, so that no row has neighbours on both sides in another split.
+    """
+    random = np.random.RandomState(shares.seed)
+    if blocks is None:
+        order = random.permutation(num_rows).astype(np.int64)
+    else:
+        names, first = np.unique(blocks, return_inverse=True)
+        order = np.argsort(random.permutation(len(names))[first], kind="stable").astype(np.int64)
     counts = split_counts(num_rows, shares)
     edges = np.cumsum([counts["train"], counts["validation"]])
     return {name: np.sort(part) for name, part in zip(SPLITS, np.split(order, edges), strict=True)}

@@ -110,11 +110,23 @@ def checkpoint_directory(attempt: Path, step: int) -> Path:
     return attempt / f"{_PREFIX}{step}"
 
 
+def shared_checkpoint(attempt: Path, *, step: int, generation: int) -> Path:
+    """Make, and find again, the place where all ranks of a group write their parts of a checkpoint.
+
+    A name of its own for each group: a rank of one that was given up may still be writing.
+    """
+    place = attempt / f"{_PREFIX}{step}.tmp-shared-{generation}"
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
 def copy_checkpoint(source: Path, attempt: Path, *, step: int) -> Path:
     """Copy the files of ``source`` beside their final place; returns the temporary directory, to be sealed.
 
-    Raises ``OSError`` and leaves nothing.
+    A ``shared_checkpoint`` of that step is there already, and is taken as it is. Raises ``OSError`` and leaves nothing.
     """
+    if source.parent == attempt and source.name.startswith(f"{_PREFIX}{step}.tmp-shared-"):
+        return source
     temporary = attempt / f"{_PREFIX}{step}.tmp-{uuid.uuid4().hex}"
     try:
         temporary.mkdir(parents=True)

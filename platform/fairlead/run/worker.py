@@ -46,7 +46,7 @@ from fairlead.run.reports import ReportQueue
 from fairlead.run.sampling import Sampler, processor_seconds
 from fairlead.run.spool import now_ms
 from fairlead.run.stacks import dump_stacks, listen_for_stacks
-from fairlead.run.storage import copy_checkpoint, seal_checkpoint, write_atomically
+from fairlead.run.storage import copy_checkpoint, seal_checkpoint, shared_checkpoint, write_atomically
 from fairlead.run.virtual import Order
 from fairlead.run.warm import birth
 
@@ -259,10 +259,15 @@ class RunnerOutlet:
         """Send the metrics on. A checkpoint is copied at once; the rest of its way goes on beside the training."""
         if self._rank != 0:
             return
-        self._line.report(metrics, step=step)
+        if metrics:
+            self._line.report(metrics, step=step)
         if checkpoint is not None:
             with self._line.excused():
                 self._keep(checkpoint, step)
+
+    def shared_directory(self, step: int) -> Path:
+        """Beside the final place of that checkpoint, under a name that all ranks of this group make out alike."""
+        return shared_checkpoint(self._attempt, step=step, generation=self._line.welcome.generation)
 
     def _keep(self, checkpoint: Path, step: int) -> None:
         try:

@@ -3,7 +3,7 @@
 Request body, stored JSON and the runner's input are these very models: there are no twins.
 """
 
-from fairlead.spec.data import NO_DATA, BinSpec, DataSpec, LabelNoiseSpec, SplitSpec, WindowsSpec
+from fairlead.spec.data import NO_DATA, BinSpec, DataSpec, LabelNoiseSpec, SplitSpec, TextSpec, WindowsSpec
 from fairlead.spec.document import Document, Name, explain, from_json, from_mapping, from_yaml
 from fairlead.spec.energy import EnergySpec
 from fairlead.spec.environment import EnvironmentSpec
@@ -81,6 +81,7 @@ __all__ = [
     "SearchSpec",
     "SplitSpec",
     "TemperatureSpec",
+    "TextSpec",
     "TrialRef",
     "WindowsSpec",
     "Wish",

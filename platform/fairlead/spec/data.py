@@ -70,12 +70,19 @@ class WindowsSpec(Document):
     """Rows after which a series is expected to repeat itself; errors are told as multiples of those of repeating it."""
 
 
+class TextSpec(Document):
+    """How texts are cut into records."""
+
+    record_bytes: int = Field(default=1024, ge=16, le=1_048_576)
+    """The most bytes of one record, in UTF-8; no character is cut."""
+
+
 class DataSpec(Document):
     """One data set: where it lies, what is predicted, and whose outcomes are compared."""
 
     uri: Annotated[str, StringConstraints(min_length=1, max_length=2000)]
     """``builtin://name``, ``file:///path``, a plain path, or any address fsspec reads: CSV, Parquet, an
-    image folder with one directory a class."""
+    image folder with one directory a class, a text file or a folder of them, pairs of texts as TSV."""
     target: Column | None = None
     """The column to predict. Image folders and built-in sets have one of their own."""
     # Left out where it is as without it: specs keep their hashes, and agents of older releases can read them.
@@ -102,6 +109,8 @@ class DataSpec(Document):
     """Of a CSV or Parquet table that does not fit into memory: its features stay on the disk of each node and are read
     batch by batch."""
     split: SplitSpec = SplitSpec()
+    text: TextSpec | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of texts only: how long a record is. Absent: the default of each field."""
     label_noise: LabelNoiseSpec | None = None
 
     @model_validator(mode="after")
@@ -126,7 +135,7 @@ class DataSpec(Document):
 
     @model_validator(mode="after")
     def _streams_tables(self) -> Self:
-        asked = {"windows": self.windows, "steps": self.steps, "seconds": self.seconds}
+        asked = {"windows": self.windows, "steps": self.steps, "seconds": self.seconds, "text": self.text}
         if self.streaming and (others := [name for name, value in asked.items() if value is not None]):
             raise ValueError(
                 f"streaming is for tables of independent rows, and {others[0]} makes something else of them"

@@ -77,15 +77,26 @@ def train_here(train: Workload, spec: ExperimentSpec, **options: Any) -> Trained
     return Trained(states=context.states, reports=tuple(outlet.reports), measurements=context.measurements)
 
 
-def train_on_ranks(workload: str, specs: Sequence[ExperimentSpec], *, ranks: int) -> list[Trained]:
+def train_on_ranks(
+    workload: str,
+    specs: Sequence[ExperimentSpec],
+    *,
+    ranks: int,
+    keep_in: Path | None = None,
+    stop_after: int | None = None,
+    resume_from: Path | None = None,
+    export_to: Path | None = None,
+) -> list[Trained]:
     """Train ``specs`` one after another on ``ranks`` new processes, one thread each.
 
-    ``workload``: ``package.module:function``. Raises ``RuntimeError`` with the exit status if a rank dies.
+    ``workload``: ``package.module:function``. ``keep_in``: where rank 0 leaves the last checkpoint; ``stop_after`` so
+    many reports the ranks are asked to stop. Raises ``RuntimeError`` with the exit status if a rank dies.
     """
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as directory:
         pipes = [spawn.Pipe(duplex=False) for _ in range(ranks)]
-        arguments = [(workload, list(specs), rank, ranks, Path(directory) / "meeting") for rank in range(ranks)]
+        places = _Places(Path(directory), keep_in, stop_after, resume_from, export_to)
+        arguments = [(workload, list(specs), rank, ranks, places) for rank in range(ranks)]
         processes = [
             spawn.Process(target=_rank, args=(pipe[1], *given), daemon=True)
             for pipe, given in zip(pipes, arguments, strict=True)
@@ -101,6 +112,15 @@ def train_on_ranks(workload: str, specs: Sequence[ExperimentSpec], *, ranks: int
                 process.kill()
                 process.join()
     return [_merged(parts) for parts in zip(*answers, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    scratch: Path
+    keep_in: Path | None
+    stop_after: int | None
+    resume_from: Path | None
+    export_to: Path | None
 
 
 _Answer = tuple[dict[str, bytes], list[tuple[int, dict[str, float]]], dict[str, Any]]
@@ -126,17 +146,27 @@ def _merged(parts: Sequence[_Answer]) -> Trained:
 
 
 def _rank(
-    sender: Connection, workload: str, specs: Sequence[ExperimentSpec], rank: int, ranks: int, meeting: Path
+    sender: Connection, workload: str, specs: Sequence[ExperimentSpec], rank: int, ranks: int, places: _Places
 ) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is loaded, which is why that happens in here
     door = importlib.import_module("fairlead.data.torch")
     module, _, function = workload.partition(":")
     train: Workload = getattr(importlib.import_module(module), function)
     answers: list[_Answer] = []
-    with door.joined_ranks(meeting, rank=rank, world_size=ranks):
-        for spec in specs:
-            outlet = KeepingOutlet()
-            context = a_context(spec, outlet=outlet, rank=rank, world_size=ranks, agree=door.any_rank)
+    with door.joined_ranks(places.scratch / "meeting", rank=rank, world_size=ranks):
+        for number, spec in enumerate(specs):
+            outlet = KeepingOutlet(
+                directory=places.keep_in, stop_after=places.stop_after, shared=places.scratch / f"shared-{number}"
+            )
+            context = a_context(
+                spec,
+                outlet=outlet,
+                rank=rank,
+                world_size=ranks,
+                resume_from=places.resume_from,
+                export_to=places.export_to,
+                agree=door.any_rank,
+            )
             train(spec.params, context)
             states = {split: state.to_bytes() for split, state in context.states.items()}
             answers.append((states, outlet.reports, context.measurements))

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[3]
 SMALL = {
     "first_step": ["RUNS=1", "OTHERS=1"],
     "throughput": ["RUNS=1", "STEPS=30"],
+    "torchrun_ratio": ["RUNS=1", "EPOCHS=1"],
     "metric_ingest": ["POINTS=2000", "SPAN=2"],
     "burst_of_50": ["N=2", "WORK=1"],
     "growth": ["QUEUED=1,3", "WORKERS=1,2", "METRICS=1,5", "RUNS=1", "POINTS=200"],

@@ -261,6 +261,12 @@ def test_only_tables_stream(tmp_path: Path) -> None:
         open_dataset(DataSpec(uri=str(tmp_path / "folder"), target="y", streaming=True))
 
 
+def test_users_with_items_do_not_stream(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("user,item,clicked\na,b,1\n")
+    with pytest.raises(BadData, match="users with items"):
+        open_dataset(DataSpec(uri=str(tmp_path / "t.csv"), target="clicked", streaming=True))
+
+
 TRAINING = """
 import json, resource, sys, time
 import torch, pandas, pyarrow.parquet

@@ -12,6 +12,8 @@ from fairlead.run.storage import (
     newest_verified,
     problem_with,
     seal_checkpoint,
+    shared_checkpoint,
+    unfinished_checkpoints,
     write_atomically,
 )
 
@@ -28,6 +30,24 @@ def a_checkpoint(attempt: Path, step: int, content: str = "weights") -> Complete
 def reference(checkpoint: CompleteCheckpoint, storage: Path) -> CheckpointRef:
     path = checkpoint.directory.relative_to(storage).as_posix()
     return CheckpointRef(step=checkpoint.step, path=path, manifest_sha256=checkpoint.manifest_sha256)
+
+
+def test_what_all_ranks_wrote_is_sealed_where_it_lies_and_an_old_group_writes_elsewhere(
+    tmp_path: Path,
+) -> None:
+    attempt = tmp_path / "a1"
+    old = shared_checkpoint(attempt, step=4, generation=1)
+    for rank in range(2):
+        place = shared_checkpoint(attempt, step=4, generation=2)
+        (place / f"__{rank}_0.distcp").write_text(f"part of rank {rank}")
+    (place / ".metadata").write_text("what ties them together")
+    copied = copy_checkpoint(place, attempt, step=4)
+    assert copied == place != old
+    made = commit_checkpoint(copied, seal_checkpoint(copied), step=4, world_size=2)
+    assert problem_with(made.directory) is None
+    parts = {".metadata", "__0_0.distcp", "__1_0.distcp"}
+    assert {path.name for path in made.directory.iterdir()} == {*parts, MANIFEST_FILE}
+    assert unfinished_checkpoints(attempt) == (old,), "what was never reported is found and deleted"
 
 
 def test_a_committed_checkpoint_verifies_and_leaves_no_temporary_directory(tmp_path: Path) -> None:

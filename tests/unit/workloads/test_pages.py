@@ -170,11 +170,29 @@ def test_any_width_and_number_of_blocks_will_do(width: int, blocks: int) -> None
     assert train_here(image_cnn.train, spec).states["test"].n == 539
 
 
-def test_a_shifted_picture_moves_by_whole_pixels_and_repeats_its_edge() -> None:
+def test_a_moved_picture_moves_by_whole_pixels_and_repeats_its_edge() -> None:
     picture = torch.arange(9.0).reshape(1, 1, 3, 3)
-    moved = image_cnn.shift(picture, np.array([[1, -1]]), 1)
-    assert moved.tolist() == [[[[1, 2, 2], [1, 2, 2], [4, 5, 5]]]]
-    assert torch.equal(image_cnn.shift(picture, np.array([[0, 0]]), 2), picture)
+    moved = image_cnn.move(picture, np.array([[-1, 1, 0, 0, 0, 0]], np.float32), shift=1, turn=0, stretch=0)
+    assert torch.allclose(moved, torch.tensor([[[[1.0, 2, 2], [1, 2, 2], [4, 5, 5]]]]), atol=1e-5)
+    by = np.array([[1, 1, 1, 1, 1, 1]], np.float32)
+    assert torch.equal(image_cnn.move(picture, by, shift=0, turn=0, stretch=0), picture)
+
+
+def test_a_picture_is_turned_around_its_middle() -> None:
+    """A quarter turn moves pixels exactly."""
+    picture = torch.arange(16.0).reshape(1, 1, 4, 4)
+    by = np.array([[0, 0, 1, 0, 0, 0]], np.float32)
+    quarter = image_cnn.move(picture, by, shift=1, turn=90, stretch=0.1)
+    assert torch.allclose(quarter, torch.rot90(picture, 1, dims=(2, 3)), atol=1e-4)
+
+
+def test_a_picture_is_stretched_and_slanted_around_its_middle() -> None:
+    """Columns of a ramp come from half as far from the middle; a slanted one moves on by its row."""
+    ramp = torch.arange(4.0).expand(1, 1, 4, 4)
+    wide = image_cnn.move(ramp, np.array([[0, 0, 0, -1, 0, 0]], np.float32), shift=1, turn=0, stretch=0.5)
+    assert torch.allclose(wide, (1.5 + (ramp - 1.5) / 2), atol=1e-5)
+    slanted = image_cnn.move(ramp, np.array([[0, 0, 0, 0, 0, 1]], np.float32), shift=1, turn=0, stretch=0.2)
+    assert torch.allclose(slanted[0, 0, :, 1], 1 + 0.2 * torch.tensor([-1.5, -0.5, 0.5, 1.5]), atol=1e-5)
 
 
 def test_alone_a_rank_agrees_with_itself() -> None:

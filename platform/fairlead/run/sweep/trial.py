@@ -31,6 +31,7 @@ from fairlead.run.meeting import join_store, open_store
 from fairlead.run.outputs import describe_dataset
 from fairlead.run.rank import describe_environment, describe_failure, find_code, load_workload
 from fairlead.run.spool import now_ms
+from fairlead.run.storage import shared_checkpoint
 from fairlead.run.sweep.channel import Channel, Message
 from fairlead.run.sweep.judging import counted_values, without_test_rows
 from fairlead.run.sweep.keeping import Keeper
@@ -205,6 +206,7 @@ class TrialOutlet:
         self._process = process
         self._is_first = task.rank == 0
         self._storage = Path(task.storage)
+        self._directory = Path(task.directory)
         self._keeper = Keeper(Path(task.directory), world_size=task.world_size, every_s=task.keeps_every_s)
         self._waiting: list[tuple[int, int, Mapping[str, float]]] = []
         self._sent_s = 0.0
@@ -215,11 +217,16 @@ class TrialOutlet:
         """Send the metrics on, and copy a checkpoint. One that cannot be copied is left out, and said so."""
         if not self._is_first:
             return
-        self._waiting.append((step, now_ms(), dict(metrics)))
+        if metrics:
+            self._waiting.append((step, now_ms(), dict(metrics)))
         if time.monotonic() - self._sent_s >= SEND_EVERY_S:
             self._send()
         if checkpoint is not None:
             self._told(lambda: self._keeper.take(checkpoint, step=step))
+
+    def shared_directory(self, step: int) -> Path:
+        """In the trial's directory, where all its ranks find it; the trial of a name has one group at a time."""
+        return shared_checkpoint(self._directory, step=step, generation=0)
 
     def should_stop(self) -> bool:
         """What the seat has said."""
