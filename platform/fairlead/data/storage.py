@@ -57,8 +57,8 @@ def locate(uri: str) -> tuple[Any, str]:
         raise bad("/data/uri", f"{uri}: nothing is there", hint) from error
     except ImportError as error:
         extra = EXTRAS.get(uri.partition("://")[0])
-        hint = f"install fairlead[{extra}] on the nodes" if extra else None
-        raise bad("/data/uri", f"{uri}: this address cannot be opened: {error}", hint) from error
+        install = f"install fairlead[{extra}] on the nodes" if extra else None
+        raise bad("/data/uri", f"{uri}: this address cannot be opened: {error}", install) from error
     except ValueError as error:
         raise bad("/data/uri", f"{uri}: this address cannot be opened: {error}") from error
     except Exception as error:  # each storage has exceptions of its own
