@@ -24,6 +24,7 @@ DOORS = {
     "alembic": ("platform/fairlead/store/",),
     "captum": ("platform/fairlead/attributions.py",),
     "codecarbon": ("platform/fairlead/run/energy_meter.py",),
+    "datasets": ("platform/fairlead/data/saved_datasets.py",),
     "fastapi": ("api/fairlead_api/",),
     "gymnasium": ("platform/fairlead/data/",),
     "httpcore": ("platform/fairlead/webhooks/",),

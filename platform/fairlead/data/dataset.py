@@ -16,6 +16,7 @@ from fairlead.data import inputs, series, texts
 from fairlead.data.columns import Column, Source, as_texts, first_missing
 from fairlead.data.digests import digest_of
 from fairlead.data.groups import Codes, encode_bands, encode_levels
+from fairlead.data.interactions import are_interactions
 from fairlead.data.labels import labels_of
 from fairlead.data.mapped import Mapped
 from fairlead.data.records import Book, book_of, hash_ids
@@ -137,6 +138,8 @@ def open_dataset(spec: DataSpec) -> Dataset:
 def _open_streamed(spec: DataSpec) -> Dataset:
     """As ``open_dataset``, with features that stay on disk: of tables alone."""
     table = Table(spec.uri)
+    if are_interactions(table.names):
+        raise bad("/data/streaming", f"{spec.uri}: users with items are not streamed", "leave data.streaming out")
     header = Source(uri=spec.uri, num_rows=0, columns=dict.fromkeys(table.names, np.empty(0)))
     target = _target_name(spec, header)
     assert target is not None, "files have no target of their own"

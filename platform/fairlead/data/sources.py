@@ -15,6 +15,7 @@ from fairlead.data.builtin import BUILTIN_PREFIX, builtin_problem, read_builtin
 from fairlead.data.columns import Column, Source, column_of
 from fairlead.data.interactions import are_interactions, interactions_of
 from fairlead.data.pictures import PICTURE_ENDINGS, read_pictures
+from fairlead.data.saved_datasets import is_saved, read_saved
 from fairlead.data.scenes import find_annotations, read_coco
 from fairlead.data.sounds import find_sounds, read_sounds
 from fairlead.data.storage import bad, content_of, locate
@@ -35,6 +36,8 @@ def read(uri: str) -> Source:
     if (transforms := find_transforms(files, root)) is not None:
         return read_views(uri, files, transforms)
     if files.isdir(root):
+        if is_saved(files, root):
+            return read_saved(uri, files, root)
         if name := find_annotations(uri, files, root):
             return read_coco(uri, files, root, name)
         if names := parquet_files(files, root):
@@ -126,7 +129,8 @@ def _parquet_folder(uri: str, files: Any, root: str, names: list[str]) -> Source
     frame = pyarrow.concat_tables(tables).to_pandas(ignore_metadata=True)
     if len(frame) == 0:
         raise bad("/data/uri", f"{uri}: the files have columns but no rows")
-    return Source(uri=uri, num_rows=len(frame), columns=_columns(frame))
+    columns = _columns(frame)
+    return interactions_of(uri, columns) if are_interactions(list(columns)) else _table(uri, columns)
 
 
 def refuse_other_columns(place: str, first: str, found: Any, wanted: Any) -> None:

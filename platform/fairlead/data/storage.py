@@ -12,6 +12,8 @@ from typing import Any
 
 from fairlead.errors import BadData, FairleadError, Problem, StorageAway
 
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+"""What to install for each storage that is not there without it."""
 MAX_PROBLEMS = 20
 """So many flaws of one place are told at once."""
 _LASTING = (ImportError, ValueError, EOFError, zlib.error, gzip.BadGzipFile)
@@ -53,7 +55,11 @@ def locate(uri: str) -> tuple[Any, str]:
     except FileNotFoundError as error:
         hint = "the path must exist where the workers run"
         raise bad("/data/uri", f"{uri}: nothing is there", hint) from error
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        extra = EXTRAS.get(uri.partition("://")[0])
+        install = f"install fairlead[{extra}] on the nodes" if extra else None
+        raise bad("/data/uri", f"{uri}: this address cannot be opened: {error}", install) from error
+    except ValueError as error:
         raise bad("/data/uri", f"{uri}: this address cannot be opened: {error}") from error
     except Exception as error:  # each storage has exceptions of its own
         raise unreadable(error, f"{uri}: the storage does not answer: {error}") from error

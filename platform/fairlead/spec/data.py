@@ -135,7 +135,7 @@ class DataSpec(Document):
 
     @model_validator(mode="after")
     def _streams_tables(self) -> Self:
-        asked = {"windows": self.windows, "steps": self.steps, "seconds": self.seconds}
+        asked = {"windows": self.windows, "steps": self.steps, "seconds": self.seconds, "text": self.text}
         if self.streaming and (others := [name for name, value in asked.items() if value is not None]):
             raise ValueError(
                 f"streaming is for tables of independent rows, and {others[0]} makes something else of them"

@@ -13,9 +13,12 @@ import pytest
 
 from fairlead.admission import Rejected, admit
 from fairlead.data import Dataset, cache, check, find_manifests, open_dataset, streaming
+from fairlead.data.export import read_model
 from fairlead.data.mapped import Mapped
 from fairlead.errors import BadData
 from fairlead.spec import DataSpec, ExperimentSpec
+from fairlead.testing.context import train_here
+from fairlead_workloads import tabular_mlp
 
 ROWS = 60
 
@@ -261,6 +264,12 @@ def test_only_tables_stream(tmp_path: Path) -> None:
         open_dataset(DataSpec(uri=str(tmp_path / "folder"), target="y", streaming=True))
 
 
+def test_users_with_items_do_not_stream(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("user,item,clicked\na,b,1\n")
+    with pytest.raises(BadData, match="users with items"):
+        open_dataset(DataSpec(uri=str(tmp_path / "t.csv"), target="clicked", streaming=True))
+
+
 TRAINING = """
 import json, resource, sys, time
 import torch, pandas, pyarrow.parquet
@@ -292,3 +301,18 @@ def test_training_on_streamed_rows_needs_a_fraction_of_the_memory(tmp_path: Path
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert float(ran.stdout.splitlines()[-1]) < 200, "MiB beyond what the imports take; the features alone are 286"
+
+
+def test_a_model_is_the_same_wherever_its_rows_lie(tmp_path: Path) -> None:
+    path = written(frame_of(), tmp_path / "t.csv")
+    tabular_mlp_params = find_manifests()["tabular_mlp"].with_defaults({})
+    found = []
+    for streams in (False, True):
+        data = {"uri": str(path), "target": "outcome", "features": ["whole", "city"], "streaming": streams}
+        params = tabular_mlp_params | {"epochs": 3, "batch_size": 16}
+        spec = ExperimentSpec.model_validate({"name": "n", "workload": "tabular_mlp", "data": data, "params": params})
+        trained = train_here(tabular_mlp.train, spec, export_to=tmp_path / str(streams))
+        found.append((trained.reports, read_model(tmp_path / str(streams)).tensors))
+    (reports, tensors), (streamed_reports, streamed_tensors) = found
+    assert streamed_reports == reports
+    assert all(np.array_equal(streamed_tensors[name], tensors[name]) for name in tensors)
