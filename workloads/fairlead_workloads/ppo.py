@@ -39,7 +39,7 @@ class Settings:
     lr: float = 2e-3
     environments: int = 16
     steps: int = 128
-    rounds: int = 30
+    rounds: int = 40
     passes: int = 8
     batch_size: int = 512
     discount: float = 0.99

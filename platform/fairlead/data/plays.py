@@ -21,8 +21,6 @@ from fairlead.errors import BadInput
 AT_ONCE = 32
 """Episodes that are played side by side where they are only watched."""
 SCALE_HOLD = 8
-MOST_BOUND = 1e6
-"""Bounds beyond are none: some environments name the largest float."""
 Policy = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 """From observations, shape (n, observations), to actions, shape (n,)."""
 
@@ -173,19 +171,13 @@ def scale_of_observations(
 ) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and standard deviation of each observation in random play, the same on every rank.
 
-    Each action is played SCALE_HOLD times, which leads further than another one each time. Where an observation has
-    bounds, its deviation counts as an eighth of its range at least: random play does not go everywhere, and what lies
-    beyond must not look huge.
+    Each action is played SCALE_HOLD times, which leads further than another one each time.
     """
-    plays = Plays(environment, seeds, count=4, seed=seed)
-    space = plays._environments.single_observation_space
-    actions = np.random.RandomState((seed, 3)).randint(int(plays._environments.single_action_space.n), size=(50, 4))
+    plays = Plays(environment, seeds, count=8, seed=seed)
+    actions = np.random.RandomState((seed, 3)).randint(int(plays._environments.single_action_space.n), size=(50, 8))
     seen = [plays.step(each).observations for each in actions.repeat(SCALE_HOLD, axis=0)]
     wide = np.concatenate(seen).astype(np.float64)
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    is_bounded = (low > -MOST_BOUND) & (high < MOST_BOUND)
-    eighth = np.where(is_bounded, high, 0) / 8 - np.where(is_bounded, low, 0) / 8
-    deviation = np.maximum(wide.std(axis=0), eighth)
+    deviation = wide.std(axis=0)
     return wide.mean(axis=0).tolist(), np.where(deviation > 0, deviation, 1.0).tolist()
 
 

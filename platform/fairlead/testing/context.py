@@ -78,7 +78,7 @@ def train_here(train: Workload, spec: ExperimentSpec, **options: Any) -> Trained
 
 
 def train_on_ranks(
-    workload: str,
+    workload: str | Sequence[str],
     specs: Sequence[ExperimentSpec],
     *,
     ranks: int,
@@ -89,14 +89,16 @@ def train_on_ranks(
 ) -> list[Trained]:
     """Train ``specs`` one after another on ``ranks`` new processes, one thread each.
 
-    ``workload``: ``package.module:function``. ``keep_in``: where rank 0 leaves the last checkpoint; ``stop_after`` so
-    many reports the ranks are asked to stop. Raises ``RuntimeError`` with the exit status if a rank dies.
+    ``workload``: ``package.module:function``, for all specs or one for each. ``keep_in``: where rank 0 leaves the last
+    checkpoint; ``stop_after`` so many reports the ranks are asked to stop. Raises ``RuntimeError`` with the exit status
+    if a rank dies.
     """
     spawn = multiprocessing.get_context("spawn")
+    workloads = [workload] * len(specs) if isinstance(workload, str) else list(workload)
     with tempfile.TemporaryDirectory() as directory:
         pipes = [spawn.Pipe(duplex=False) for _ in range(ranks)]
         places = _Places(Path(directory), keep_in, stop_after, resume_from, export_to)
-        arguments = [(workload, list(specs), rank, ranks, places) for rank in range(ranks)]
+        arguments = [(list(zip(workloads, specs, strict=True)), rank, ranks, places) for rank in range(ranks)]
         processes = [
             spawn.Process(target=_rank, args=(pipe[1], *given), daemon=True)
             for pipe, given in zip(pipes, arguments, strict=True)
@@ -146,15 +148,15 @@ def _merged(parts: Sequence[_Answer]) -> Trained:
 
 
 def _rank(
-    sender: Connection, workload: str, specs: Sequence[ExperimentSpec], rank: int, ranks: int, places: _Places
+    sender: Connection, jobs: Sequence[tuple[str, ExperimentSpec]], rank: int, ranks: int, places: _Places
 ) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is loaded, which is why that happens in here
     door = importlib.import_module("fairlead.data.torch")
-    module, _, function = workload.partition(":")
-    train: Workload = getattr(importlib.import_module(module), function)
     answers: list[_Answer] = []
     with door.joined_ranks(places.scratch / "meeting", rank=rank, world_size=ranks):
-        for number, spec in enumerate(specs):
+        for number, (workload, spec) in enumerate(jobs):
+            module, _, function = workload.partition(":")
+            train: Workload = getattr(importlib.import_module(module), function)
             outlet = KeepingOutlet(
                 directory=places.keep_in, stop_after=places.stop_after, shared=places.scratch / f"shared-{number}"
             )

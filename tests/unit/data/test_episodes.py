@@ -110,12 +110,11 @@ def test_every_rank_needs_an_environment() -> None:
         Plays("CartPole-v1", SEEDS, count=2, seed=0, rank=0, world_size=3)
 
 
-def test_observations_are_scaled_by_random_play_and_their_bounds() -> None:
+def test_observations_are_scaled_by_random_play() -> None:
     mean, deviation = scale_of_observations("CartPole-v1", SEEDS, seed=0)
     assert (mean, deviation) == scale_of_observations("CartPole-v1", SEEDS, seed=0)
     assert np.abs(mean).max() < 0.5
-    assert deviation[0] == pytest.approx(2 * 4.8 / 8)  # it hardly moves before the pole falls
-    assert all(0.3 < one < 2 for one in deviation[1::2])
+    assert all(0.05 < one < 2 for one in deviation)
     swung = scale_of_observations("Acrobot-v1", SEEDS, seed=0)[1]
-    assert all(0.25 <= one < 0.8 for one in swung[:4])
-    assert swung[4:] == pytest.approx([np.pi, 9 * np.pi / 4])
+    assert all(one > 0.1 for one in swung)
+    assert all(one > 0.5 for one in swung[4:])

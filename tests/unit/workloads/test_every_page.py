@@ -3,8 +3,7 @@
 import dataclasses
 import importlib
 import math
-import os
-import subprocess
+import runpy
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,14 +86,17 @@ def learnt(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if not name.endswith("_per_second")}
 
 
-def test_two_ranks_train_what_one_trains(name: str) -> None:
-    spec = quick_spec(name)
-    one = train_here(page_of(name).train, spec)
-    two = train_on_ranks(f"fairlead_workloads.{name}:train", [spec], ranks=2)[0]
-    tolerance = find_check(find_manifests()[name]).rank_tolerance
-    for (_, alone), (_, together) in zip(one.reports, two.reports, strict=True):
-        assert learnt(alone) == pytest.approx(learnt(together), rel=tolerance, abs=tolerance)
-    assert check_complete(open_dataset(spec.data).info, "test", two.states["test"]) is None
+@pytest.mark.parametrize("names", [PAGES[0::2], PAGES[1::2]], ids=["some", "the others"])
+def test_two_ranks_train_what_one_trains(names: list[str]) -> None:
+    """Several pages in the same two processes: starting them costs more than the trainings."""
+    specs = [quick_spec(name) for name in names]
+    on_two = train_on_ranks([f"fairlead_workloads.{name}:train" for name in names], specs, ranks=2)
+    for name, spec, two in zip(names, specs, on_two, strict=True):
+        one = train_here(page_of(name).train, spec)
+        tolerance = find_check(find_manifests()[name]).rank_tolerance
+        for (_, alone), (_, together) in zip(one.reports, two.reports, strict=True):
+            assert learnt(alone) == pytest.approx(learnt(together), rel=tolerance, abs=tolerance), name
+        assert check_complete(open_dataset(spec.data).info, "test", two.states["test"]) is None, name
 
 
 def test_data_of_the_wrong_kind_are_refused(name: str) -> None:
@@ -105,13 +107,14 @@ def test_data_of_the_wrong_kind_are_refused(name: str) -> None:
         train_here(page_of(name).train, ExperimentSpec.model_validate(content))
 
 
-def test_a_page_trains_alone_and_says_what_it_reached(name: str, tmp_path: Path) -> None:
+def test_a_page_trains_alone_and_says_what_it_reached(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As ``python -m`` runs it, but in this process: importing torch takes longer than training."""
     quick = find_check(find_manifests()[name]).quick.get("params", {})
     given = [f"--{key}={str(value).replace(' ', '')}" for key, value in quick.items()]
-    command = [sys.executable, "-m", f"fairlead_workloads.{name}", *given, f"--save={tmp_path / 'saved'}"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-2000:]
-    assert "test split" in done.stdout
+    monkeypatch.setattr(sys, "argv", [name, *given, f"--save={tmp_path / 'saved'}"])
+    monkeypatch.delitem(sys.modules, f"fairlead_workloads.{name}", raising=False)
+    runpy.run_module(f"fairlead_workloads.{name}", run_name="__main__")
+    assert "test split" in capsys.readouterr().out
     assert (tmp_path / "saved" / "model" / "model.json").is_file()
