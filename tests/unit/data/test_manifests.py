@@ -26,7 +26,7 @@ def test_finding_manifests_imports_neither_workloads_nor_torch_nor_pandas() -> N
 
 
 def test_an_unknown_workload_is_answered_with_those_that_exist() -> None:
-    with pytest.raises(NotFound, match="installed: image_cnn, tabular_mlp"):
+    with pytest.raises(NotFound, match=r"installed: .*image_cnn, .*tabular_mlp"):
         find_manifest("tabular")
 
 
