@@ -28,7 +28,7 @@ WORKERS = (1, 2)
 SPLIT = {"train": 1.0, "validation": 0.0, "test": 0.0}
 PAGES: Mapping[str, Mapping[str, Any]] = {
     "image_cnn": {"uri": "builtin://digits", "split": SPLIT},
-    "transformer_lm": {"uri": "builtin://python_docs", "split": SPLIT},
+    "transformer_lm": {"uri": "builtin://python_docs?kilobytes=100", "split": SPLIT},
 }
 PARAMS: Mapping[str, Mapping[str, Any]] = {"image_cnn": {}, "transformer_lm": {"batch_size": 32}}
 

@@ -42,10 +42,10 @@ class Settings:
     heads: int = 4
     layers: int = 2
     lr: float = 4e-3
-    weight_decay: float = 0.1
+    weight_decay: float = 0.3
     strategy: str = "replicas"
     temperature: float = 0.7
-    epochs: int = 4
+    epochs: int = 12
     batch_size: int = 4
 
 
