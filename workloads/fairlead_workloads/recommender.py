@@ -36,7 +36,7 @@ class Settings:
     method: str = "two_tower"
     factors: int = 16
     lr: float = 0.02
-    weight_decay: float = 0.1
+    weight_decay: float = 1.0
     temperature: float = 0.2
     negatives: int = 128
     epochs: int = 20

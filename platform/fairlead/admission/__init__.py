@@ -354,6 +354,8 @@ def _possible_tasks(spec: ExperimentSpec, manifest: Manifest | None) -> tuple[Me
     """Where the data decide how many classes there are, either; what code of the user's own counts is not known."""
     if spec.is_evaluation and (task := spec.of_predictions.task) != "classification":
         return (task,)
+    if spec.is_evaluation:
+        return ("binary", "multiclass")
     if manifest is None:
         return ("binary", "multiclass", "regression", "ranking", "quality")
     if manifest.task is not None:

@@ -28,6 +28,7 @@ def workload(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     monkeypatch.chdir(tmp_path)
     for variable in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):  # Lightning's seed_everything leaves them behind
         monkeypatch.setenv(variable, "0")
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # importing Lightning sets it
 
     def load(name: str) -> Train:
         found = importlib.util.spec_from_file_location(name, tmp_path / "code" / f"{name}.py")

@@ -16,7 +16,7 @@ FEW = {"labels_per_class": 10, "epochs": 60, "batch_size": 20}
 def measure(seed: int, *, is_short: bool, scratch: Path) -> Mapping[str, float]:
     """Test accuracy with all labels; with ten of each class, pre-trained and not."""
     if is_short:
-        return {"accuracy": accuracy(seed, pretrain_epochs=5, epochs=10)}
+        return {"accuracy": accuracy(seed, pretrain_epochs=5, epochs=25)}
     return {
         "accuracy": accuracy(seed),
         "few_labels": accuracy(seed, **FEW),
