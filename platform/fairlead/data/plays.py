@@ -146,7 +146,7 @@ def play_out(environment: str, seeds: NDArray[np.int64], policy: Policy) -> NDAr
             ended = int(has_ended.sum())
             playing[has_ended] = np.arange(following, following + ended)
             following += ended
-            nexts = [int(seeds[min(place, len(seeds) - 1)]) for place in playing]
+            nexts = [int(one) for one in seeds[np.minimum(playing, len(seeds) - 1)]]
             seen, _ = environments.reset(seed=nexts, options={"reset_mask": has_ended})
     environments.close()
     return returns
