@@ -127,6 +127,8 @@ def train(params: Params, context: Context) -> None:
         units = (ink > drawn(ink.shape, context, epoch, what=0)).float()
         if epoch <= dreams:
             metrics = pretrain(model, (epoch - 1) // settings.pretrain_epochs, units, settings, context, epoch)
+            if epoch == dreams:
+                show_dreams(model, context)
         else:
             shared.train()
             # Dropout differs between ranks, and resumes.
@@ -153,7 +155,7 @@ def train(params: Params, context: Context) -> None:
     decided = scores[:, 1] if classes == 2 else scores
     predictions = (decided >= context.threshold).astype(np.int64) if classes == 2 else scores.argmax(axis=1)
     context.evaluate("test", records=test.records, predictions=predictions, scores=decided)
-    show_samples(model, context)
+    show_mistakes(model, context)
     context.export(model.state_dict(), config=config)
 
 
@@ -262,14 +264,20 @@ def dreams_of(model: Any, shape: tuple[int, ...], *, num: int, seed: int) -> np.
     return visible.cpu().numpy().reshape(num, *shape)
 
 
-def show_samples(model: DeepBeliefNet, context: Context) -> None:
-    """What the lowest machine looks at, what it dreams, and the surest mistakes of the whole."""
+def show_dreams(model: DeepBeliefNet, context: Context) -> None:
+    """What the lowest machine looks at and what it dreams, before labels change it."""
     if context.rank != 0:
         return
     shape = context.dataset.feature_shape
     filters = model.machines[0].weights.detach().T[:30].cpu().numpy().reshape(-1, *shape)
     context.show("filters.png", sheet(filters, [""] * len(filters), columns=10))
     context.show("dreams.png", sheet(dreams_of(model, shape, num=20, seed=context.seed), [""] * 20, columns=10))
+
+
+def show_mistakes(model: DeepBeliefNet, context: Context) -> None:
+    """The surest mistakes on the test split."""
+    if context.rank != 0:
+        return
     test = context.all_rows("test")
     scores = probabilities(model, test.features)
     context.show("mistakes.png", mistakes_sheet(test.features, scores, test.labels, context.dataset.classes))
