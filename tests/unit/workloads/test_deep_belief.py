@@ -15,7 +15,7 @@ QUICK = {"hidden": [16, 8], "pretrain_epochs": 3, "epochs": 2, "batch_size": 256
 
 
 def test_units_are_as_likely_as_the_energy_says() -> None:
-    """Every pair of visible and hidden units of a small machine, weighed by exp(-energy), beside ``up`` and ``down``."""
+    """Every pair of visible and hidden units of a small machine, weighed by exp(-energy)."""
     torch.manual_seed(0)
     machine = deep_belief.Machine(3, 2)
     for part in machine.parameters():
