@@ -85,7 +85,7 @@ def shares(count: int, batch: int, epoch: int, rank: int, world_size: int) -> It
 
 
 def plain_image_cnn(given: Mapping[str, Any], rows: Any, device: Any, rank: int, world_size: int) -> Iterator[Epoch]:
-    """The small residual network, with the page's augmentation."""
+    """The small residual network, with the page's augmentation; on a GPU in bfloat16 as the page does it."""
     mean, std = image_cnn.scale_of(rows.features)
     model: nn.Module = image_cnn.ConvolutionalNet(
         mean=mean, std=std, classes=int(rows.labels.max()) + 1, width=given["width"], blocks=given["blocks"]
@@ -96,11 +96,14 @@ def plain_image_cnn(given: Mapping[str, Any], rows: Any, device: Any, rank: int,
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, given["lr"], total_steps=steps)
     pictures = torch.from_numpy(rows.features).to(device)
     labels = torch.from_numpy(rows.labels).to(device)
+    most = {name: given[name] for name in ("shift", "turn", "stretch")}
     for epoch in range(1, given["epochs"] + 1):
-        moves = image_cnn.draw_shifts(len(rows), given["shift"], seed=0, epoch=epoch)
+        moves = image_cnn.draw_moves(len(rows), seed=(0, epoch, 1))
         for chosen, scale in shares(len(rows), given["batch_size"], epoch, rank, world_size):
-            moved = image_cnn.shift(pictures[chosen.to(device)], moves[chosen.numpy()], given["shift"])
-            loss = functional.cross_entropy(ranks(moved), labels[chosen.to(device)], reduction="sum")
+            moved = image_cnn.move(pictures[chosen.to(device)], moves[chosen.numpy()], **most)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+                logits = ranks(moved)
+            loss = functional.cross_entropy(logits.float(), labels[chosen.to(device)], reduction="sum")
             optimizer.zero_grad()
             (loss * scale).backward()
             optimizer.step()
