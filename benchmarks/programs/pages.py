@@ -1,7 +1,8 @@
 """Two pages of the catalogue, run by Fairlead as they are, and the same models and batches as plain PyTorch scripts.
 
 ``params``: ``page`` (``image_cnn`` or ``transformer_lm``), ``given`` (the page's parameters, all of them), ``data`` (as
-in a spec), ``stamp`` (a path: rank 0 writes there, as JSON, the seconds of every epoch, and on a GPU the peak memory).
+in a spec), ``stamp`` (a path: rank 0 writes there, as JSON, the seconds of every epoch and of a step in each, and on a
+GPU the peak memory).
 Run by torchrun the one argument is ``params`` as JSON.
 """
 
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fairlead.data import open_dataset
 from fairlead.spec import DataSpec
@@ -26,25 +28,39 @@ from fairlead_workloads import image_cnn, transformer_lm
 
 def train(params: Mapping[str, Any], context: Any) -> None:
     """Run by Fairlead: the page itself, whose reports are timed."""
-    times = [time.perf_counter()]
+    times = Times()
     told = context.report
 
     def report(*given: Any, **named: Any) -> None:
         told(*given, **named)
-        times.append(time.perf_counter())
+        times.end_epoch()
 
     context.report = report
     importlib.import_module(f"fairlead_workloads.{params['page']}").train(params["given"], context)
     if context.rank == 0:
-        leave(params["stamp"], times)
+        times.leave(params["stamp"])
 
 
-def leave(stamp: str, times: list[float]) -> None:
-    """What the run was measured by."""
-    found: dict[str, Any] = {"epochs_s": np.diff(times).tolist()}
-    if torch.cuda.is_available():
-        found["peak_bytes"] = torch.cuda.max_memory_allocated()
-    Path(stamp).write_text(json.dumps(found))
+class Times:
+    """When steps and epochs have ended, of whatever optimizer this process has."""
+
+    def __init__(self) -> None:
+        self._steps: list[list[float]] = [[]]
+        self._epochs = [time.perf_counter()]
+        register_optimizer_step_post_hook(lambda *_: self._steps[-1].append(time.perf_counter()))
+
+    def end_epoch(self) -> None:
+        """Everything an epoch ends with is done: validation, checkpoint, report."""
+        self._epochs.append(time.perf_counter())
+        self._steps.append([])
+
+    def leave(self, stamp: str) -> None:
+        """Write them down. A step lasts from the end of the one before; the first of an epoch does not count."""
+        spans = [(steps[-1] - steps[0]) / (len(steps) - 1) for steps in self._steps if len(steps) > 1]
+        found: dict[str, Any] = {"epochs_s": np.diff(self._epochs).tolist(), "steps_s": spans}
+        if torch.cuda.is_available():
+            found["peak_bytes"] = torch.cuda.max_memory_allocated()
+        Path(stamp).write_text(json.dumps(found))
 
 
 def main() -> None:
@@ -59,14 +75,14 @@ def main() -> None:
         torch.distributed.init_process_group("nccl" if is_cuda else "gloo")
     rows = open_dataset(DataSpec.model_validate(params["data"])).rows("train")
     work = {"image_cnn": plain_image_cnn, "transformer_lm": plain_transformer_lm}[params["page"]]
-    times = [time.perf_counter()]
+    times = Times()
     for model, optimizer, epoch in work(params["given"], rows, device, rank, world_size):
         if rank == 0:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
             torch.save(state, f"{params['stamp']}.pt")
-        times.append(time.perf_counter())
+        times.end_epoch()
     if rank == 0:
-        leave(params["stamp"], times)
+        times.leave(params["stamp"])
     if world_size > 1:
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
