@@ -5,9 +5,9 @@ python -m fairlead_workloads.contrastive --method=pseudo_labels          ... in 
 
 Four methods, with as many steps each, of which ``tuning_epochs`` are the last:
 
-- ``simclr``: first the network learns without labels that two views of one picture, moved and turned at random, are one
-  thing, and views of other pictures other things (Chen et al. 2020, A simple framework for contrastive learning of
-  visual representations). Then it learns from the rows with labels.
+- ``simclr``: first the network learns without labels that two views of one picture, moved, turned, lit otherwise and
+  with noise upon it, are one thing, and views of other pictures other things (Chen et al. 2020, A simple framework for
+  contrastive learning of visual representations). Then it learns from the rows with labels.
 - ``pseudo_labels``: first it learns from the rows with labels. Then it also takes its own answer for the label wherever
   it is sure enough, anew in each epoch (Lee 2013, Pseudo-label).
 - ``both``: by contrast, and then as pseudo-labels go on.
@@ -58,9 +58,11 @@ class Settings:
     shift: float = 0.8
     turn: float = 12.0
     stretch: float = 0.1
+    light: float = 0.5
+    noise: float = 0.8
     lr: float = 4e-3
     weight_decay: float = 0.05
-    epochs: int = 24
+    epochs: int = 40
     tuning_epochs: int = 8
     batch_size: int = 64
 
@@ -132,6 +134,10 @@ def train(params: Params, context: Context) -> None:
                 view(pictures[chosen], batch, settings, seed=(context.seed, epoch, number, one), rank=context.rank)
                 for one in (0, 1)
             )
+            if is_compared:
+                both = torch.stack([first, second])
+                seed = (context.seed, epoch, number, 2)
+                first, second = lit(both, batch, settings, std=model.net.std, seed=seed, rank=context.rank)
             with autocast(context):
                 found = ranks(torch.cat([first, second]) if is_compared else first, is_compared=is_compared).float()
             if is_compared:
@@ -226,6 +232,22 @@ def view(pictures: Tensor, batch: Batch, settings: Settings, *, seed: tuple[int,
     first, last = shard_range(batch.num_global, rank=rank, world_size=batch.world_size)
     moves = draw_moves(batch.num_global, seed=seed)[first:last]
     return move(pictures, moves, shift=settings.shift, turn=settings.turn, stretch=settings.stretch)
+
+
+def lit(views: Tensor, batch: Batch, settings: Settings, *, std: Tensor, seed: tuple[int, ...], rank: int) -> Tensor:
+    """Views of this rank's pictures, (views, local rows, channels, height, width), brighter or darker and with noise.
+
+    Without, the same amount of ink, or a pixel of odd brightness, tells which views belong together, and that is all
+    that is learnt: the shape of a digit is not needed for it. Drawn for the whole global batch on every rank alike.
+    ``std``: of each channel, what ``noise`` is a share of.
+    """
+    first, last = shard_range(batch.num_global, rank=rank, world_size=batch.world_size)
+    every = (len(views), batch.num_global)
+    random = np.random.RandomState(seed)
+    light = random.uniform(1 - settings.light, 1 + settings.light, (*every, 1, 1, 1)).astype(np.float32)
+    noise = random.standard_normal((*every, *views.shape[2:])).astype(np.float32)
+    brighter, rough = (torch.from_numpy(drawn[:, first:last]).to(views.device) for drawn in (light, noise))
+    return views * brighter + settings.noise * std * rough
 
 
 # ---- what is learnt --------------------------------------------------------------------------------------------------

@@ -16,20 +16,9 @@ def test_a_short_training_already_learns(workload: str, tmp_path: Path) -> None:
     assert [verdict.bar.name for verdict in checked.verdicts if not verdict.is_met] == []
 
 
-SHORT_OF_A_BAR = {
-    "contrastive": "54 labels and moved pictures alone read 94 % of the digits: pseudo-labels add 3.5 points, not 5",
-}
-
-
 @pytest.mark.nightly  # five full trainings and their baselines
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(
-    "workload",
-    [
-        pytest.param(one, marks=pytest.mark.xfail(reason=SHORT_OF_A_BAR[one])) if one in SHORT_OF_A_BAR else one
-        for one in WORKLOADS
-    ],
-)
+@pytest.mark.parametrize("workload", WORKLOADS)
 def test_the_bars_are_met_over_five_seeds(workload: str, tmp_path: Path) -> None:
     checked = run_check(workload, is_short=False, scratch=tmp_path)
     print(checked.to_json())

@@ -56,6 +56,26 @@ def test_an_epoch_has_as_many_rows_whatever_the_network_is_sure_of() -> None:
         assert set(range(5)) <= set(used.tolist())
 
 
+def test_views_differ_in_light_and_noise_and_not_by_whose_they_are() -> None:
+    settings = contrastive.Settings(light=0.5, noise=0.8)
+    views, std = torch.ones(2, 300, 1, 4, 4), torch.tensor([[[2.0]]])
+    whole = Batch(positions=np.arange(300), num_global=300, world_size=1)
+    found = contrastive.lit(views, whole, settings, std=std, seed=(1, 2), rank=0)
+    light = found.mean(dim=(2, 3, 4))
+    assert float(found.var(dim=(2, 3, 4)).mean()) == pytest.approx((0.8 * 2) ** 2, rel=0.05)
+    assert float(light.mean()) == pytest.approx(1, abs=0.05)
+    assert float(light.var()) == pytest.approx(1 / 12 + 1.6**2 / 16, rel=0.2)  # of a uniform, and of 16 pixels' noise
+    assert not torch.equal(found[0], found[1])
+    parts = [
+        contrastive.lit(views[:, first:last], Batch(positions=np.arange(first, last), num_global=300, world_size=2),
+                        settings, std=std, seed=(1, 2), rank=rank)
+        for rank, (first, last) in enumerate([(0, 150), (150, 300)])
+    ]  # fmt: skip
+    assert torch.equal(torch.cat(parts, dim=1), found)
+    alone = contrastive.lit(views, whole, contrastive.Settings(light=0.0, noise=0.0), std=std, seed=(1, 2), rank=0)
+    assert torch.equal(alone, views)
+
+
 @pytest.mark.parametrize("method", ["pseudo_labels", "both", "supervised"])
 def test_every_other_method_too_is_the_same_on_two_ranks(method: str) -> None:
     spec = quick(method=method, sure=0.2)
