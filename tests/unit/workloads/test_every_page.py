@@ -86,10 +86,11 @@ def learnt(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if not name.endswith("_per_second")}
 
 
+@pytest.mark.parametrize("seed", [3, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in (0, 1, 2))])
 @pytest.mark.parametrize("names", [PAGES[0::2], PAGES[1::2]], ids=["some", "the others"])
-def test_two_ranks_train_what_one_trains(names: list[str]) -> None:
+def test_two_ranks_train_what_one_trains(names: list[str], seed: int) -> None:
     """Several pages in the same two processes: starting them costs more than the trainings."""
-    specs = [quick_spec(name) for name in names]
+    specs = [quick_spec(name, seed=seed) for name in names]
     on_two = train_on_ranks([f"fairlead_workloads.{name}:train" for name in names], specs, ranks=2)
     for name, spec, two in zip(names, specs, on_two, strict=True):
         one = train_here(page_of(name).train, spec)
