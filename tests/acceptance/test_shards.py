@@ -12,7 +12,15 @@ EPOCHS = 60
 SPEC: dict[str, Any] = {
     "name": "spread",
     "workload": "transformer_lm",
-    "params": {"strategy": "shards", "tokens": "bytes", "context": 32, "width": 16, "heads": 2, "epochs": EPOCHS},
+    "params": {
+        "strategy": "shards",
+        "tokens": "bytes",
+        "context": 32,
+        "width": 16,
+        "heads": 2,
+        "batch_size": 32,
+        "epochs": EPOCHS,
+    },
     "data": {"uri": "builtin://python_docs?kilobytes=20", "text": {"record_bytes": 1024}},
     "resources": {"workers": 2, "cpus_per_worker": 1},
 }
