@@ -5,7 +5,6 @@ python -m fairlead_workloads.image_segmentation --data=path/to/folder    ... on 
 """
 
 import io
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,6 +25,7 @@ from fairlead.errors import BadData
 from fairlead.spec import MeasureSpec
 from fairlead.training import Best, autocast, compiled, keep, parallel, restore, warmup_cosine
 from fairlead.workload import Context, Params, Predictor, Rows
+from fairlead_workloads.image_cnn import Block
 
 MEASURE = MeasureSpec(name="intersection over union", low=0.0, high=1.0)
 # Background, then the ten colours of Tableau; classes beyond use those again.
@@ -46,27 +46,6 @@ class Settings:
     turn: float = 6.0
     epochs: int = 32
     batch_size: int = 16
-
-
-class Block(nn.Module):
-    """Two convolutions beside a short cut.
-
-    Group normalisation looks at one picture only, so that ranks compute what one would.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.GroupNorm(math.gcd(4, channels), channels),
-            nn.GELU(),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.GroupNorm(math.gcd(4, channels), channels),
-        )
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Feature maps of the same shape."""
-        return functional.gelu(maps + self.body(maps))
 
 
 def halve(before: int, after: int) -> nn.Sequential:

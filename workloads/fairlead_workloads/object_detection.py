@@ -31,6 +31,7 @@ from fairlead.errors import BadData
 from fairlead.spec import MeasureSpec
 from fairlead.training import Best, autocast, compiled, keep, parallel, restore, warmup_cosine
 from fairlead.workload import Context, Params, Predictor, Rows
+from fairlead_workloads.image_cnn import Block
 
 MEASURE = MeasureSpec(name="F1 of objects found", low=0.0, high=1.0)
 STRIDE = 2
@@ -57,27 +58,6 @@ class Settings:
     confidence: float = 0.3
     epochs: int = 18
     batch_size: int = 16
-
-
-class Block(nn.Module):
-    """Two convolutions beside a short cut.
-
-    Group normalisation looks at one picture only, so that ranks compute what one would.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.GroupNorm(math.gcd(4, channels), channels),
-            nn.GELU(),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.GroupNorm(math.gcd(4, channels), channels),
-        )
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Feature maps of the same shape."""
-        return functional.gelu(maps + self.body(maps))
 
 
 def halve(before: int, after: int) -> nn.Sequential:
