@@ -17,8 +17,9 @@ Which rows keep their labels the seed decides. Validation rows choose nothing: w
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from fairlead.data.export import read_model
 from fairlead.data.sheets import mistakes_sheet, points
 from fairlead.data.torch import seed_epoch, share_cores, sum_over_ranks, sum_tensor
 from fairlead.errors import BadInput
-from fairlead.training import autocast, keep, parallel, restore
+from fairlead.training import autocast, keep, parallel, restore, validate_classes
 from fairlead.workload import Context, Params, Predictor, Rows
 from fairlead_workloads.image_cnn import ConvolutionalNet, draw_moves, move, scale_of
 
@@ -155,7 +156,10 @@ def train(params: Params, context: Context) -> None:
         (total_loss,) = sum_over_ranks(local_loss.item())
         metrics = {"train/contrastive_loss" if is_compared else "train/loss": total_loss / len(used)}
         if not is_compared:
-            metrics |= {"train/usable": float(is_usable.mean()), **validate(model.net, context)}
+            metrics |= {
+                "train/usable": float(is_usable.mean()),
+                **validate_classes(context, partial(probabilities, model.net)),
+            }
         keep(context, metrics, step=epoch, parts=parts)
         if is_compared and epoch == settings.epochs - settings.tuning_epochs:
             show_features(model, "features-without-labels.png", context)
@@ -283,19 +287,6 @@ def rise_and_fall_twice(optimizer: torch.optim.Optimizer, first: int, second: in
 
 
 # ---- what it says ----------------------------------------------------------------------------------------------------
-
-
-def validate(net: nn.Module, context: Context) -> Mapping[str, float]:
-    """Loss and accuracy over the whole validation split, each rank doing its shard; empty without such a split."""
-    num_rows = context.dataset.num_by_split["validation"]
-    if num_rows == 0:
-        return {}
-    rows = context.shard("validation")
-    scores = probabilities(net, rows.features)
-    loss = -np.log(np.clip(scores[np.arange(len(rows)), rows.labels], 1e-12, 1)).sum()
-    hits = (scores.argmax(axis=1) == rows.labels).sum()
-    total_loss, total_hits = sum_over_ranks(float(loss), float(hits))
-    return {"validation/loss": total_loss / num_rows, "validation/accuracy": total_hits / num_rows}
 
 
 @torch.no_grad()

@@ -9,8 +9,9 @@ Units are 0 or 1, so pictures are binarised: each pixel is drawn anew in every e
 (Salakhutdinov, Murray 2008). To predict, the chances themselves are passed on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from fairlead.data.export import read_model
 from fairlead.data.sheets import mistakes_sheet, sheet
 from fairlead.data.torch import seed_epoch, share_cores, sum_over_ranks, sum_tensor
 from fairlead.errors import BadData
-from fairlead.training import Best, keep, parallel, restore, warmup_cosine
+from fairlead.training import Best, keep, parallel, restore, validate_classes, warmup_cosine
 from fairlead.workload import Context, Params, Predictor, Rows
 
 STEPS_OF_A_DREAM = 200
@@ -143,7 +144,7 @@ def train(params: Params, context: Context) -> None:
                 schedule.step()
                 local += losses.sum().item()
             (total,) = sum_over_ranks(local)
-            metrics = {"train/loss": total / len(known), **validate(model, context)}
+            metrics = {"train/loss": total / len(known), **validate_classes(context, partial(probabilities, model))}
             best.offer(metrics.get("validation/loss", -epoch))
         keep(context, metrics, step=epoch, parts=parts)
         if context.should_stop():
@@ -225,19 +226,6 @@ def pretrain(
         error += float((data - dream).square().mean(dim=1).sum())
     (total,) = sum_over_ranks(error)
     return {f"pretrain/reconstruction_{layer + 1}": total / len(units)}
-
-
-def validate(model: nn.Module, context: Context) -> Mapping[str, float]:
-    """Loss and accuracy over the whole validation split, each rank doing its shard; empty without such a split."""
-    num_rows = context.dataset.num_by_split["validation"]
-    if num_rows == 0:
-        return {}
-    rows = context.shard("validation")
-    scores = probabilities(model, rows.features)
-    loss = -np.log(np.clip(scores[np.arange(len(rows)), rows.labels], 1e-12, 1)).sum()
-    hits = (scores.argmax(axis=1) == rows.labels).sum()
-    total, right = sum_over_ranks(float(loss), float(hits))
-    return {"validation/loss": total / num_rows, "validation/accuracy": right / num_rows}
 
 
 def probabilities(model: Any, pictures: np.ndarray) -> np.ndarray:

@@ -8,8 +8,8 @@ import contextlib
 import copy
 import math
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from fairlead.errors import BadData
 from fairlead.mitigation import Mitigation, begin_mitigation
 from fairlead.privacy import begin_privacy
 from fairlead.probes import fit_temperature, run_probes
-from fairlead.training import autocast
+from fairlead.training import autocast, validate_classes
 from fairlead.workload import Context, Params, Predictor
 
 
@@ -149,7 +149,11 @@ def train(params: Params, context: Context) -> None:
             schedule.step()
             local_loss += losses.sum().item()
         (total_loss,) = sum_over_ranks(local_loss)
-        metrics = {"train/loss": total_loss / len(rows), **validate(model, context), **mitigation.metrics()}
+        metrics = {
+            "train/loss": total_loss / len(rows),
+            **validate_classes(context, partial(probabilities, model)),
+            **mitigation.metrics(),
+        }
         metrics |= privacy.metrics()
         # Without a validation split the last epoch is best, and also with mitigation: it costs validation loss.
         merit = -epoch if mitigation.is_in_training else metrics.get("validation/loss", -epoch)
@@ -223,19 +227,6 @@ def move(pictures: Tensor, by: np.ndarray, *, shift: float, turn: float, stretch
     along = torch.stack([sine, cosine * (1 + stretch * high), -2 / height * shift * down], dim=1)
     grid = functional.affine_grid(torch.stack([across, along], dim=1), list(pictures.shape), align_corners=False)
     return functional.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
-
-
-def validate(model: nn.Module, context: Context) -> Mapping[str, float]:
-    """Loss and accuracy over the whole validation split, each rank doing its shard; empty without such a split."""
-    num_rows = context.dataset.num_by_split["validation"]
-    if num_rows == 0:
-        return {}
-    rows = context.shard("validation")
-    scores = probabilities(model, rows.features)
-    loss = -np.log(np.clip(scores[np.arange(len(rows)), rows.labels], 1e-12, 1)).sum()
-    hits = (scores.argmax(axis=1) == rows.labels).sum()
-    total_loss, total_hits = sum_over_ranks(float(loss), float(hits))
-    return {"validation/loss": total_loss / num_rows, "validation/accuracy": total_hits / num_rows}
 
 
 def probabilities(model: nn.Module, pictures: np.ndarray, temperature: float = 1.0) -> np.ndarray:

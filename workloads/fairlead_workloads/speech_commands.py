@@ -6,8 +6,8 @@ python -m fairlead_workloads.speech_commands --data=path/to/folder   sounds of a
 
 import io
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from fairlead.data.alone import run_alone
 from fairlead.data.export import read_model
 from fairlead.data.torch import seed_epoch, share_cores, sum_over_ranks
 from fairlead.errors import BadData
-from fairlead.training import Best, autocast, clip, compiled, keep, parallel, restore
+from fairlead.training import Best, autocast, clip, compiled, keep, parallel, restore, validate_classes
 from fairlead.workload import Context, Params, Predictor, Rows
 
 WINDOW_S, STEP_S = 0.025, 0.010
@@ -157,7 +157,7 @@ def train(params: Params, context: Context) -> None:
             schedule.step()
             total_loss += losses.detach().sum()
         (summed,) = sum_over_ranks(total_loss.item())
-        metrics = {"train/loss": summed / len(rows), **validate(model, context)}
+        metrics = {"train/loss": summed / len(rows), **validate_classes(context, partial(probabilities, model))}
         best.offer(metrics.get("validation/loss", -epoch))  # without a validation split the last epoch is best
         keep(context, metrics, step=epoch, parts=parts)
         if context.should_stop():
@@ -208,19 +208,6 @@ def shift(sounds: Tensor, by: np.ndarray) -> Tensor:
     """Sounds moved later (or earlier, where negative) by whole samples; what leaves at one end enters at the other."""
     places = torch.arange(sounds.shape[1], device=sounds.device) - torch.from_numpy(by).to(sounds.device)[:, None]
     return sounds.gather(1, places % sounds.shape[1])
-
-
-def validate(model: nn.Module, context: Context) -> Mapping[str, float]:
-    """Loss and accuracy over the whole validation split, each rank doing its shard; empty without such a split."""
-    num_rows = context.dataset.num_by_split["validation"]
-    if num_rows == 0:
-        return {}
-    rows = context.shard("validation")
-    scores = probabilities(model, rows.features)
-    loss = -np.log(np.clip(scores[np.arange(len(rows)), rows.labels], 1e-12, 1)).sum()
-    hits = (scores.argmax(axis=1) == rows.labels).sum()
-    total_loss, total_hits = sum_over_ranks(float(loss), float(hits))
-    return {"validation/loss": total_loss / num_rows, "validation/accuracy": total_hits / num_rows}
 
 
 def probabilities(model: nn.Module, sounds: np.ndarray) -> np.ndarray:

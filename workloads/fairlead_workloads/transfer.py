@@ -18,6 +18,7 @@ say what then learns:
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from fairlead.data.sheets import mistakes_sheet
 from fairlead.data.torch import seed_epoch, share_cores, sum_over_ranks
 from fairlead.errors import BadData, BadInput
 from fairlead.spec import DataSpec, SplitSpec
-from fairlead.training import autocast, keep, parallel, restore
+from fairlead.training import autocast, keep, parallel, restore, validate_classes
 from fairlead.workload import Context, Params, Predictor, Rows
 from fairlead_workloads.image_cnn import ConvolutionalNet, draw_moves, move, scale_of
 
@@ -134,7 +135,11 @@ def train(params: Params, context: Context) -> None:
         seed_epoch(context.seed, epoch=epoch, rank=context.rank)  # for networks with dropout
         loss = train_epoch(ranks, rows, optimizer, schedule, settings, context, epoch=epoch)
         learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-        metrics = {"train/loss": loss, "train/weights": float(learning), **validate(model, context)}
+        metrics = {
+            "train/loss": loss,
+            "train/weights": float(learning),
+            **validate_classes(context, partial(probabilities, model)),
+        }
         keep(context, metrics, step=epoch, parts=parts)
         if context.should_stop():
             return  # the last checkpoint is already safe
@@ -383,19 +388,6 @@ def load_library(name: str) -> Any:
 
 
 # ---- what it says ---------------------------------------------------------------------------------------------------
-
-
-def validate(model: nn.Module, context: Context) -> Mapping[str, float]:
-    """Loss and accuracy over the whole validation split, each rank doing its shard; empty without such a split."""
-    num_rows = context.dataset.num_by_split["validation"]
-    if num_rows == 0:
-        return {}
-    rows = context.shard("validation")
-    scores = probabilities(model, rows.features)
-    loss = -np.log(np.clip(scores[np.arange(len(rows)), rows.labels], 1e-12, 1)).sum()
-    hits = (scores.argmax(axis=1) == rows.labels).sum()
-    total_loss, total_hits = sum_over_ranks(float(loss), float(hits))
-    return {"validation/loss": total_loss / num_rows, "validation/accuracy": total_hits / num_rows}
 
 
 @torch.no_grad()
