@@ -46,6 +46,10 @@ class Api:
         """Something was submitted, was written down or has ended."""
         self.bell.ring()
 
+    def tell(self) -> None:
+        """Something was written down that streams wait for and no loop or agent need hurry for."""
+        self.bell.ring_softly()
+
     def now(self) -> datetime:
         """The clock's time."""
         return self.clock.now()

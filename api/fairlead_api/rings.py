@@ -18,10 +18,11 @@ class Rung(asyncio.Event):
 
 
 @asynccontextmanager
-async def listening(bell: Bell) -> AsyncIterator[Rung]:
-    """Hear the bell in this event loop, whichever thread rings it."""
+async def listening(bell: Bell, *, is_reader: bool = False) -> AsyncIterator[Rung]:
+    """Hear the bell in this event loop, whichever thread rings it; ``is_reader``: soft rings too."""
     loop, rung = asyncio.get_running_loop(), Rung()
-    end = bell.subscribe(lambda: loop.call_soon_threadsafe(rung.set))
+    subscribe = bell.subscribe_reader if is_reader else bell.subscribe
+    end = subscribe(lambda: loop.call_soon_threadsafe(rung.set))
     try:
         yield rung
     finally:

@@ -42,7 +42,7 @@ class Watch:
                 del self._waiters[experiment_id]
 
     async def _poll(self) -> None:
-        async with listening(self._api.bell) as rung:
+        async with listening(self._api.bell, is_reader=True) as rung:
             while self._waiters:
                 rung.clear()
                 await self._tell()

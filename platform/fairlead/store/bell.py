@@ -16,6 +16,8 @@ from sqlalchemy.engine import URL
 from fairlead.store.engine import Store
 
 CHANNEL = "fairlead"
+SOFTLY = " softly"
+"""How the payload of a soft ring ends; a release that does not know it takes it for a ring."""
 GAP_S = 0.05
 """Rings within this time go out together."""
 RECONNECT_S = 2.0
@@ -25,12 +27,17 @@ Listener = Callable[[], object]
 
 
 class Bell:
-    """Rings reach every listener of this process at once, and those of other processes by ``store``, if it can."""
+    """Rings reach every listener of this process at once, and those of other processes by ``store``, if it can.
+
+    What only readers care for, such as an event of an experiment that trains, rings softly: who works sleeps on.
+    """
 
     def __init__(self, store: Store | None = None) -> None:
         self._listeners: set[Listener] = set()
+        self._readers: set[Listener] = set()
         self._lock = threading.Lock()
         self._is_due = threading.Event()
+        self._is_soft = True
         self._is_closed = threading.Event()
         self._threads: tuple[threading.Thread, ...] = ()
         if store is not None and not store.is_sqlite:
@@ -65,23 +72,40 @@ class Bell:
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call ``listener`` at every ring, from any thread; returns what ends that. It must be quick."""
-        with self._lock:
-            self._listeners.add(listener)
-        return lambda: self._unsubscribe(listener)
+        return self._enter(self._listeners, listener)
 
-    def _unsubscribe(self, listener: Listener) -> None:
+    def subscribe_reader(self, listener: Listener) -> Callable[[], None]:
+        """As ``subscribe``, and at every soft ring too."""
+        return self._enter(self._readers, listener)
+
+    def _enter(self, group: set[Listener], listener: Listener) -> Callable[[], None]:
         with self._lock:
-            self._listeners.discard(listener)
+            group.add(listener)
+
+        def leave() -> None:
+            with self._lock:
+                group.discard(listener)
+
+        return leave
 
     def ring(self) -> None:
         """There may be something to do, for anybody."""
-        self._ring_here()
+        self._ring(is_soft=False)
+
+    def ring_softly(self) -> None:
+        """There is something new to read, and nothing to do."""
+        self._ring(is_soft=True)
+
+    def _ring(self, *, is_soft: bool) -> None:
+        self._ring_here(is_soft=is_soft)
+        with self._lock:
+            self._is_soft = self._is_soft and is_soft
         self._is_due.set()
 
-    def _ring_here(self) -> None:
+    def _ring_here(self, *, is_soft: bool) -> None:
         with self._lock:
-            listeners = tuple(self._listeners)
-        for listener in listeners:
+            heard = (*self._readers, *(() if is_soft else self._listeners))
+        for listener in heard:
             listener()
 
     # ---- PostgreSQL ----
@@ -100,15 +124,17 @@ class Bell:
         while not self._is_closed.is_set():
             self._is_due.wait()
             self._is_due.clear()
-            connection.execute(f"NOTIFY {CHANNEL}, '{id(self)}'")
+            with self._lock:
+                is_soft, self._is_soft = self._is_soft, True
+            connection.execute(f"NOTIFY {CHANNEL}, '{id(self)}{SOFTLY if is_soft else ''}'")
             self._is_closed.wait(GAP_S)
 
     def _hear(self, connection: "psycopg.Connection[tuple[object, ...]]") -> None:
         connection.execute(f"LISTEN {CHANNEL}")
         while not self._is_closed.is_set():
             for notice in connection.notifies(timeout=_LISTEN_S):
-                if notice.payload != str(id(self)):
-                    self._ring_here()
+                if notice.payload.removesuffix(SOFTLY) != str(id(self)):
+                    self._ring_here(is_soft=notice.payload.endswith(SOFTLY))
 
 
 def _connector(url: URL) -> Callable[[], "psycopg.Connection[tuple[object, ...]]"]:

@@ -1,6 +1,7 @@
 """A real Ray whose workers are forked: quick, distinct, without a trace, and cold whenever the server is not there."""
 
 import os
+import resource
 import signal
 import statistics
 import subprocess
@@ -18,6 +19,7 @@ from ray.train import RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 
 from fairlead.run.census import marked_processes
+from fairlead.run.environment import KEEP_MEMORY
 from fairlead.run.warm import SWITCHED_OFF, Birth, Status, WarmServer, birth, runtime_env, was_forked
 from fairlead.testing.local_ray import LocalRay
 from fairlead.testing.ray import wait_for
@@ -240,6 +242,35 @@ def test_a_forked_worker_takes_rays_settings_from_its_own_environment(server: Wa
     environment = runtime_env(variables, directory=server.places.directory)
     task = ray.remote(num_cpus=0)(is_warm_and_patient).options(runtime_env=environment)
     assert ray.get(task.remote()) == (True, 14321)
+
+
+def test_a_forked_worker_keeps_the_memory_of_a_step_for_the_next_one_if_it_is_told_so(server: WarmServer) -> None:
+    """As a new process would, which reads the variables when it begins."""
+
+    def faults_of_steps() -> tuple[bool, int]:
+        """Page faults while 64 tensors of a megabyte are made and let go, twenty times."""
+        import torch
+
+        def faults() -> int:
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+        def step() -> None:
+            [torch.ones(1 << 18) for _ in range(64)]
+
+        step()
+        before = faults()
+        for _ in range(20):
+            step()
+        return was_forked(), faults() - before
+
+    found = {}
+    for name, variables in (("plain", {}), ("kept", KEEP_MEMORY)):
+        environment = runtime_env(variables, directory=server.places.directory)
+        task = ray.remote(num_cpus=0)(faults_of_steps).options(runtime_env=environment)
+        is_warm, found[name] = ray.get(task.remote())
+        assert is_warm
+    print(f"page faults: {found}")
+    assert found["kept"] < found["plain"] / 20
 
 
 def test_the_switch_turns_it_off(server: WarmServer) -> None:

@@ -63,6 +63,7 @@ def test_setting_up_is_done_on_the_way() -> None:
         (worker(LD_PRELOAD="/lib/x.so"), "LD_PRELOAD differs"),
         (worker(PYTHONHASHSEED="0"), "PYTHONHASHSEED differs"),
         (worker(TORCH_LOGS="+all"), "TORCH_LOGS differs"),
+        (worker(MALLOC_PERTURB_="1"), "MALLOC_PERTURB_ differs"),
         (worker(FAIRLEAD_WARM_START="0"), "switches warm starts off"),
         (worker(FAIRLEAD_WARM_DIRECTORY="/run/other"), "names another warm server"),
         (asked("/other/ray/_private/workers/default_worker.py"), "not a worker of the Ray"),
@@ -85,6 +86,7 @@ def test_what_a_fork_cannot_take_on_is_refused(request_: Request, why: str) -> N
     ("variables", "is_same"),
     [
         ({"MINE": "1"}, True),
+        ({"MALLOC_TRIM_THRESHOLD_": "1000000"}, True),
         ({"RAY_TRAIN_METRICS_ENABLED": "0"}, True),
         ({"RAY_JOB_ID": "02000000"}, False),
         ({"RAY_RAYLET_PID": "8"}, False),

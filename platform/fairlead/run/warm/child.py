@@ -5,6 +5,7 @@ child is killed. That needs no thread, and no server.
 """
 
 import atexit
+import ctypes
 import fcntl
 import gc
 import multiprocessing.process
@@ -31,6 +32,14 @@ from fairlead.run.warm.preload import SINGLE_THREADED
 GO_TIMEOUT_S = 15.0
 _F_SETSIG = 10
 _COPIED_LIMITS = (resource.RLIMIT_NOFILE, resource.RLIMIT_CORE, resource.RLIMIT_AS, resource.RLIMIT_NPROC)
+MALLOC_PARAMETERS = {
+    "MALLOC_TRIM_THRESHOLD_": -1,
+    "MALLOC_TOP_PAD_": -2,
+    "MALLOC_MMAP_THRESHOLD_": -3,
+    "MALLOC_MMAP_MAX_": -4,
+    "MALLOC_ARENA_MAX": -8,
+}
+"""Their numbers in glibc's ``malloc.h``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +125,7 @@ def _take_on(inheritance: Inheritance, launcher_pid: int) -> None:
     _reopen_streams()
     _be_distinct()
     inheritance.limit_threads(_given_threads())
+    _tune_malloc()
     mark(os.environ)
     life.note_fork()
 
@@ -175,6 +185,14 @@ def _given_threads() -> int:
         if (given := os.environ.get(name, "")).isdigit() and int(given) > 0:
             return int(given)
     return len(os.sched_getaffinity(0))
+
+
+def _tune_malloc() -> None:
+    """Heed the variables that glibc reads when a new process begins; other C libraries have no such function."""
+    tune = getattr(ctypes.CDLL(None), "mallopt", None)
+    for name, parameter in MALLOC_PARAMETERS.items():
+        if tune is not None and (given := os.environ.get(name, "")).isdigit():
+            tune(parameter, int(given))
 
 
 def _run(inheritance: Inheritance) -> int:

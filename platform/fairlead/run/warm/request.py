@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fairlead.run.warm.child import MALLOC_PARAMETERS
 from fairlead.run.warm.launcher import COLD, DIRECTORY, SWITCH, SWITCHED_OFF, VERSION
 
 MAX_BODY = 4 * 2**20
 """Bytes of a request: arguments and environment of a process."""
 _FIXED_AT_START = ("LD_", "LC_", "LANG", "PYTHON", "MALLOC_", "GLIBC_", "TORCH_", "ATEN_")
 """Read by the C library, the interpreter or torch before the first line of a program."""
-_TAKEN_ON_LATER = ("PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONBREAKPOINT", "TORCH_PROCESS_GROUP_")
+_TAKEN_ON_LATER = ("PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONBREAKPOINT", "TORCH_PROCESS_GROUP_", *MALLOC_PARAMETERS)
 _READ_BY_RAY_LATE = ("RAY_TRAIN_", "RAY_CLIENT_MODE", "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC")
 """Looked up when used; all other ``RAY_*`` are read once, when Ray is imported."""
 TRIAL_PROGRAM = str(Path(__file__).parent.parent / "sweep" / "program.py")
