@@ -3,8 +3,8 @@
 Both run in turn beside the same idle stack, each pair the other way round than the one before; both keep a checkpoint
 at the end of every epoch, while the next one's steps go on. Compared is what a step takes; whole epochs, with the
 checkpoint and the report at the end, are among the details. The first epoch of a run does not count. ``RUNS``: pairs of
-each page, with 1 and 2 workers; ``EPOCHS``: of each run; ``TEXT``: kilobytes that the language model reads, of which
-100 are an epoch of one or two seconds.
+each page, with 1 and 2 workers; ``EPOCHS``: of each run, by default so many that it trains for some seconds; ``TEXT``:
+kilobytes that the language model reads, of which 100 are an epoch of one or two seconds.
 """
 
 import json
@@ -25,7 +25,7 @@ from fairlead.errors import Unavailable
 
 NAME = "torchrun_ratio"
 RUNS = 5
-EPOCHS = 4
+EPOCHS = {"image_cnn": 24, "transformer_lm": 5}
 WORKERS = (1, 2)
 WAYS = ("fairlead", "torchrun")
 SPLIT = {"train": 1.0, "validation": 0.0, "test": 0.0}
@@ -63,7 +63,7 @@ class Pairs:
 
 def measure() -> Measurement:
     """Pairs of runs on one stack."""
-    runs, epochs = size("RUNS", RUNS), size("EPOCHS", EPOCHS)
+    runs, epochs = size("RUNS", RUNS), {page: size("EPOCHS", EPOCHS[page]) for page in PAGES}
     steps = {(page, workers): Pairs() for page in PAGES for workers in WORKERS}
     whole = {key: Pairs() for key in steps}
     peaks: dict[str, list[float]] = {}
@@ -72,7 +72,7 @@ def measure() -> Measurement:
             for page, workers in steps:
                 for way in WAYS if number % 2 == 0 else reversed(WAYS):
                     stamp = directory / f"{way}-{page}-{workers}-{number}"
-                    run(client, way, page, workers, epochs + 1, stamp)
+                    run(client, way, page, workers, epochs[page] + 1, stamp)
                     measured = json.loads(stamp.read_text())
                     steps[page, workers].of(way).append(1000 * statistics.median(measured["steps_s"][1:]))
                     whole[page, workers].of(way).append(1000 * statistics.median(measured["epochs_s"][1:]))

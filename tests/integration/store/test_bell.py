@@ -28,6 +28,36 @@ def test_a_ring_reaches_every_listener_of_the_process_until_it_stops_listening()
     assert sorted(heard) == ["first", "second", "second"]
 
 
+def test_a_soft_ring_reaches_those_who_read_and_nobody_who_works() -> None:
+    bell, heard = Bell(), []
+    bell.subscribe(lambda: heard.append("work"))
+    end = bell.subscribe_reader(lambda: heard.append("read"))
+    bell.ring_softly()
+    assert heard == ["read"]
+    bell.ring()
+    assert sorted(heard) == ["read", "read", "work"]
+    end()
+    bell.ring_softly()
+    assert len(heard) == 3
+
+
+def test_a_soft_ring_stays_soft_in_other_processes(store: Store) -> None:
+    if store.is_sqlite:
+        pytest.skip("SQLite has one server")
+    with Bell(store) as here, Bell(store) as elsewhere:
+        work, read = elsewhere.listener(), threading.Event()
+        elsewhere.subscribe_reader(read.set)
+        assert is_heard(work, here)  # the connection stands
+        while work.wait(1):  # rings of before that are still on their way
+            work.clear()
+        read.clear()
+        here.ring_softly()
+        assert read.wait(PATIENCE_S)
+        assert not work.is_set()
+        here.ring()
+        assert work.wait(PATIENCE_S)
+
+
 def test_a_ring_reaches_the_other_processes_of_a_database_that_can_pass_it_on(store: Store) -> None:
     if store.is_sqlite:
         pytest.skip("SQLite has one server")
