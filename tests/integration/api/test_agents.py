@@ -275,7 +275,9 @@ def test_a_checkpoint_is_committed_once_with_one_event(bench: Any, spec: dict[st
     def commit(**changes: Any) -> int:
         return int(bench.nobody.post(address, json={**body, **changes}, headers=headers).status_code)
 
+    before = len(bench.hints)
     assert [commit(), commit(), commit(manifest_sha256="b" * 64)] == [204, 204, 409]
+    assert len(bench.hints) == before, "a checkpoint wakes readers, and no loop"
     assert [commit(path=path) for path in (f"default/{experiment_id}/a2/ckpt-3", "../x", "/etc", "")] == [422] * 4
     (checkpoint,) = bench.user.get(f"/v1/experiments/{experiment_id}/checkpoints").json()["items"]
     assert checkpoint == {"step": 3, "path": body["path"], "manifest_sha256": SHA}
